@@ -1,0 +1,94 @@
+"""Where a problem stands, and the one exception for bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+EXCERPT_WIDTH = 100
+"""Columns of a source line that an error shows, so that one endless line stays readable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A place in an input file; lines and columns count from 1, 0 means unknown."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+    text: str = field(default="", repr=False, compare=False)
+
+    def __str__(self) -> str:
+        if not self.line:
+            return self.file
+        return f"{self.file}:{self.line}:{self.column}"
+
+    def excerpt(self) -> str:
+        """The source line with a caret below the column; empty where it is unknown."""
+        if not (self.line and self.column and self.text.strip()):
+            return ""
+        start = max(0, self.column - 1 - EXCERPT_WIDTH // 2)
+        shown = self.text[start : start + EXCERPT_WIDTH].rstrip("\r\n")
+        before = self.text[start : self.column - 1]
+        offset = len(_printable(before.expandtabs(4)))
+        return f"    {_printable(shown.expandtabs(4))}\n    {' ' * offset}^"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and where."""
+
+    message: str
+    span: Span | None = None
+
+    @property
+    def file(self) -> str | None:
+        return self.span.file if self.span else None
+
+    @property
+    def line(self) -> int | None:
+        return (self.span.line or None) if self.span else None
+
+    @property
+    def column(self) -> int | None:
+        return (self.span.column or None) if self.span else None
+
+    def at(self, span: Span | None) -> Problem:
+        """The same problem, placed at `span` unless it has a place already."""
+        return self if self.span else replace(self, span=span)
+
+    def __str__(self) -> str:
+        message = _printable(self.message)
+        if self.span is None:
+            return f"error: {message}"
+        excerpt = self.span.excerpt()
+        tail = f"\n{excerpt}" if excerpt else ""
+        return f"{_printable(str(self.span))}: error: {message}{tail}"
+
+
+class ConversionError(Exception):
+    """Bad input: every problem that was found, each with its place where it has one."""
+
+    def __init__(self, problems: str | Problem | Iterable[Problem]):
+        if isinstance(problems, str):
+            problems = Problem(problems)
+        self.problems: tuple[Problem, ...] = (
+            (problems,) if isinstance(problems, Problem) else tuple(problems)
+        )
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.problems,))
+
+    def at(self, span: Span | None) -> ConversionError:
+        """The same error with `span` on the problems that have no place yet."""
+        return ConversionError(problem.at(span) for problem in self.problems)
+
+
+def _printable(text: str) -> str:
+    """`text` without control characters: names from a file cannot steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
