@@ -1,0 +1,171 @@
+"""Protobuf's text format -> Message, with the place of everything that was read.
+
+The grammar is `grammars/prototxt.lark`. Messages are built by callbacks while Lark's
+LALR parser runs, which keeps its own stacks: nothing here recurses into the file.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from functools import cache
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, cast
+
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.frontend.grammars import grammar_path
+from caffe2flax.frontend.message import Field, Message, Scalar
+from caffe2flax.frontend.strings import EscapeError, unquote
+from caffe2flax.frontend.syntax import Source, explain
+
+if TYPE_CHECKING:
+    from lark import Lark, Token, Transformer
+
+MAX_DEPTH = 100
+"""Messages within messages, protobuf's own limit: what reads the tree may recurse."""
+
+_BINARY = (
+    "this is a binary file, not a prototxt; a prototxt is the network as text, "
+    "weights (.caffemodel, .caffemodel.h5) are given separately"
+)
+
+_Value = Scalar | Message
+
+_source: ContextVar[Source] = ContextVar("source")
+
+
+def read(path: str | PathLike[str]) -> Message:
+    """Parse the file at `path`: UTF-8, with or without a byte order mark.
+
+    Raises ConversionError when it cannot be read, is no text or has a syntax error.
+    """
+    file = fspath(path)
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConversionError(Problem(f"cannot read: {reason}", Span(file))) from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        message = "the file is encoded in UTF-16; save it as UTF-8"
+        raise ConversionError(Problem(message, Span(file)))
+    if b"\0" in data or data.startswith(b"\x89HDF"):
+        raise ConversionError(Problem(_BINARY, Span(file)))
+    try:
+        return parse(data.decode("utf-8"), file)
+    except UnicodeDecodeError as error:
+        raise ConversionError(_undecodable(data, error.start, file)) from error
+
+
+def parse(text: str, file: str = "<prototxt>") -> Message:
+    """The message that `text` holds; `file` names it in errors.
+
+    Empty text is an empty message. Raises ConversionError at the first syntax error.
+    """
+    from lark import UnexpectedInput
+
+    source = Source(text.removeprefix("\ufeff"), file)
+    token = _source.set(source)
+    try:
+        return cast(Message, _parser().parse(source.text))
+    except UnexpectedInput as error:
+        raise ConversionError(explain(error, source)) from None
+    finally:
+        _source.reset(token)
+
+
+@cache
+def _parser() -> Lark:
+    from lark import Lark
+
+    grammar = grammar_path("prototxt.lark").read_text("utf-8")
+    builder = cast("Transformer[Token, Message]", _Builder())
+    return Lark(grammar, parser="lalr", lexer="contextual", transformer=builder)
+
+
+class _Builder:
+    """What Lark calls: rules by their names, terminals by theirs."""
+
+    def LBRACE(self, token: Token) -> Token:
+        source = _source.get()
+        source.depth += 1
+        if source.depth > MAX_DEPTH:
+            message = f"messages are nested too deeply: more than {MAX_DEPTH} levels"
+            raise ConversionError(Problem(message, source.span(token)))
+        source.open(token)
+        return token
+
+    def LSQB(self, token: Token) -> Token:
+        _source.get().open(token)
+        return token
+
+    def RBRACE(self, token: Token) -> Token:
+        source = _source.get()
+        source.depth -= 1
+        source.close(token)
+        return token
+
+    def RSQB(self, token: Token) -> Token:
+        _source.get().close(token)
+        return token
+
+    LESSTHAN = LBRACE
+    MORETHAN = RBRACE
+
+    def start(self, fields: list[list[Field]]) -> Message:
+        return Message(_flat(fields), Span(_source.get().file))
+
+    def message(self, children: list[Token | list[Field]]) -> Message:
+        brace, *fields = children
+        span = _source.get().span(cast("Token", brace))
+        return Message(_flat(cast(list[list[Field]], fields)), span)
+
+    def field(self, children: tuple[Token, _Value | list[_Value]]) -> list[Field]:
+        token, value = children
+        span = _source.get().span(token)
+        name = f"[{token[1:-1].strip()}]" if token.type == "EXTENSION" else str(token)
+        if isinstance(value, list):
+            return [Field(name, element, span) for element in value]
+        return [Field(name, value, span)]
+
+    def values(self, values: list[Scalar]) -> list[Scalar]:
+        return values
+
+    def messages(self, values: list[Message]) -> list[Message]:
+        return values
+
+    def number(self, tokens: list[Token]) -> Scalar:
+        return Scalar("number", "".join(tokens), _source.get().span(tokens[0]))
+
+    def word(self, tokens: list[Token]) -> Scalar:
+        span = _source.get().span(tokens[0])
+        if len(tokens) > 1 and tokens[1].lower() not in ("inf", "infinity", "nan"):
+            message = f"expected a number after `-`, found `{tokens[1]}`"
+            raise ConversionError(Problem(message, _source.get().span(tokens[1])))
+        return Scalar("word", "".join(tokens), span)
+
+    def string(self, tokens: list[Token]) -> Scalar:
+        span = _source.get().span(tokens[0])
+        try:
+            return Scalar("string", unquote(tokens), span)
+        except EscapeError as error:
+            place = _source.get().span(tokens[error.literal], error.offset)
+            raise ConversionError(Problem(str(error), place)) from None
+
+
+def _flat(fields: list[list[Field]]) -> tuple[Field, ...]:
+    return tuple([field for group in fields for field in group])
+
+
+def _undecodable(data: bytes, position: int, file: str) -> Problem:
+    start = data.rfind(b"\n", 0, position) + 1
+    end = data.find(b"\n", position)
+    line = data[start : len(data) if end < 0 else end].decode(
+        "utf-8", "backslashreplace"
+    )
+    column = len(data[start:position].decode("utf-8")) + 1
+    number = data.count(b"\n", 0, position) + 1
+    if number == 1:
+        column -= data.startswith(b"\xef\xbb\xbf")
+        line = line.removeprefix("\ufeff")
+    message = f"byte 0x{data[position]:02x} is not UTF-8; save the file as UTF-8"
+    return Problem(message, Span(file, number, column, line.removesuffix("\r")))
