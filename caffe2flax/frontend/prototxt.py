@@ -108,7 +108,7 @@ class _Builder:
         _source.get().close(token)
         return token
 
-    LESSTHAN = LBRACE
+    LANGLE = LBRACE
     MORETHAN = RBRACE
 
     def start(self, fields: list[list[Field]]) -> Message:

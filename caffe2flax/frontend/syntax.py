@@ -91,9 +91,9 @@ def explain(error: UnexpectedInput, source: Source) -> Problem:
             return Problem(message, span)
     found = _found(source.text, position)
     # Only a value without its quotes, as `name: conv1/relu`, runs into what follows.
-    if last and last.type == "NAME" and last.end_pos == position:
-        if "COLON" not in names and found[1] not in "{}<>[]:=":
-            found += "; text needs quotes"
+    adjacent = last and last.type == "NAME" and last.end_pos == position
+    if adjacent and "COLON" not in names and found[1] not in "{}<>[]:=":
+        found += "; text needs quotes"
     return _problem(names, last, source, found, span)
 
 
