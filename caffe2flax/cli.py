@@ -1,0 +1,185 @@
+"""The command line: the only module that prints, and that sets an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffe2flax.arguments import parser
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.progress import Bar
+
+if TYPE_CHECKING:
+    from caffe2flax.demo import Demo
+
+OK = 0
+BAD_INPUT = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130  # 128 + SIGINT
+READER_GONE = 141  # 128 + SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    0; 1 for bad input, with every problem on stderr; 2 for wrong usage. A reader that
+    closes the pipe ends the command as SIGPIPE would, Ctrl-C as SIGINT would.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _status(argv)
+        print(end="", flush=True)
+    except BrokenPipeError:
+        _discard_output()
+        return READER_GONE
+    except OSError as error:
+        _discard_output()
+        return _failed(_problem(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def _status(argv: Sequence[str] | None) -> int:
+    try:
+        options = parser().parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else WRONG_USAGE
+    commands = {"convert": _convert, "run": _run, "demo": _demo}
+    try:
+        commands[options.command](options)
+    except BrokenPipeError:
+        raise
+    except ConversionError as error:
+        return _failed(*error.problems)
+    except FileExistsError as error:
+        return _failed(_problem(error, "; --force replaces it"))
+    except OSError as error:
+        return _failed(_problem(error))
+    except MemoryError:
+        return _failed(Problem("not enough memory"))
+    except RuntimeError as error:
+        # XLA's MemoryError; its class is not named, which would import jax.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _failed(Problem("not enough memory"))
+    return OK
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from caffe2flax import convert
+
+    with Bar("converting") as bar:
+        conversion = convert(
+            options.net,
+            options.weights or None,
+            name=options.name,
+            taps=tuple(options.taps),
+            **_selection(options),
+        )
+        paths = conversion.write(options.directory, force=options.force, progress=bar)
+    print(*paths, sep="\n")
+    print(
+        f"{conversion.name}: {conversion.layer_count:,} layers, "
+        f"{conversion.parameter_count:,} parameters"
+    )
+    for note in conversion.notes:
+        print(f"note: {note}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from caffe2flax import run
+    from caffe2flax.npz import read_npz, write_npz
+
+    for path in (options.net, *options.weights, options.inputs):
+        if _is_same_file(path, options.outputs):
+            message = "the results would replace this input"
+            raise ConversionError(Problem(message, Span(str(path))))
+    with Bar("running"):
+        results = run(
+            options.net,
+            options.weights or None,
+            read_npz(options.inputs),
+            blobs=options.blobs,
+            **_selection(options),
+        )
+        write_npz(options.outputs, results)
+    for name, array in results.items():
+        print(f"{options.outputs}: {name} {array.shape}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from caffe2flax.demo import demo
+
+    with Bar("converting and running a net"):
+        result = demo(options.directory)
+    print(*result.paths, sep="\n", end="\n\n")
+    print(result.drawing(solid=_can_print("▀▄█")), end="\n\n")
+    total = len(result.labels)
+    print(
+        f"{result.correct} of {total} test images right, {result.correct / total:.2%}"
+    )
+    print(
+        "largest difference from the probabilities that Caffe recorded: "
+        f"{result.difference:.1e}"
+    )
+    print(_next_steps(result, options.directory))
+
+
+def _selection(options: argparse.Namespace) -> dict[str, Any]:
+    """What both `convert` and `run` take to tell which net is meant."""
+    return {
+        "phase": options.phase,
+        "level": options.level,
+        "stages": tuple(options.stages),
+        "input_shapes": options.input_shapes or None,
+    }
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _next_steps(result: Demo, directory: Path) -> str:
+    folder = shlex.quote(str(directory))
+    net, weights, images = (shlex.quote(str(path)) for path in result.sources)
+    return f"""
+try next
+  cd {folder}    # the module needs jax, flax and safetensors only
+  python -c "from {result.module} import {result.name}
+print({result.name}.from_pretrained())"
+
+  caffe2flax run {net} {weights} --inputs {images} --outputs prob.npz
+  caffe2flax convert {net} {weights} --tap all -o tapped"""
+
+
+def _problem(error: OSError, hint: str = "") -> Problem:
+    reason = error.strerror or str(error) or type(error).__name__
+    span = None if error.filename is None else Span(os.fsdecode(error.filename))
+    return Problem(reason + hint, span)
+
+
+def _failed(*problems: Problem) -> int:
+    print(*problems, sep="\n", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _discard_output() -> None:
+    """Point stdout at nothing, so that the interpreter's own last flush cannot fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

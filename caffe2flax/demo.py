@@ -1,0 +1,153 @@
+"""A small net that Caffe trained, converted and held against Caffe's own numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from caffe2flax.errors import ConversionError, Problem, Span
+
+NAME = "DigitsLeNet"
+LEDGER = ".caffe2flax-demo.json"
+"""Holds the digest of each file the demo wrote, to tell its own files from others."""
+
+PIXEL_SCALE = 16
+"""Of the stored images; the net was trained on 0 to 1."""
+SHADES = {True: " ▀▄█", False: " '.#"}
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the demo wrote and found."""
+
+    paths: tuple[Path, ...]
+    """The generated module and its weights."""
+    sources: tuple[Path, Path, Path]
+    """The prototxt, the caffemodel and the images as .npz, to try things with."""
+    name: str
+    """The generated class."""
+    images: np.ndarray
+    """N, C, H, W; 0 to 1."""
+    labels: np.ndarray
+    predicted: np.ndarray
+    difference: float
+    """The largest between a probability and the one that Caffe recorded."""
+
+    @property
+    def module(self) -> str:
+        return self.paths[0].stem
+
+    @property
+    def correct(self) -> int:
+        return int(np.count_nonzero(self.labels == self.predicted))
+
+    def drawing(self, *, solid: bool = True) -> str:
+        """Five digits side by side, the last one misread, with what each was read as.
+
+        In block characters, or in ASCII where they are not `solid`.
+        """
+        wrong = np.flatnonzero(self.labels != self.predicted)[:1]
+        right = np.flatnonzero(self.labels == self.predicted)[: 5 - len(wrong)]
+        columns = []
+        for index in (*right, *wrong):
+            label, read = self.labels[index], self.predicted[index]
+            caption = f"{read}" if label == read else f"{read}, but is {label}"
+            rows = _draw(self.images[index, 0], SHADES[solid])
+            columns.append([*rows, caption.center(len(rows[0]))])
+        return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+
+def demo(directory: Path) -> Demo:
+    """Convert the digits network into `directory`, run it, and compare with Caffe.
+
+    The files of an earlier demo are replaced, any other file is left alone.
+
+    Raises:
+        ConversionError: a file that is not the demo's own stands in the way.
+        OSError: a file cannot be written.
+    """
+    from caffe2flax import convert, run
+
+    data = _data()
+    net, weights = data / "deploy.prototxt", data / "digits_lenet.caffemodel"
+    with np.load(data / "digits_test.npz", allow_pickle=False) as test:
+        images = test["data"].astype(np.float32) / PIXEL_SCALE
+        labels, expected = test["label"], test["prob"]
+    conversion = convert(net, weights, name=NAME)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".demo-", dir=directory) as scratch:
+        written = conversion.write(scratch)
+        sources = (net, weights, Path(scratch, "images.npz"))
+        for path in sources[:2]:
+            shutil.copyfile(path, Path(scratch, path.name))
+        np.savez_compressed(sources[2], data=images)
+        _replace_own(Path(scratch), directory)
+    prob = run(net, weights, {"data": images}, name=NAME)["prob"]
+    copies = tuple(directory / path.name for path in sources)
+    return Demo(
+        paths=tuple(directory / path.name for path in written),
+        sources=(copies[0], copies[1], copies[2]),
+        name=conversion.name,
+        images=images,
+        labels=labels,
+        predicted=prob.argmax(axis=1),
+        difference=float(np.abs(prob - expected).max()),
+    )
+
+
+def _data() -> Path:
+    """Where the network and its images lie: inside the package, or in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "demo_data"
+    return installed if installed.is_dir() else package.parent / "fixtures" / "digits"
+
+
+def _replace_own(fresh: Path, directory: Path) -> None:
+    """Move the files of `fresh` to `directory`, or none where one is foreign."""
+    own = _ledger(directory)
+    names = sorted(path.name for path in fresh.iterdir())
+    foreign = [
+        Problem(
+            "is not the demo's own, or was changed; move it, or choose another -o"
+        ).at(Span(str(directory / name)))
+        for name in names
+        if os.path.lexists(directory / name)
+        and _digest(directory / name) != own.get(name)
+    ]
+    if foreign:
+        raise ConversionError(foreign)
+    digests = {name: _digest(fresh / name) for name in names}
+    Path(directory, LEDGER).write_text(json.dumps(digests, indent=2) + "\n")
+    for name in names:
+        os.replace(fresh / name, directory / name)
+
+
+def _ledger(directory: Path) -> dict[str, object]:
+    try:
+        digests = json.loads(Path(directory, LEDGER).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return digests if isinstance(digests, dict) else {}
+
+
+def _digest(path: Path) -> str | None:
+    """None for what is no regular file."""
+    if not path.is_file():
+        return None
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _draw(image: np.ndarray, shades: str) -> list[str]:
+    """An image (H, W) at half its size as text, two rows of pixels in one of text."""
+    height, width = (extent - extent % 4 for extent in image.shape)
+    blocks = image[:height, :width].reshape(height // 2, 2, width // 2, 2)
+    ink = blocks.mean(axis=(1, 3)) > 0.55
+    codes = ink[::2] + 2 * ink[1::2]
+    return ["".join(shades[code] for code in row) for row in codes]
