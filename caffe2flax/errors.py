@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from itertools import islice
 
 EXCERPT_WIDTH = 100
 """Columns of a source line that an error shows, so that one endless line stays readable."""
@@ -90,5 +92,19 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+        for c in text
     )
+
+
+def closest(word: str, candidates: Iterable[str]) -> str:
+    """`; did you mean X?` for the candidate that looks most like `word`, or nothing.
+
+    Letter case is no difference. Long words and the candidates beyond the first thousand
+    are not compared, so that a file full of wrong names costs no square of its length.
+    """
+    if len(word) > 64:
+        return ""
+    known = {c.casefold(): c for c in islice(candidates, 1000) if c != word}
+    found = get_close_matches(word.casefold(), known, n=1)
+    return f"; did you mean {known[found[0]]}?" if found else ""
