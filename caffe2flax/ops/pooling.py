@@ -1,0 +1,95 @@
+"""Pooling as Caffe does it. x is (N, *spatial, C)."""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from caffe2flax.ops.convolution import pad_spatial
+
+
+def max_pool(
+    x: Array,
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+) -> Array:
+    """y[n, i, c] = the largest x[n, i * stride + w - pad, c] over w in window.
+
+    As in Caffe a window without any number above the lowest float gives that, NaN is
+    passed over, and the gradient goes to the first maximum in row-major order. On CPU
+    maxima of shifted slices, 2 to 20 times faster there.
+    """
+    lowest = jnp.nan_to_num(jnp.asarray(-jnp.inf, x.dtype))
+    x = pad_spatial(jnp.where(x > lowest, x, lowest), lowest, window, strides, padding)
+
+    def native(x: Array) -> Array:
+        y: Array = lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), "VALID"
+        )
+        return y
+
+    def shifted(x: Array) -> Array:
+        # The last axis first, and the earlier of equals kept: row-major order.
+        for axis in range(len(window), 0, -1):
+            slices = window_slices(x, window[axis - 1], strides[axis - 1], axis)
+            x = functools.reduce(lambda a, b: jnp.where(b > a, b, a), slices)
+        return x
+
+    if max(window) > 8:
+        return native(x)
+    y: Array = lax.platform_dependent(x, cpu=shifted, default=native)
+    return y
+
+
+def avg_pool(
+    x: Array,
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    pad: tuple[int, ...] = (),
+    overhang: tuple[int, ...] = (),
+) -> Array:
+    """y[n, i, c] = sum over w of x[n, i * stride + w - pad, c] / size of that window.
+
+    Zeros stand beyond x. The `pad` of them at both ends of an axis count in the size,
+    the `overhang` of them beyond its high end do not: a window that starts there is
+    0 / 0. On CPU sums of shifted slices, 2 to 10 times faster there.
+    """
+    pad = pad or (0,) * len(window)
+    overhang = overhang or (0,) * len(window)
+    sizes = np.ones((1, 1))
+    for size, w, s, p, o in zip(
+        x.shape[1:-1], window, strides, pad, overhang, strict=True
+    ):
+        starts = np.arange(0, size + 2 * p + o - w + 1, s)
+        extent = np.minimum(w, size + 2 * p - starts)
+        sizes = sizes[..., None, :] * extent[:, None]
+    pairs = [(p, p + o) for p, o in zip(pad, overhang, strict=True)]
+    wide = np.promote_types(x.dtype, np.float32)
+    padded = pad_spatial(x.astype(wide), 0, window, strides, pairs)
+
+    def native(x: Array) -> Array:
+        y: Array = lax.reduce_window(
+            x, 0.0, lax.add, (1, *window, 1), (1, *strides, 1), "VALID"
+        )
+        return y
+
+    def shifted(x: Array) -> Array:
+        for axis in range(len(window), 0, -1):
+            if x.shape[axis] == window[axis - 1]:
+                x = x.sum(axis, keepdims=True)
+            else:
+                slices = window_slices(x, window[axis - 1], strides[axis - 1], axis)
+                x = sum(slices[1:], slices[0])
+        return x
+
+    total: Array = lax.platform_dependent(padded, cpu=shifted, default=native)
+    return (total / jnp.asarray(sizes, wide)).astype(x.dtype)
+
+
+def window_slices(x: Array, window: int, stride: int, axis: int) -> list[Array]:
+    """For every w in the window, x[i * stride + w] over all i of an axis."""
+    span = (x.shape[axis] - window) // stride * stride + 1
+    return [lax.slice_in_dim(x, w, w + span, stride, axis) for w in range(window)]
