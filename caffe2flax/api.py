@@ -1,0 +1,193 @@
+"""The converter as a function: files in, a module and its weights out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from caffe2flax.build import build
+from caffe2flax.codegen.format import format_source
+from caffe2flax.codegen.library import library
+from caffe2flax.codegen.module import emit
+from caffe2flax.codegen.names import Namespace
+from caffe2flax.codegen.weights import Blobs, Progress, collect, variables
+from caffe2flax.frontend import caffemodel, prototxt
+from caffe2flax.frontend.rules import select
+from caffe2flax.frontend.upgrade import inline_net, upgrade
+from caffe2flax.ir import Graph
+from caffe2flax.layers import register_all
+from caffe2flax.layout import Shape
+from caffe2flax.output import write_files
+from caffe2flax.passes import run_passes
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+Array = NDArray[Any]
+PathOrText = str | os.PathLike[str]
+Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+VERSION = "0.1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A converted net.
+
+    name: the class. source: its module. weights: variable -> float32 array, None without a
+    weights file. graph: the net as it was emitted. notes: what the user should know.
+    blobs: the weights as Caffe holds them, by (owner's number, index).
+    """
+
+    name: str
+    source: str
+    weights: Mapping[str, Array] | None
+    graph: Graph
+    blobs: Blobs
+    notes: tuple[str, ...]
+
+    @property
+    def layer_count(self) -> int:
+        """Layers of the net that the module holds."""
+        return len(self.graph.slots)
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in the weight blobs, as Caffe counts them."""
+        return sum(blob.size for blob in self.blobs.values())
+
+    def write(
+        self,
+        directory: str | os.PathLike[str] = ".",
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[Path, ...]:
+        """Writes `<name in lower case>.py` and, with weights, `.safetensors` beside it.
+
+        Both appear whole or not at all. FileExistsError where one exists already and `force`
+        is not given; OSError where the folder cannot be written.
+        """
+        stem = self.name.lower()
+        return write_files(
+            Path(directory), stem, self.source, self.weights, force, progress
+        )
+
+
+def convert(
+    prototxt: PathOrText,
+    weights: Weights | None = None,
+    *,
+    name: str | None = None,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    taps: Sequence[str] | str = (),
+) -> Conversion:
+    """Converts a net: `prototxt` is a path or the text itself, `weights` a path or several.
+
+    phase, level, stages choose among the net's layers as Caffe does. input_shapes (in Caffe's
+    axis order) replace those of the file. taps are blobs that the module returns beside its
+    output; "all" is every blob. Raises ConversionError with every problem of the files.
+    """
+    graph = read_graph(
+        prototxt,
+        phase=phase,
+        level=level,
+        stages=stages,
+        input_shapes=input_shapes,
+        taps=taps,
+    )
+    files = [caffemodel.read(path) for path in _paths(weights)]
+    blobs, notes = collect(graph, files)
+    class_name = Namespace(library().definitions).claim(name or graph.name)
+    module = emit(
+        graph,
+        class_name,
+        initialise=not files,
+        origin=_origin(prototxt),
+        version=VERSION,
+    )
+    return Conversion(
+        class_name,
+        format_source(module.source),
+        variables(graph, module, blobs) if files else None,
+        graph,
+        blobs,
+        (*graph.notes, *(note for file in files for note in file.notes), *notes)
+        if files
+        else graph.notes,
+    )
+
+
+def load(
+    prototxt: PathOrText, weights: Weights | None = None, **options: Any
+) -> nnx.Module:
+    """The converted net as a live module in eval mode; options as for `convert`."""
+    from caffe2flax.runner import instantiate
+
+    return instantiate(convert(prototxt, weights, **options))
+
+
+def run(
+    prototxt: PathOrText,
+    weights: Weights | None,
+    inputs: Mapping[str, Array],
+    *,
+    blobs: Sequence[str] | str = "outputs",
+    **options: Any,
+) -> dict[str, Array]:
+    """Runs the generated module under jit on `inputs`, all arrays in Caffe's names and axis order.
+
+    blobs: "outputs", "all", or the names of blobs. Other options as for `convert`.
+    """
+    from caffe2flax.runner import execute
+
+    wanted = [blobs] if isinstance(blobs, str) else list(blobs)
+    if wanted == ["outputs"]:
+        taps: Sequence[str] | str = ()
+    else:
+        taps = "all" if wanted == ["all"] else wanted
+    conversion = convert(prototxt, weights, taps=taps, **options)
+    return execute(conversion, inputs, wanted)
+
+
+def read_graph(
+    source: PathOrText,
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    taps: Sequence[str] | str = (),
+) -> Graph:
+    """The graph of a prototxt, all passes run. Raises ConversionError."""
+    register_all()
+    message = prototxt.parse(str(source)) if _is_text(source) else prototxt.read(source)
+    net = upgrade(inline_net(message) or message)
+    net = select(net, phase=phase, level=level, stages=stages)
+    shapes: dict[str, Shape] = {
+        blob: tuple(map(int, shape)) for blob, shape in (input_shapes or {}).items()
+    }
+    stem = "Net" if _is_text(source) else Path(source).stem
+    graph = build(net, phase=phase, input_shapes=shapes, taps=taps, name=stem)
+    return run_passes(graph)
+
+
+def _is_text(source: PathOrText) -> bool:
+    """A path holds no brace and no line break; a prototxt of a net always does."""
+    return isinstance(source, str) and any(c in source for c in "{\n<")
+
+
+def _origin(source: PathOrText) -> str:
+    return "a prototxt" if _is_text(source) else Path(source).name
+
+
+def _paths(weights: Weights | None) -> Sequence[str | os.PathLike[str]]:
+    if weights is None:
+        return ()
+    return (weights,) if isinstance(weights, str | os.PathLike) else tuple(weights)

@@ -1,0 +1,269 @@
+"""Message -> Graph: every layer read, every blob connected, all problems found at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.frontend.message import Message
+from caffe2flax.ir import Graph, Node, Share, Value
+from caffe2flax.layout import Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import LAYERS, PARAMETERS, Layer, check_arity
+
+COMMON_FIELDS = (
+    "name",
+    "type",
+    "bottom",
+    "top",
+    "loss_weight",
+    "param",
+    "propagate_down",
+    "phase",
+    "transform_param",
+    "loss_param",
+)
+"""LayerParameter fields that any layer may carry."""
+
+
+def build(
+    net: Message,
+    *,
+    phase: str = "TEST",
+    input_shapes: Mapping[str, Shape] | None = None,
+    taps: Sequence[str] | str = (),
+    name: str = "",
+) -> Graph:
+    """The graph of an upgraded and filtered net; `name` serves where the net has none.
+
+    Raises ConversionError with the problems of all layers.
+    """
+    params = Params("the net", net, phase=phase)
+    params.ignore("layer", "force_backward", "state", "debug_info")
+    net_name = params.get("name", "") or name
+    builder = _Builder(phase)
+    params.problems = builder.problems
+    for found in params.subs("layer"):
+        builder.add(found)
+    params._report_unread()
+    builder.report_unsupported()
+    builder.check_in_place()
+    if not builder.nodes and not builder.sources and not builder.problems:
+        builder.problems.append(Problem("the file holds no layers", net.span))
+    overrides = dict(input_shapes or {})
+    builder.check_input_shapes(overrides)
+    tapped = builder.find_taps(taps)
+    if builder.problems:
+        raise ConversionError(builder.problems)
+    return Graph(
+        name=net_name,
+        phase=phase,
+        inputs=tuple(builder.sources),
+        nodes=tuple(builder.nodes),
+        outputs=builder.outputs(),
+        blobs=dict(builder.latest),
+        taps=tapped,
+        input_shapes=overrides,
+        notes=tuple(builder.notes),
+    )
+
+
+@dataclass(slots=True)
+class _Builder:
+    phase: str
+    nodes: list[Node] = field(default_factory=list)
+    sources: list[Node] = field(default_factory=list)
+    latest: dict[str, Value] = field(default_factory=dict)
+    reads: Counter[Value] = field(default_factory=Counter)
+    overwritten: dict[Value, tuple[str, Span]] = field(default_factory=dict)
+    unsupported: dict[str, list[Span]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, params: Params) -> None:
+        """One `layer { ... }`."""
+        message = params.message
+        if message is None:
+            return
+        number, self.count = self.count, self.count + 1
+        name = params.get("name", "")
+        type_ = params.get("type", "")
+        bottoms, tops = params.all("bottom", str), params.all("top", str)
+        inputs = self._connect(bottoms, name, params)
+        outputs = self._produce(tops, bottoms, inputs, name, message.span)
+        layer = self._parse(params, type_, bottoms, tops)
+        if layer is None:
+            return
+        node = Node(
+            name,
+            layer,
+            inputs,
+            outputs,
+            message.span,
+            number,
+            shares=self._shares(params),
+            loss_weights=self._loss_weights(params, layer, len(tops)),
+            propagate_down=params.all("propagate_down", bool),
+        )
+        if node.propagate_down and len(node.propagate_down) != len(bottoms):
+            params.error("propagate_down", "give propagate_down once for each bottom")
+        (self.sources if layer.source else self.nodes).append(node)
+
+    def _connect(
+        self, bottoms: Sequence[str], name: str, params: Params
+    ) -> tuple[Value, ...]:
+        found = []
+        for blob, given in zip(bottoms, _fields(params, "bottom"), strict=False):
+            value = self.latest.get(blob)
+            if value is None:
+                hint = closest(blob, self.latest)
+                text = f"layer {name!r} reads blob {blob!r}, which no layer makes{hint}"
+                self.problems.append(Problem(text, given))
+                value = self.latest.setdefault(blob, Value(blob))
+            self.reads[value] += 1
+            found.append(value)
+        return tuple(found)
+
+    def _produce(
+        self,
+        tops: Sequence[str],
+        bottoms: Sequence[str],
+        inputs: Sequence[Value],
+        name: str,
+        span: Span,
+    ) -> tuple[Value, ...]:
+        made = []
+        for i, blob in enumerate(tops):
+            in_place = i < len(bottoms) and bottoms[i] == blob
+            old = self.latest.get(blob)
+            if old is not None and not in_place:
+                self._twice(blob, name, span)
+            if in_place:
+                self.overwritten[inputs[i]] = (name, span)
+            value = Value(blob, old.version + 1 if old else 0)
+            self.latest[blob] = value
+            made.append(value)
+        return tuple(made)
+
+    def _twice(self, blob: str, name: str, span: Span) -> None:
+        text = f"layer {name!r} makes blob {blob!r}, which another layer makes already"
+        self.problems.append(Problem(text, span))
+
+    def check_in_place(self) -> None:
+        """Caffe splits a blob with several readers, after which none can overwrite it."""
+        for value, (name, span) in self.overwritten.items():
+            if self.reads[value] > 1:
+                text = (
+                    f"layer {name!r} overwrites blob {value.blob!r}, which another "
+                    "layer reads too (in Caffe: produced by multiple sources)"
+                )
+                self.problems.append(Problem(text, span))
+
+    def _parse(
+        self, params: Params, type_: str, bottoms: Sequence[str], tops: Sequence[str]
+    ) -> Layer | None:
+        cls = LAYERS.get(type_)
+        if cls is None:
+            if not type_:
+                params.error(None, "the layer has no type")
+                return None
+            self.unsupported.setdefault(type_, []).append(
+                params.span("type") or Span("")
+            )
+            return None
+        own, *others = PARAMETERS[type_] or ("",)
+        known = {name for names in PARAMETERS.values() for name in names}
+        params.ignore(*COMMON_FIELDS, *others)
+        for name in dict.fromkeys(f.name for f in _message(params).fields):
+            if name in known and name not in (own, *others):
+                params.ignore(name)
+                self._note(params, f"{name} has no meaning in a {type_} layer")
+        for what, arity, blobs in (
+            ("bottom", cls.bottoms, bottoms),
+            ("top", cls.tops, tops),
+        ):
+            try:
+                check_arity(what, arity, len(blobs))
+            except ConversionError as error:
+                for problem in error.problems:
+                    params.error(None, f"a {type_} layer {problem.message}")
+        before = len(params.problems)
+        params.bottoms, params.tops = len(bottoms), len(tops)
+        params.in_place = bool(set(bottoms) & set(tops))
+        params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)
+        params.notes = self.notes
+        main = params.sub(own) if own else Params(type_, None, parent=params)
+        try:
+            layer = cls.parse(main)
+        except ConversionError as error:
+            self.problems += [problem.at(params.span()) for problem in error.problems]
+            return None
+        if params.in_place and not cls.in_place:
+            params.error(None, f"a {type_} layer cannot work in place")
+        return layer if len(params.problems) == before else None
+
+    def _note(self, params: Params, text: str) -> None:
+        self.notes.append(
+            f"{params.span()}: {text}; Caffe passes it over, and so do we"
+        )
+
+    def _shares(self, params: Params) -> tuple[Share | None, ...]:
+        shares: list[Share | None] = []
+        for spec in params.subs("param"):
+            spec.ignore("lr_mult", "decay_mult")
+            name = spec.get("name", "")
+            mode = spec.choice("share_mode", "STRICT", "PERMISSIVE")
+            span = spec.span() or Span("")
+            shares.append(Share(name, mode == "PERMISSIVE", span) if name else None)
+        return tuple(shares)
+
+    def _loss_weights(
+        self, params: Params, layer: Layer, tops: int
+    ) -> tuple[float, ...]:
+        given = params.all("loss_weight", float)
+        if given and len(given) != tops:
+            params.error("loss_weight", "give loss_weight once for each top, or never")
+        return given or (layer.default_loss,) + (0.0,) * (tops - 1)
+
+    def report_unsupported(self) -> None:
+        """All unknown types in one place: what stands between the file and a conversion."""
+        for type_, spans in self.unsupported.items():
+            hint = closest(type_, LAYERS)
+            again = f" ({len(spans)} layers)" if len(spans) > 1 else ""
+            text = f"layer type {type_} is not supported{again}{hint}"
+            self.problems.append(Problem(text, spans[0]))
+
+    def check_input_shapes(self, shapes: Mapping[str, Shape]) -> None:
+        tops = [value.blob for node in self.sources for value in node.outputs]
+        for blob in shapes:
+            if blob not in tops:
+                text = f"a shape is given for {blob!r}, which is no input of the net"
+                self.problems.append(Problem(text + closest(blob, tops)))
+
+    def find_taps(self, taps: Sequence[str] | str) -> tuple[Value, ...]:
+        """The values that `taps` name; "all" is every blob that a layer computes."""
+        computed = {v.blob: None for node in self.nodes for v in node.outputs}
+        names = [taps] if isinstance(taps, str) else list(taps)
+        if names == ["all"] and "all" not in self.latest:
+            names = list(computed)
+        for name in names:
+            if name not in self.latest:
+                text = f"no blob is called {name!r}{closest(name, self.latest)}"
+                self.problems.append(Problem(text))
+        return tuple(self.latest[name] for name in names if name in self.latest)
+
+    def outputs(self) -> tuple[Value, ...]:
+        """What no layer reads, inputs included, in the order of the file."""
+        return tuple(v for v in self.latest.values() if not self.reads[v])
+
+
+def _message(params: Params) -> Message:
+    assert params.message is not None
+    return params.message
+
+
+def _fields(params: Params, name: str) -> Iterable[Span]:
+    return (found.span for found in _message(params).all(name))

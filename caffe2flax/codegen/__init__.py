@@ -1,0 +1,1 @@
+"""Graph -> source text and weights."""

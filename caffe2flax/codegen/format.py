@@ -1,0 +1,28 @@
+"""Source text as ruff formats it."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+
+
+@cache
+def _ruff() -> str:
+    from ruff import find_ruff_bin
+
+    return find_ruff_bin()
+
+
+def format_source(source: str) -> str:
+    """`source` in ruff's default style, whatever configuration the user's folder has."""
+    done = subprocess.run(
+        [_ruff(), "format", "--isolated", "--no-cache", "--quiet", "-"],
+        input=source,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"ruff cannot format the generated module: {done.stderr}")
+    return done.stdout

@@ -1,0 +1,147 @@
+"""Weight files -> the variables of the generated module."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.codegen.module import Module
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
+from caffe2flax.ir import Graph, Weight
+
+Array = NDArray[Any]
+Blobs = dict[tuple[int, int], Array]
+"""Weight blobs by (owner's number, index), float32, in Caffe's shape."""
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str, ...]]:
+    """The graph's weight blobs out of `files`, laid over one another, and notes for the user.
+
+    As in Caffe a layer is found by its name; blobs that no file holds keep their filler's
+    values. Raises ConversionError for every layer whose blobs do not fit.
+    """
+    blobs: Blobs = {}
+    problems: list[Problem] = []
+    foreign: dict[str, None] = {}
+    for file in files:
+        for layer in file.layers:
+            slots = graph.slots.get(layer.name)
+            if slots is None:
+                if layer.blobs:
+                    foreign[layer.name] = None
+                continue
+            problems += _lay(blobs, slots, layer, Span(file.path))
+    if problems:
+        raise ConversionError(problems)
+    unfilled: dict[str, None] = {}
+    for node in graph.nodes:
+        for weight in node.weights:
+            key = (weight.owner, weight.index)
+            if key not in blobs:
+                blobs[key] = initial(weight)
+                unfilled[weight.layer] = None
+    return blobs, tuple(_notes(graph, foreign, unfilled))
+
+
+def _lay(
+    blobs: Blobs, slots: Sequence[Weight], layer: LayerBlobs, span: Span
+) -> Iterable[Problem]:
+    where = f"layer {layer.name!r} at byte {layer.offset}"
+    if not layer.blobs and layer.type in ("", "Split"):
+        return
+    if len(layer.blobs) != len(slots):
+        text = f"{where} has {len(layer.blobs)} blobs, the net's has {len(slots)}"
+        yield Problem(text, span)
+        return
+    for i, (slot, blob) in enumerate(zip(slots, layer.blobs, strict=True)):
+        if not _fits(blob.shape, slot.shape):
+            text = f"{where}: blob {i} has shape {blob.shape}, the net's {slot.shape}"
+            yield Problem(text, span)
+            continue
+        blobs[slot.owner, slot.index] = as_float32(blob).reshape(slot.shape)
+
+
+def _fits(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
+    """Older files write every blob with four axes, ones in front."""
+    if have == want:
+        return True
+    padded = (1,) * (4 - len(want)) + want
+    return len(have) == 4 and have == padded
+
+
+def as_float32(blob: Array) -> Array:
+    return blob if blob.dtype == np.float32 else blob.astype(np.float32)
+
+
+def initial(weight: Weight) -> Array:
+    """The filler's values, the same at every conversion."""
+    key = f"{weight.layer}/{weight.index}".encode()
+    return weight.filler.sample(weight.shape, np.random.default_rng(zlib.crc32(key)))
+
+
+def _notes(
+    graph: Graph, foreign: Iterable[str], unfilled: Iterable[str]
+) -> Iterable[str]:
+    dropped = {d.name for d in graph.dropped}
+    strange = [name for name in foreign if name not in dropped]
+    if strange:
+        yield f"weights of layers that the net lacks are left out: {_listed(strange)}"
+    missing = list(unfilled)
+    if missing:
+        yield f"layers without weights start from their fillers: {_listed(missing)}"
+
+
+def _listed(names: Sequence[str], limit: int = 8) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def variables(graph: Graph, module: Module, blobs: Blobs) -> dict[str, Array]:
+    """`attribute.variable` -> array, for every variable of the generated module."""
+    named: dict[str, Array] = {}
+    for node in graph.nodes:
+        attribute = module.attributes.get(node.number)
+        if attribute is None or not node.weights:
+            continue
+        own = [blobs[weight.owner, weight.index] for weight in node.weights]
+        made = node.layer.weights(own, module.sites[node.number])
+        named.update((f"{attribute}.{name}", array) for name, array in made.items())
+    return named
+
+
+def write_safetensors(
+    stream: IO[bytes], arrays: Mapping[str, Array], progress: Progress | None = None
+) -> None:
+    """Writes float32 arrays in the safetensors format, one at a time.
+
+    The format: 8 bytes length, a JSON header with types, shapes and offsets, the data.
+    """
+    header: dict[str, object] = {}
+    offset = 0
+    for name, array in arrays.items():
+        end = offset + array.size * 4
+        place = {"dtype": "F32", "shape": array.shape, "data_offsets": (offset, end)}
+        header[name] = place
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    done = 0
+    for array in arrays.values():
+        data = np.ascontiguousarray(array, "<f4").reshape(-1)
+        stream.write(data.data)
+        done += data.nbytes
+        if progress:
+            progress(done, offset)
+    stream.flush()
+    os.fsync(stream.fileno())

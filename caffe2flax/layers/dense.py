@@ -1,0 +1,134 @@
+"""InnerProduct: every input weighs on every output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Self
+
+import numpy as np
+
+from caffe2flax.layers._fields import filler
+from caffe2flax.layers.fillers import Filler
+from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import (
+    Array,
+    Blob,
+    Layer,
+    Layouts,
+    Site,
+    arguments,
+    canonical_axis,
+    layer,
+    literal,
+    unless,
+)
+
+
+@layer("InnerProduct", "inner_product_param")
+@dataclass(frozen=True, slots=True)
+class InnerProduct(Layer):
+    """y = W x + b, x being all axes from `axis` on in one."""
+
+    in_place = False
+
+    num_output: int
+    bias: bool = True
+    first_axis: int = 1
+    transpose: bool = False
+    weight_filler: Filler = Filler()
+    bias_filler: Filler = Filler()
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        num_output = params.require("num_output", int)
+        if num_output < 1 and params.has("num_output"):
+            params.error("num_output", f"num_output must be positive, not {num_output}")
+        return cls(
+            num_output,
+            bias=params.get("bias_term", True),
+            first_axis=params.get("axis", 1),
+            transpose=params.get("transpose", False),
+            weight_filler=filler(params, "weight_filler"),
+            bias_filler=filler(params, "bias_filler"),
+        )
+
+    def _axis(self, shape: Shape) -> int:
+        return canonical_axis(self.first_axis, len(shape))
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        (shape,) = inputs
+        return ((*shape[: self._axis(shape)], self.num_output),)
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        (shape,) = inputs
+        count = prod(shape[self._axis(shape) :])
+        size = (count, self.num_output) if self.transpose else (self.num_output, count)
+        weight = Blob(size, self.weight_filler)
+        bias = Blob((self.num_output,), self.bias_filler)
+        return (weight, bias) if self.bias else (weight,)
+
+    def names(self) -> tuple[str, ...]:
+        return ("kernel", "bias")
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        (x,) = inputs
+        axis = self._axis(x.shape)
+        wanted = x.layout if x.leads(axis) else Layout.caffe(len(x.shape))
+        return Layouts((wanted,), (Layout.caffe(axis + 1),))
+
+    def build(self, at: Site) -> str:
+        axis = self._axis(at.input.shape)
+        features = prod(at.input.shape[axis:])
+        made = "nnx.Linear({})".format(
+            arguments(
+                features,
+                self.num_output,
+                use_bias=unless(self.bias, True),
+                **self._initialisers(at),
+                dtype="dtype",
+                rngs="rngs",
+            )
+        )
+        reordered = not np.all(np.diff(at.input.flat_indices(axis)) == 1)
+        return made + ("  # rows in H, W, C order" if reordered else "")
+
+    def _initialisers(self, at: Site) -> dict[str, str | None]:
+        if not at.initialise:
+            return {}
+        weight, *bias = self.blobs(at.input.shape)
+        axes = (0, 1) if self.transpose else (1, 0)
+        plain = bias and bias[0].filler != Filler()
+        return {
+            "kernel_init": weight.filler.initializer(weight.shape, axes),
+            "bias_init": bias[0].filler.initializer(bias[0].shape, (0,))
+            if plain
+            else None,
+        }
+
+    def call(self, at: Site) -> str:
+        axis = self._axis(at.input.shape)
+        rank = len(at.input.shape)
+        if axis == rank - 1 and rank > 1:
+            return f"{at.module}({at.x})"
+        if axis == 1:
+            return f"{at.module}(flatten({at.x}))"
+        lead = (
+            -1 if at.output.is_batch(a) else at.output.shape[a] for a in range(axis)
+        )
+        dims = literal((*lead, prod(at.input.shape[axis:])))[1:-1].rstrip(",")
+        return f"{at.module}({at.operands[0]}.reshape({dims}))"
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        kernel = blobs[0] if self.transpose else blobs[0].T
+        rows = at.input.arrange_rows(kernel, self._axis(at.input.shape))
+        return {"kernel": rows} | ({"bias": blobs[1]} if self.bias else {})
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        axis = self._axis(x.shape)
+        flat = x.reshape(*x.shape[:axis], -1)
+        top: Array = flat @ (blobs[0] if self.transpose else blobs[0].T)
+        return top + blobs[1] if self.bias else top

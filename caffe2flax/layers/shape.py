@@ -1,0 +1,124 @@
+"""The same numbers in another shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Self
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.layout import Layout, Operand, Shape, regroup
+from caffe2flax.params import Params
+from caffe2flax.registry import Array, Layer, Layouts, Site, canonical_axis, layer
+
+
+class Regroup(Layer):
+    """A change of shape that keeps Caffe's C order of the elements."""
+
+    __slots__ = ()
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        (x,) = inputs
+        (shape,) = self.infer(x.shape)
+        try:
+            (scaled,) = self.infer(x.scaled)
+        except ConversionError:
+            scaled = ()
+        free = regroup(x, shape, scaled)
+        if free is not None:
+            return Layouts((x.layout,), (free,))
+        return Layouts((Layout.caffe(len(x.shape)),), (Layout.caffe(len(shape)),))
+
+    def call(self, at: Site) -> str:
+        if at.input.emitted == at.output.emitted:
+            return at.x
+        dims = at.output.reshape_dims()
+        if len(dims) == 2 and at.output.is_batch(0) and at.input.is_batch(0):
+            return f"flatten({at.x})"
+        return f"{at.operands[0]}.reshape({', '.join(map(str, dims)) or '()'})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        (shape,) = self.infer(x.shape)
+        return x.reshape(shape)
+
+
+@layer("Flatten", "flatten_param")
+@dataclass(frozen=True, slots=True)
+class Flatten(Regroup):
+    """Axes `axis` to `end_axis` in one."""
+
+    axis: int = 1
+    end_axis: int = -1
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        return cls(params.get("axis", 1), params.get("end_axis", -1))
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        (shape,) = inputs
+        start = canonical_axis(self.axis, len(shape))
+        end = canonical_axis(self.end_axis, len(shape), "end_axis")
+        if end < start:
+            raise ConversionError(
+                f"end_axis {self.end_axis} is before axis {self.axis}"
+            )
+        return ((*shape[:start], prod(shape[start : end + 1]), *shape[end + 1 :]),)
+
+
+@layer("Reshape", "reshape_param")
+@dataclass(frozen=True, slots=True)
+class Reshape(Regroup):
+    """The shape `dim`: 0 copies an extent, -1 is what remains; `num_axes` axes from `axis`."""
+
+    dims: Shape = ()
+    axis: int = 0
+    num_axes: int = -1
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        shape = params.sub("shape")
+        dims = shape.all("dim", int)
+        if dims.count(-1) > 1:
+            shape.error("dim", "only one dim may be -1")
+        if any(dim < -1 for dim in dims):
+            shape.error("dim", f"dims must be -1 or more, not {dims}")
+        num_axes = params.get("num_axes", -1)
+        if num_axes < -1:
+            params.error("num_axes", f"num_axes must be -1 or more, not {num_axes}")
+        return cls(dims, params.get("axis", 0), num_axes)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        (shape,) = inputs
+        rank = len(shape)
+        start = self.axis if self.axis >= 0 else rank + self.axis + 1
+        end = rank if self.num_axes < 0 else start + self.num_axes
+        if not 0 <= start <= end <= rank:
+            raise ConversionError(
+                f"axis {self.axis} and num_axes {self.num_axes} do not fit a blob of "
+                f"{rank} axes"
+            )
+        beyond = [
+            i for i, dim in enumerate(self.dims) if dim == 0 and start + i >= rank
+        ]
+        if beyond:
+            raise ConversionError(
+                f"dim {beyond[0]} is 0, but the bottom has no such axis"
+            )
+        middle = [shape[start + i] if d == 0 else d for i, d in enumerate(self.dims)]
+        result = [*shape[:start], *middle, *shape[end:]]
+        count = prod(shape)
+        if -1 in result:
+            known = -prod(result)
+            if not known or count % known:
+                raise ConversionError(
+                    f"no dim for -1: {count} elements of {shape} do not fill {result}"
+                )
+            result[result.index(-1)] = count // known
+        if prod(result) != count:
+            raise ConversionError(
+                f"the bottom {shape} has {count} elements, the shape {tuple(result)} "
+                f"{prod(result)}"
+            )
+        return (tuple(result),)

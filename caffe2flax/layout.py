@@ -1,0 +1,324 @@
+"""How an emitted array lies relative to Caffe's blob: which axis stands where, and in what order.
+
+Shapes are always kept in Caffe's axis order. A layout says how the generated code holds the same
+numbers: channels last for images, and after a Flatten of such an image, one axis whose entries are
+stored H, W, C instead of C, H, W. Tracking that order is what lets Flatten, Permute, Reshape and
+Concat cost nothing at run time: an InnerProduct behind them permutes its rows once, at conversion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+
+
+class Segment(NamedTuple):
+    """A run of entries along one axis: Caffe's C-order index over `dims`, stored as if the array
+    of shape `dims` had been transposed by `perm`."""
+
+    dims: Shape
+    perm: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return prod(self.dims)
+
+
+Order = tuple[Segment, ...]
+"""The runs that make up an axis; empty where it is stored as in Caffe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Emitted axis i is Caffe's axis `axes[i]`; `orders` has an Order for each of Caffe's axes."""
+
+    axes: tuple[int, ...]
+    orders: tuple[Order, ...]
+
+    @classmethod
+    def caffe(cls, rank: int) -> Layout:
+        """N, C, H, W."""
+        return cls(tuple(range(rank)), ((),) * rank)
+
+    @classmethod
+    def channels_last(cls, rank: int, channel: int = 1) -> Layout:
+        """N, H, W, C: the channel axis moved to the end."""
+        if rank <= channel:
+            return cls.caffe(rank)
+        axes = (*(i for i in range(rank) if i != channel), channel)
+        return cls(axes, ((),) * rank)
+
+    @property
+    def rank(self) -> int:
+        return len(self.axes)
+
+    @property
+    def is_caffe(self) -> bool:
+        return self == Layout.caffe(self.rank)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every axis holds its entries in Caffe's order."""
+        return not any(self.orders)
+
+    def plain(self, *axes: int) -> Layout:
+        """The same axes with Caffe's order along `axes`, or along all of them."""
+        chosen = axes or range(self.rank)
+        orders = tuple(() if i in chosen else o for i, o in enumerate(self.orders))
+        return Layout(self.axes, orders)
+
+    def with_order(self, axis: int, order: Order) -> Layout:
+        orders = tuple(order if i == axis else o for i, o in enumerate(self.orders))
+        return Layout(self.axes, orders)
+
+    def position(self, axis: int) -> int:
+        """Where Caffe's `axis` stands in the emitted array; -1 for the last of several."""
+        position = self.axes.index(axis)
+        return -1 if position == self.rank - 1 and self.rank > 1 else position
+
+    def arrange(self, shape: Shape) -> Shape:
+        """Extents in emitted order of a blob of Caffe's `shape`."""
+        return tuple(shape[axis] for axis in self.axes)
+
+    def permutation(self, target: Layout) -> tuple[int, ...]:
+        """The argument of `transpose` that turns this axis order into `target`'s."""
+        return tuple(self.axes.index(axis) for axis in target.axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A blob as a layer meets it in generated code.
+
+    `scaled` is the shape that the blob takes when every input's leading extent is multiplied by
+    BATCH_SCALE: extents that differ from `shape` follow the batch, the others are constants.
+    """
+
+    shape: Shape
+    layout: Layout
+    scaled: Shape
+
+    @property
+    def emitted(self) -> Shape:
+        return self.layout.arrange(self.shape)
+
+    def axis(self, axis: int) -> int:
+        """Caffe's `axis` (negative counts from the end) as an axis of the emitted array."""
+        return self.layout.position(axis % len(self.shape))
+
+    def is_batch(self, axis: int) -> bool:
+        return self.shape[axis] != self.scaled[axis]
+
+    def reshape_dims(self) -> tuple[int, ...]:
+        """Arguments of `reshape` that give this blob: -1 for the extent that follows the batch."""
+        dims = [-1 if self.is_batch(a) else self.shape[a] for a in self.layout.axes]
+        if dims.count(-1) > 1:
+            return self.emitted
+        return tuple(dims)
+
+    def describe(self) -> str:
+        """`N, 55, 55, 96`: emitted extents, N where the extent is that of the batch."""
+        return ", ".join(self._extent(axis) for axis in self.layout.axes)
+
+    def _extent(self, axis: int) -> str:
+        if not self.is_batch(axis):
+            return str(self.shape[axis])
+        return "N" if axis == 0 else f"N*{self.shape[axis]}"
+
+    def flat_indices(self, start: int) -> NDArray[np.int64]:
+        """Caffe's flat index, over axes `start` and on, of each entry of the emitted ones."""
+        index = np.arange(prod(self.shape[start:])).reshape(self.shape[start:])
+        for axis in range(start, len(self.shape)):
+            if self.layout.orders[axis]:
+                index = index.take(
+                    order_indices(self.layout.orders[axis]), axis - start
+                )
+        tail = [axis - start for axis in self.layout.axes if axis >= start]
+        return index.transpose(tail).ravel()
+
+    def arrange_rows(self, rows: NDArray[Any], start: int) -> NDArray[Any]:
+        """`rows` (K, ...), one for each entry of Caffe's axes `start` and on, in emitted order."""
+        tail = self.shape[start:]
+        axes = [axis - start for axis in self.layout.axes if axis >= start]
+        if any(len(order) > 1 for order in self.layout.orders):
+            return rows[self.flat_indices(start)]
+        dims: list[int] = []
+        places: list[list[int]] = []
+        for extent, order in zip(tail, self.layout.orders[start:], strict=True):
+            factors, perm = order[0] if order else Segment((extent,), (0,))
+            places.append([len(dims) + i for i in perm])
+            dims += factors
+        perm = [place for axis in axes for place in places[axis]]
+        rest = rows.shape[1:]
+        view = rows.reshape(*dims, *rest)
+        kept = range(len(dims), len(dims) + len(rest))
+        return view.transpose(*perm, *kept).reshape(rows.shape)
+
+    def arrange_blob(self, blob: NDArray[Any], start: int) -> NDArray[Any]:
+        """`blob` over Caffe's axes `start` and on, its axes and entries in emitted order."""
+        for i in range(blob.ndim):
+            if self.layout.orders[start + i]:
+                blob = blob.take(order_indices(self.layout.orders[start + i]), i)
+        covered = range(start, start + blob.ndim)
+        return blob.transpose([a - start for a in self.layout.axes if a in covered])
+
+    def leads(self, start: int) -> bool:
+        """Whether the axes before `start` stand first, in Caffe's order, in the emitted array."""
+        leading = tuple(range(start))
+        return self.layout.axes[:start] == leading and not any(
+            self.layout.orders[:start]
+        )
+
+
+BATCH_SCALE = 9973
+"""A prime that no extent of a real network is a multiple of."""
+
+
+def order_indices(order: Order) -> NDArray[np.int64]:
+    """`caffe_index[stored_position]` along an axis."""
+    parts, offset = [], 0
+    for dims, perm in order:
+        size = prod(dims)
+        parts.append(offset + np.arange(size).reshape(dims).transpose(perm).ravel())
+        offset += size
+    return np.concatenate(parts)
+
+
+def join_orders(orders: list[tuple[Order, int]]) -> Order:
+    """The order of an axis that concatenates axes with these (order, extent)."""
+    if not any(order for order, _ in orders):
+        return ()
+    runs = ((order or (Segment((extent,), (0,)),)) for order, extent in orders)
+    return tuple(chain.from_iterable(runs))
+
+
+def regroup(source: Operand, shape: Shape, scaled: Shape) -> Layout | None:
+    """The layout in which a reshape to `shape` moves no data; None where there is none.
+
+    Both shapes are cut into common factors ("atoms"). The stored sequence of atoms stays; each new
+    axis must find its atoms side by side in it.
+    """
+    if source.layout.is_caffe:
+        return Layout.caffe(len(shape))
+    if any(len(order) > 1 for order in source.layout.orders):
+        return None
+    atoms = _common_atoms(source.scaled, scaled)
+    if atoms is None:
+        return None
+    before, after = atoms
+    stored = _stored_atoms(source, before)
+    if stored is None:
+        return None
+    rank = len(shape)
+    candidates = [Layout.channels_last(rank)] if rank >= 4 else []
+    candidates.append(Layout.caffe(rank))
+    candidates.append(_by_first_atom(after, stored))
+    for candidate in candidates:
+        layout = _fit(candidate, after, stored)
+        if layout and not _reorders_batch(layout, shape, scaled):
+            return layout
+    return None
+
+
+def _reorders_batch(layout: Layout, shape: Shape, scaled: Shape) -> bool:
+    """Whether an axis that mixes the batch with others would be stored in another order: a batch
+    has no fixed extent, so no static permutation could undo that later."""
+    return any(
+        order and a != b
+        for order, a, b in zip(layout.orders, shape, scaled, strict=True)
+    )
+
+
+class _Atom(NamedTuple):
+    """A factor of the flat index: `stride` in Caffe's order is its identity."""
+
+    stride: int
+    size: int
+
+
+def _common_atoms(
+    a: Shape, b: Shape
+) -> tuple[list[list[_Atom]], list[list[_Atom]]] | None:
+    """Both shapes as lists of the same atoms, an inner list an axis."""
+    if prod(a) != prod(b) or 0 in a:
+        return None
+    bounds = sorted(set(_bounds(a)) | set(_bounds(b)))
+    if any(high % low for low, high in zip(bounds, bounds[1:], strict=False)):
+        return None
+
+    def split(shape: Shape) -> list[list[_Atom]]:
+        axes = []
+        for stride, extent in zip(_strides(shape), shape, strict=True):
+            inside = [x for x in bounds if stride <= x <= stride * extent]
+            steps = zip(inside, inside[1:], strict=False)
+            axes.append([_Atom(low, high // low) for low, high in steps][::-1])
+        return axes
+
+    return split(a), split(b)
+
+
+def _strides(shape: Shape) -> list[int]:
+    return [prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+def _bounds(shape: Shape) -> list[int]:
+    return [*_strides(shape), prod(shape)]
+
+
+def _stored_atoms(source: Operand, atoms: list[list[_Atom]]) -> list[_Atom] | None:
+    """The atoms in the sequence in which the emitted array stores them."""
+    stored: list[_Atom] = []
+    for axis in source.layout.axes:
+        order = source.layout.orders[axis]
+        if not order:
+            stored += atoms[axis]
+            continue
+        dims, perm = order[0]
+        groups = _match(atoms[axis], dims)
+        if groups is None:
+            return None
+        stored += chain.from_iterable(groups[i] for i in perm)
+    return stored
+
+
+def _match(atoms: list[_Atom], dims: Shape) -> list[list[_Atom]] | None:
+    """`atoms` of one axis, shared out over the factors `dims` of its order."""
+    groups, rest = [], list(atoms)
+    for extent in dims:
+        group: list[_Atom] = []
+        while prod(atom.size for atom in group) < extent and rest:
+            group.append(rest.pop(0))
+        if prod(atom.size for atom in group) != extent:
+            return None
+        groups.append(group)
+    return groups
+
+
+def _by_first_atom(after: list[list[_Atom]], stored: list[_Atom]) -> Layout:
+    """Axes in the order in which their first atoms are stored."""
+    place = {atom: i for i, atom in enumerate(stored)}
+    keys = [min((place[a] for a in axis), default=-1) for axis in after]
+    axes = tuple(sorted(range(len(after)), key=lambda i: (keys[i], i)))
+    return Layout(axes, ((),) * len(after))
+
+
+def _fit(
+    candidate: Layout, after: list[list[_Atom]], stored: list[_Atom]
+) -> Layout | None:
+    """`candidate` with the orders that `stored` implies; None where an axis would be torn apart."""
+    place = {atom: i for i, atom in enumerate(stored)}
+    sequence: list[_Atom] = []
+    orders: list[Order] = [()] * len(after)
+    for axis in candidate.axes:
+        kept = sorted(after[axis], key=place.__getitem__)
+        sequence += kept
+        if kept != after[axis]:
+            perm = tuple(after[axis].index(atom) for atom in kept)
+            orders[axis] = (Segment(tuple(a.size for a in after[axis]), perm),)
+    return Layout(candidate.axes, tuple(orders)) if sequence == stored else None

@@ -1,0 +1,67 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from numpy.typing import NDArray
+
+from caffe2flax.codegen.weights import Progress, write_safetensors
+
+Array = NDArray[Any]
+
+
+def write_files(
+    directory: Path,
+    stem: str,
+    source: str,
+    weights: Mapping[str, Array] | None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Path, ...]:
+    """Writes `stem.py` and, with weights, `stem.safetensors` into `directory`.
+
+    Both are written beside their targets first and renamed when both are complete, so a fault
+    leaves what was there. FileExistsError where a target exists and `force` is not given.
+    """
+    targets: dict[Path, Callable[[IO[bytes]], object]] = {
+        directory / f"{stem}.py": lambda stream: stream.write(source.encode())
+    }
+    if weights is not None:
+        held = weights
+        targets[directory / f"{stem}.safetensors"] = lambda stream: write_safetensors(
+            stream, held, progress
+        )
+    existing = [str(path) for path in targets if os.path.lexists(path)]
+    if existing and not force:
+        raise FileExistsError(f"{' and '.join(existing)} exist; --force replaces them")
+    directory.mkdir(parents=True, exist_ok=True)
+    finished: list[tuple[str, Path]] = []
+    try:
+        for path, write in targets.items():
+            finished.append((_written(directory, path.name, write), path))
+        for temporary, path in reversed(finished):
+            os.replace(temporary, path)
+    finally:
+        for temporary, _ in finished:
+            Path(temporary).unlink(missing_ok=True)
+    return tuple(targets)
+
+
+def _written(directory: Path, name: str, write: Callable[[IO[bytes]], object]) -> str:
+    """The path of a complete temporary file beside the target."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            write(stream)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return temporary

@@ -1,0 +1,210 @@
+"""Reading a layer's parameters so that no field goes unread.
+
+Every silent fault of older converters is a field that nobody read. `Params` knows which fields were
+asked for; `close` makes each of the others an error at its own line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.frontend.message import Field, Message, Scalar
+
+T = TypeVar("T", bool, int, float, str)
+
+INT32 = 2**31
+_INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
+_WORDS = {
+    bool: {"true": True, "false": False, "True": True, "False": False}
+    | {"t": True, "f": False, "1": True, "0": False},
+    float: {"inf": float("inf"), "nan": float("nan")}
+    | {"infinity": float("inf"), "-inf": float("-inf"), "-infinity": float("-inf")}
+    | {"-nan": float("nan")},
+}
+
+
+@dataclass(slots=True)
+class Params:
+    """The fields of one message, read by name; problems are collected, not raised, until `close`.
+
+    `bottoms` and `tops` count the layer's blobs and `phase` is the net's: some parameters mean
+    something else, or nothing, depending on them.
+    """
+
+    name: str
+    message: Message | None
+    bottoms: int = 1
+    tops: int = 1
+    phase: str = "TEST"
+    in_place: bool = False
+    """Whether a top of the layer is one of its bottoms."""
+    parent: Params | None = None
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _known: dict[str, None] = field(default_factory=dict, init=False)
+    _children: list[Params] = field(default_factory=list, init=False)
+
+    def has(self, name: str) -> bool:
+        """Whether the field is given; it still has to be read."""
+        self._known[name] = None
+        return self.message is not None and self.message.has(name)
+
+    def get(self, name: str, default: T) -> T:
+        """The field as the type of `default`, or `default`."""
+        found = self._single(name)
+        return default if found is None else self._convert(found, default)
+
+    def optional(self, name: str, type_: type[T]) -> T | None:
+        """The field, or None where it is not given."""
+        found = self._single(name)
+        return None if found is None else self._convert(found, type_())
+
+    def require(self, name: str, type_: type[T]) -> T:
+        """The field; its absence is a problem."""
+        found = self._single(name)
+        if found is None:
+            self.error(None, f"{self.name} needs {name}")
+            return type_()
+        return self._convert(found, type_())
+
+    def all(self, name: str, type_: type[T]) -> tuple[T, ...]:
+        """Every value of a repeated field."""
+        return tuple(self._convert(f, type_()) for f in self._fields(name))
+
+    def choice(self, name: str, *words: str, default: str | None = None) -> str:
+        """An enum field, by word or number; `words` in the order of their numbers, the first of
+        them the default unless another is named."""
+        found = self._single(name)
+        if found is None:
+            return words[0] if default is None else default
+        value = found.value
+        if isinstance(value, Scalar) and value.kind != "string":
+            if value.text in words:
+                return value.text
+            if _INTEGER.fullmatch(value.text) and 0 <= _integer(value.text) < len(
+                words
+            ):
+                return words[_integer(value.text)]
+        hint = closest(_text(value), words)
+        self.error(
+            name, f"{name} is one of {', '.join(words)}, not {_text(value)}{hint}"
+        )
+        return words[0] if default is None else default
+
+    def sub(self, name: str) -> Params:
+        """The nested message `name`; empty where it is not given."""
+        found = self._single(name)
+        return self._child(name, found)
+
+    def subs(self, name: str) -> tuple[Params, ...]:
+        """Every nested message of a repeated field."""
+        return tuple(self._child(name, f) for f in self._fields(name))
+
+    def ignore(self, *names: str) -> None:
+        """Fields that have no say in what the layer computes."""
+        self._known.update(dict.fromkeys(names))
+
+    def span(self, name: str | None = None) -> Span | None:
+        """Where the field stands, or else the message."""
+        if self.message is None:
+            return self.parent.span() if self.parent else None
+        found = next(self.message.all(name), None) if name else None
+        return found.span if found else self.message.span
+
+    def error(self, name: str | None, message: str) -> None:
+        """Records a problem at the field `name`, or at the message."""
+        self.problems.append(Problem(message, self.span(name)))
+
+    def note(self, text: str) -> None:
+        """Records something that the user should know."""
+        self.notes.append(text)
+
+    def close(self) -> None:
+        """Raises ConversionError with every problem, unread fields among them."""
+        self._report_unread()
+        if self.problems:
+            raise ConversionError(self.problems)
+
+    def _report_unread(self) -> None:
+        fields = self.message.fields if self.message else ()
+        for name in dict.fromkeys(f.name for f in fields):
+            if name not in self._known:
+                hint = closest(name, self._known)
+                self.error(name, f"unknown field {name} in {self.name}{hint}")
+        for child in self._children:
+            if child.message is not None:
+                child._report_unread()
+
+    def _fields(self, name: str) -> Iterator[Field]:
+        self._known[name] = None
+        return self.message.all(name) if self.message else iter(())
+
+    def _single(self, name: str) -> Field | None:
+        found = list(self._fields(name))
+        for again in found[1:]:
+            text = f"{name} is given twice in {self.name}"
+            self.problems.append(Problem(text, again.span))
+        return found[0] if found else None
+
+    def _child(self, name: str, found: Field | None) -> Params:
+        message = found.value if found else None
+        if isinstance(message, Scalar):
+            self.error(name, f"{name} is a message: write {name} {{ ... }}")
+            message = None
+        child = replace(self, name=name, message=message, parent=self)
+        self._children.append(child)
+        return child
+
+    def _convert(self, found: Field, default: T) -> T:
+        value = found.value
+        if isinstance(value, Scalar):
+            converted = _convert(value, type(default))
+            if converted is not None:
+                return converted
+        wanted = {bool: "true or false", int: "an integer", float: "a number"}
+        text = f"{found.name} is {wanted.get(type(default), 'a string')}"
+        self.problems.append(Problem(f"{text}, not {_text(value)}", found.span))
+        return default
+
+
+def _convert(value: Scalar, type_: type[T]) -> T | None:
+    """`value` as `type_` by the rules of protobuf's text format; None where they refuse it."""
+    if type_ is str:
+        return type_(value.text) if value.kind == "string" else None
+    if value.kind == "string":
+        return None
+    if type_ is int:
+        if not _INTEGER.fullmatch(value.text) or len(value.text) > 24:
+            return None
+        number = _integer(value.text)
+        return type_(number) if -INT32 <= number < 2 * INT32 else None
+    word = _WORDS[type_].get(value.text if type_ is bool else value.text.lower())
+    if word is not None:
+        return type_(word)
+    if type_ is bool or value.kind != "number":
+        return None
+    try:
+        return type_(float(value.text.rstrip("fF")))
+    except ValueError:
+        return type_(_integer(value.text))
+
+
+def _integer(text: str) -> int:
+    """Decimal, hexadecimal, or octal with C's leading zero."""
+    sign, digits = (-1, text[1:]) if text[0] == "-" else (1, text.lstrip("+"))
+    if digits[:2] in ("0x", "0X"):
+        return sign * int(digits, 16)
+    if len(digits) > 1 and digits[0] == "0" and not set(digits) & {"8", "9"}:
+        return sign * int(digits, 8)
+    return sign * int(digits)
+
+
+def _text(value: Scalar | Message) -> str:
+    if isinstance(value, Message):
+        return "a message"
+    shown = value.text if len(value.text) <= 40 else value.text[:37] + "..."
+    return repr(shown) if value.kind == "string" else shown

@@ -1,0 +1,29 @@
+"""Graph -> Graph, one step after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from caffe2flax.ir import Graph, check
+from caffe2flax.passes.batchnorm import fold_batchnorm
+from caffe2flax.passes.layout import assign_layouts
+from caffe2flax.passes.padding import reconcile_padding
+from caffe2flax.passes.shapes import infer_shapes
+from caffe2flax.passes.unused import drop_unused
+
+Pass = Callable[[Graph], Graph]
+
+PASSES: tuple[Pass, ...] = (
+    drop_unused,  # first: labels of dropped losses need no shape
+    infer_shapes,  # everything below asks for shapes or weight blobs
+    fold_batchnorm,  # before the layouts: it takes nodes away
+    reconcile_padding,  # needs sizes only
+    assign_layouts,  # last: it adds transposes between the nodes that remain
+)
+
+
+def run_passes(graph: Graph) -> Graph:
+    """`graph` ready for emission. Raises ConversionError where Caffe would abort."""
+    for step in PASSES:
+        graph = check(step(graph))
+    return graph

@@ -1,0 +1,134 @@
+"""Channels last where convolutions live, Caffe's order elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from caffe2flax.errors import Span
+from caffe2flax.ir import Graph, Node, Value
+from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.registry import Array, Layer, Layouts, Site, arguments, literal, unless
+
+
+@dataclass(frozen=True, slots=True)
+class Relayout(Layer):
+    """The same blob, held in another layout."""
+
+    have: Layout
+    want: Layout
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        return inputs
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        return Layouts((self.have,), (self.want,))
+
+    def call(self, at: Site) -> str:
+        x, layout = at.x, self.have
+        for axis, order in enumerate(self.have.orders):
+            if order and not self.want.orders[axis]:
+                segments = tuple((tuple(s.dims), tuple(s.perm)) for s in order)
+                place = unless(layout.position(axis), -1)
+                x = f"to_caffe_order({arguments(x, literal(segments), axis=place)})"
+        if self.have.axes != self.want.axes:
+            x = f"jnp.transpose({x}, {self.have.permutation(self.want)})"
+        return x
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        return inputs[0]
+
+
+def assign_layouts(graph: Graph) -> Graph:
+    """Gives every value its layout, with a Relayout node where one layer's is not the next's.
+
+    Before: pool5 -> Reshape -> ...      (pool5 is N, H, W, C in generated code)
+    After:  pool5 -> Relayout -> Reshape, only where the reshape has to move data
+
+    Inputs of four and more axes are channels last unless that costs a transpose that Caffe's
+    order saves. Outputs and taps always hold Caffe's order along each axis.
+    """
+    chosen = {value: _usual(graph, value) for value in graph.arguments}
+    best = _Walk(graph).run(chosen)
+    for value in graph.arguments:
+        for other in _others(len(graph.shapes[value])):
+            tried = _Walk(graph).run(chosen | {value: other})
+            if tried.cost < best.cost:
+                chosen, best = chosen | {value: other}, tried
+    return replace(
+        graph,
+        nodes=tuple(best.nodes),
+        shapes={**graph.shapes, **best.shapes},
+        scaled={**graph.scaled, **best.scaled},
+        layouts=best.layouts,
+        outputs=tuple(best.leaving(graph.outputs)),
+        taps=tuple(best.leaving(graph.taps)),
+    )
+
+
+def _usual(graph: Graph, value: Value) -> Layout:
+    rank = len(graph.shapes[value])
+    return Layout.channels_last(rank) if rank >= 4 else Layout.caffe(rank)
+
+
+def _others(rank: int) -> Iterable[Layout]:
+    if rank >= 4:
+        return (Layout.caffe(rank),)
+    return (Layout.channels_last(rank),) if rank == 3 else ()
+
+
+class _Walk:
+    """One way through the graph, with the transposes that it takes."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.nodes: list[Node] = []
+        self.layouts: dict[Value, Layout] = {}
+        self.shapes: dict[Value, Shape] = {}
+        self.scaled: dict[Value, Shape] = {}
+        self.moved: dict[tuple[Value, Layout], Value] = {}
+        self.cost = 0
+
+    def run(self, inputs: dict[Value, Layout]) -> _Walk:
+        self.layouts.update(inputs)
+        for node in self.graph.nodes:
+            operands = [self._operand(value) for value in node.inputs]
+            plan = node.layer.layouts(*operands)
+            moved = tuple(map(self._move, node.inputs, plan.inputs))
+            self.nodes.append(replace(node, inputs=moved))
+            self.layouts.update(zip(node.outputs, plan.outputs, strict=True))
+        for value in (*self.graph.outputs, *self.graph.taps):
+            self._move(value, self.layouts[value].plain())
+        return self
+
+    def leaving(self, values: Iterable[Value]) -> Iterable[Value]:
+        return (self._move(value, self.layouts[value].plain()) for value in values)
+
+    def _operand(self, value: Value) -> Operand:
+        graph = self.graph
+        return Operand(graph.shapes[value], self.layouts[value], graph.scaled[value])
+
+    def _move(self, value: Value, want: Layout) -> Value:
+        """`value` in the layout `want`: itself, or the output of a Relayout."""
+        have = self.layouts[value]
+        if have == want:
+            return value
+        known = self.moved.get((value, want))
+        if known is not None:
+            return known
+        made = Value(value.blob, self._fresh(value.blob))
+        self.moved[value, want] = made
+        self.layouts[made] = want
+        self.shapes[made] = self.graph.shapes[value]
+        self.scaled[made] = self.graph.scaled[value]
+        self.cost += 1
+        number = -1 - len(self.moved)
+        layer = Relayout(have, want)
+        span = Span("")
+        self.nodes.append(Node(value.blob, layer, (value,), (made,), span, number))
+        return made
+
+    def _fresh(self, blob: str) -> int:
+        """A version above all that the net makes."""
+        moved = sum(value.blob == blob for value, _ in self.moved)
+        return self.graph.blobs[blob].version + 1 + moved

@@ -1,0 +1,165 @@
+"""Shapes of all blobs, and the weight blobs that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+
+from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.ir import Graph, Node, Value, Weight
+from caffe2flax.layout import BATCH_SCALE, Shape
+from caffe2flax.registry import Blob
+
+Shapes = dict[Value, Shape]
+
+MAX_ELEMENTS = 2**31 - 1
+"""Caffe counts the elements of a blob in a C++ int."""
+
+MAX_AXES = 32
+"""Caffe's kMaxBlobAxes."""
+
+
+def infer_shapes(graph: Graph) -> Graph:
+    """Gives every value its shape and every node its weight blobs, shared ones resolved.
+
+    Before: conv1 = Convolution(data)
+    After:  conv1 (1, 96, 55, 55) = Convolution(data (1, 3, 227, 227)), weights (96, 3, 11, 11),
+            (96,)
+
+    The net is walked a second time with a scaled batch, which tells the extents that follow
+    the batch from constants. Raises ConversionError with the problems of all layers.
+    """
+    problems: list[Problem] = []
+    shapes = _sources(graph, problems)
+    nodes = _walk(graph, shapes, problems)
+    if problems:
+        raise ConversionError(problems)
+    slots: dict[str, tuple[Weight, ...]] = {}
+    for node in nodes:
+        slots.setdefault(node.name, node.weights)
+    done = replace(graph, nodes=tuple(nodes), shapes=shapes, slots=slots)
+    return replace(done, scaled=_scaled(done, shapes))
+
+
+def _sources(graph: Graph, problems: list[Problem]) -> Shapes:
+    shapes: Shapes = {}
+    for node in graph.inputs:
+        given = [graph.input_shapes.get(value.blob) for value in node.outputs]
+        inferred: tuple[Shape, ...] = ()
+        if None in given:
+            try:
+                inferred = node.layer.infer()
+            except ConversionError as error:
+                problems += node.fail(error).problems
+                continue
+        for i, (value, shape) in enumerate(zip(node.outputs, given, strict=True)):
+            shapes[value] = inferred[i] if shape is None else shape
+            _check_size(value, shapes[value], node, problems)
+    return shapes
+
+
+def _check_size(
+    value: Value, shape: Shape, node: Node, problems: list[Problem]
+) -> None:
+    if len(shape) > MAX_AXES:
+        text = f"blob {value.blob!r} has {len(shape)} axes; Caffe allows {MAX_AXES}"
+        problems.append(Problem(text, node.span))
+    elif min(shape, default=1) < 1 or prod(shape) > MAX_ELEMENTS:
+        text = f"blob {value.blob!r} of shape {shape} is empty or exceeds 2^31 elements"
+        problems.append(Problem(text, node.span))
+
+
+def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
+    """Fills `shapes`; a node whose inputs failed is passed over in silence, being their fault."""
+    owners = _Owners()
+    nodes = []
+    for node in graph.nodes:
+        known = [shapes.get(value) for value in node.inputs]
+        inputs = [shape for shape in known if shape is not None]
+        if len(inputs) < len(known):
+            continue
+        try:
+            outputs = node.layer.infer(*inputs)
+            weights = owners.resolve(node, node.layer.blobs(*inputs))
+        except ConversionError as error:
+            name = f"layer {node.name!r}: "
+            problems += [
+                replace(p, message=name + p.message) for p in node.fail(error).problems
+            ]
+            continue
+        for value, shape in zip(node.outputs, outputs, strict=True):
+            shapes[value] = shape
+            _check_size(value, shape, node, problems)
+        nodes.append(replace(node, weights=weights))
+    return nodes
+
+
+@dataclass(slots=True)
+class _Owners:
+    """Named parameters, each owned by the layer that names it first."""
+
+    named: dict[str, Weight] = field(default_factory=dict)
+
+    def resolve(self, node: Node, blobs: tuple[Blob, ...]) -> tuple[Weight, ...]:
+        """The node's weights; a shared one is its owner's. Raises ConversionError."""
+        if len(node.shares) > len(blobs):
+            raise ConversionError(
+                f"{len(node.shares)} param messages for {len(blobs)} weight blobs"
+            )
+        shares = (*node.shares, *(None,) * (len(blobs) - len(node.shares)))
+        weights = []
+        for i, (blob, share) in enumerate(zip(blobs, shares, strict=True)):
+            own = Weight(node.name, i, blob.shape, blob.filler, node.number)
+            if share is None:
+                weights.append(own)
+                continue
+            owner = self.named.setdefault(share.name, own)
+            fits = (
+                prod(owner.shape) == prod(blob.shape)
+                if share.permissive
+                else owner.shape == blob.shape
+            )
+            if not fits:
+                text = (
+                    f"cannot share param {share.name!r} of layer {owner.layer!r}: its "
+                    f"shape is {owner.shape}, not {blob.shape}"
+                )
+                raise ConversionError(Problem(text, share.span))
+            weights.append(owner)
+        return tuple(weights)
+
+
+def _scaled(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
+    """Shapes under a scaled batch, for the largest set of inputs that can be scaled together."""
+    arguments = [value for value in graph.arguments if shapes[value]]
+    if not arguments:
+        return dict(shapes)
+    first = arguments[0]
+    extent = shapes[first][0]
+    choices: list[Callable[[Value], bool]] = [
+        lambda value: True,
+        lambda value: shapes[value][0] == extent,
+        lambda value: value == first,
+    ]
+    for chosen in choices:
+        scaled = {v: s for v, s in shapes.items() if v in graph.arguments}
+        for value in filter(chosen, arguments):
+            leading, *rest = shapes[value]
+            scaled[value] = (leading * BATCH_SCALE, *rest)
+        try:
+            return _propagate(graph, scaled)
+        except ConversionError:
+            continue
+    return dict(shapes)
+
+
+def _propagate(graph: Graph, shapes: Shapes) -> Shapes:
+    for node in graph.nodes:
+        outputs = node.layer.infer(*(shapes[value] for value in node.inputs))
+        blobs = node.layer.blobs(*(shapes[value] for value in node.inputs))
+        if tuple(blob.shape for blob in blobs) != tuple(w.shape for w in node.weights):
+            if node.weights:
+                raise ConversionError("weights cannot follow the batch")
+        shapes.update(zip(node.outputs, outputs, strict=True))
+    return shapes

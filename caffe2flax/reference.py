@@ -1,0 +1,39 @@
+"""The graph run layer by layer in numpy float64: what Caffe computes, told a second way.
+
+Independent of the generated code: each layer's `reference` is written from Caffe's definition, and
+nothing here knows of layouts or of XLA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.ir import Graph, Value
+
+Array = NDArray[Any]
+
+
+def evaluate(
+    graph: Graph,
+    blobs: Mapping[tuple[int, int], Array],
+    inputs: Mapping[str, Array],
+) -> dict[Value, Array]:
+    """Every value of the graph, float64, in Caffe's axis order.
+
+    `blobs` are the weights by (owner's number, index); `inputs` go by blob name.
+    """
+    values: dict[Value, Array] = {
+        value: np.asarray(inputs[value.blob], np.float64) for value in graph.arguments
+    }
+    for node in graph.nodes:
+        weights = [
+            np.asarray(blobs[w.owner, w.index], np.float64) for w in node.weights
+        ]
+        made = node.layer.reference(weights, *(values[v] for v in node.inputs))
+        outputs = made if isinstance(made, tuple) else (made,)
+        values.update(zip(node.outputs, outputs, strict=True))
+    return values

@@ -1,0 +1,263 @@
+"""What a layer type is: one class that answers every question the converter asks.
+
+    @layer("ReLU", "relu_param")
+    @dataclass(frozen=True, slots=True)
+    class ReLU(Elementwise):
+        \"\"\"max(x, 0) + negative_slope * min(x, 0).\"\"\"
+
+        negative_slope: float = 0.0
+        ...
+
+Registration is public: a layer of one's own is written and registered in the same way.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.layers.fillers import Filler
+from caffe2flax.layers.window import Padding
+from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.params import Params
+
+Array = NDArray[Any]
+Arity = int | tuple[int, int | None]
+"""How many blobs: exactly n, or from a to b (None: no bound)."""
+
+
+class Blob(NamedTuple):
+    """A weight blob that the layer wants: its shape in Caffe's axes and how Caffe fills it."""
+
+    shape: Shape
+    filler: Filler
+
+
+class Layouts(NamedTuple):
+    """The layouts a layer wants its inputs in, and those its outputs have then."""
+
+    inputs: tuple[Layout, ...]
+    outputs: tuple[Layout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where generated code calls a layer.
+
+    `module` is the attribute that holds its nnx module; `args` the expressions of its inputs.
+    """
+
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    module: str = ""
+    args: tuple[str, ...] = ()
+    initialise: bool = False
+    """Whether the prototxt's fillers go into the source: they do where there are no weights."""
+
+    @property
+    def x(self) -> str:
+        """The first input, as an argument of a call."""
+        return self.args[0]
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The inputs, as operands of an operator."""
+        simple = re.compile(r"[\w.]+(\(.*\))?", re.DOTALL)
+        return tuple(a if simple.fullmatch(a) else f"({a})" for a in self.args)
+
+    @property
+    def input(self) -> Operand:
+        return self.inputs[0]
+
+    @property
+    def output(self) -> Operand:
+        return self.outputs[0]
+
+    def axis(self, axis: int) -> int:
+        """Caffe's `axis` as an axis of the first input as it is emitted."""
+        return self.inputs[0].axis(axis)
+
+
+class Layer(ABC):
+    """A Caffe layer with its parameters; subclasses are frozen dataclasses.
+
+    All shapes are in Caffe's axis order. The defaults here are right, if not the fastest, for a
+    layer that works on arrays in Caffe's order and has no weights.
+    """
+
+    __slots__ = ()
+
+    type: ClassVar[str] = ""
+    """Caffe's name of the type, set by `layer`."""
+    bottoms: ClassVar[Arity] = 1
+    tops: ClassVar[Arity] = 1
+    source: ClassVar[bool] = False
+    """Its tops are inputs of the module."""
+    training_data: ClassVar[bool] = False
+    """A source that reads from disk: labels from it do not outlive the losses in TEST."""
+    metric: ClassVar[bool] = False
+    """A loss or a score: in TEST it is left out where its labels come from a data layer."""
+    ends_section: ClassVar[bool] = False
+    """A blank line follows in generated code."""
+    in_place: ClassVar[bool] = True
+    """Whether Caffe computes the same when a top is its bottom."""
+    default_loss: ClassVar[float] = 0.0
+    """Caffe's loss_weight for the first top where none is given."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        """The layer with the fields of its parameter message. Raises ConversionError."""
+        return cls()
+
+    @abstractmethod
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        """Shapes of the tops. Raises ConversionError where Caffe aborts."""
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        """The weight blobs that Caffe makes for these bottoms."""
+        return ()
+
+    def names(self) -> tuple[str, ...]:
+        """The variable of the nnx module that holds each weight blob by itself, "" where none
+        does; needed only to share a blob between layers."""
+        return ()
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        """Layouts to be called in; Caffe's axis order unless a layer says otherwise."""
+        outputs = self.infer(*(operand.shape for operand in inputs))
+        return Layouts(
+            tuple(Layout.caffe(len(operand.shape)) for operand in inputs),
+            tuple(Layout.caffe(len(shape)) for shape in outputs),
+        )
+
+    def build(self, at: Site) -> str | None:
+        """The expression that makes the nnx module; None where it needs none."""
+        return None
+
+    @abstractmethod
+    def call(self, at: Site) -> str:
+        """The expression of its top; a tuple's where it has several."""
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        """Caffe's blobs as the variables of the nnx module."""
+        return {}
+
+    @abstractmethod
+    def reference(
+        self, blobs: Sequence[Array], *inputs: Array
+    ) -> Array | tuple[Array, ...]:
+        """What Caffe computes, in float64 and Caffe's axis order."""
+
+    def fold(self, following: Layer) -> Layer | None:
+        """One layer that does the work of this and the one behind it, if there is one."""
+        return None
+
+    def windows(self, shape: Shape, outputs: Shape) -> Padding | None:
+        """For a windowed layer, how its pads are to be emitted for an input of `shape`."""
+        return None
+
+    def with_padding(self, padding: Padding) -> Layer:
+        """The layer with what `reconcile_padding` decided."""
+        return self
+
+
+class Elementwise(Layer):
+    """A function of one blob's elements: any layout will do."""
+
+    __slots__ = ()
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        return inputs[:1]
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        return Layouts((inputs[0].layout,), (inputs[0].layout,))
+
+
+LAYERS: dict[str, type[Layer]] = {}
+PARAMETERS: dict[str, tuple[str, ...]] = {}
+"""The parameter messages of each type, the layer's own first."""
+
+L = TypeVar("L", bound=type[Layer])
+
+
+def layer(type_: str, *parameters: str) -> Callable[[L], L]:
+    """Registers a class as the layer type `type_`, whose parameters stand in the messages
+    `parameters`. ValueError where the type is taken."""
+
+    def register(cls: L) -> L:
+        if type_ in LAYERS:
+            raise ValueError(f"layer type {type_} is registered twice")
+        LAYERS[type_] = cls
+        PARAMETERS[type_] = parameters
+        cls.type = cls.type or type_
+        return cls
+
+    return register
+
+
+def check_arity(what: str, arity: Arity, count: int) -> None:
+    """ConversionError where a layer has the wrong number of blobs."""
+    low, high = (arity, arity) if isinstance(arity, int) else arity
+    if low <= count and (high is None or count <= high):
+        return
+    if low == high:
+        wanted = f"exactly {low}"
+    else:
+        wanted = f"at least {low}" if high is None else f"{low} to {high}"
+    raise ConversionError(f"needs {wanted} {what} blobs, has {count}")
+
+
+def canonical_axis(axis: int, rank: int, name: str = "axis") -> int:
+    """A non-negative axis of a blob with `rank` axes. Raises ConversionError as Caffe aborts."""
+    if not -rank <= axis < rank:
+        raise ConversionError(
+            f"{name} {axis} is out of range for a blob of {rank} axes"
+        )
+    return axis % rank
+
+
+def arguments(*positional: object, **named: object) -> str:
+    """Source text of call arguments; keywords that are None are left out."""
+    shown = [str(value) for value in positional]
+    shown += [f"{key}={value}" for key, value in named.items() if value is not None]
+    return ", ".join(shown)
+
+
+def unless(value: object, default: object) -> str | None:
+    """`value` as source text; None where it is Flax's default anyway."""
+    return None if value == default else literal(value)
+
+
+def literal(value: object) -> str:
+    """`value` as Python source: strings escaped to ASCII, floats as short as they read back."""
+    if isinstance(value, str):
+        return ascii(value)
+    if isinstance(value, float) and not np.isfinite(value):
+        return f'float("{value}")'
+    if isinstance(value, tuple):
+        inner = ", ".join(map(literal, value))
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return repr(value)
+
+
+def same(values: Sequence[int]) -> int | tuple[int, ...]:
+    """One number where all are equal, as Flax takes both."""
+    return values[0] if len(set(values)) == 1 else tuple(values)
+
+
+def first(array: Array | tuple[Array, ...]) -> Array:
+    """The first output of a reference."""
+    return array[0] if isinstance(array, tuple) else array
+
+
+def described(types: Iterable[str]) -> Mapping[str, str]:
+    """Each type with its formula: the first line of its docstring."""
+    docs = {name: (LAYERS[name].__doc__ or "").strip() for name in types}
+    return {name: doc.splitlines()[0] if doc else "" for name, doc in docs.items()}

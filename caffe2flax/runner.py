@@ -1,0 +1,119 @@
+"""The generated module, live: the only part of the converter that imports jax, and lazily."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.errors import ConversionError, Problem, closest
+from caffe2flax.ir import Graph, Value
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from caffe2flax.api import Conversion
+
+Array = NDArray[Any]
+
+
+def instantiate(conversion: Conversion) -> nnx.Module:
+    """The module of `conversion` with its weights, in eval mode."""
+    from flax import nnx
+
+    cls = _load_class(conversion.name, conversion.source)
+    if "rngs" not in inspect.signature(cls.__init__).parameters:
+        return cls()
+    if conversion.weights is None:
+        model = cls(rngs=nnx.Rngs(0))
+    else:
+        model = nnx.eval_shape(lambda: cls(rngs=nnx.Rngs(0)))
+        leaves = (
+            (tuple(name.split(".")), np.asarray(array))
+            for name, array in conversion.weights.items()
+        )
+        nnx.update(model, nnx.from_flat_state(leaves))
+    model.eval()
+    return model
+
+
+def _load_class(name: str, source: str) -> type[nnx.Module]:
+    """Runs our own generated source; its lines show in tracebacks."""
+    file = f"<{name.lower()}.py>"
+    module = ModuleType(name.lower())
+    module.__file__ = file
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    exec(compile(source, file, "exec"), module.__dict__)
+    found: type[nnx.Module] = module.__dict__[name]
+    return found
+
+
+def execute(
+    conversion: Conversion, inputs: Mapping[str, Array], blobs: Sequence[str]
+) -> dict[str, Array]:
+    """Outputs, or the named blobs, in Caffe's axis order. Raises ConversionError for inputs that
+    the net lacks, that are missing, or that have another shape."""
+    import jax
+    from flax import nnx
+
+    graph = conversion.graph
+    arguments = _arguments(graph, inputs)
+    model = instantiate(conversion)
+    options: dict[str, Any] = {}
+    if graph.phase == "TRAIN":
+        model.train()
+    if "rngs" in inspect.signature(type(model).__call__).parameters:
+        options["rngs"] = nnx.Rngs(0)
+    result = jax.jit(lambda m, x, o: m(*x, **o))(model, arguments, options)
+    outputs, taps = result if graph.taps else (result, {})
+    if len(graph.outputs) == 1:
+        outputs = {graph.outputs[0].blob: outputs}
+    found = dict(outputs) | dict(taps)
+    layouts = {v.blob: graph.layouts[v] for v in (*graph.outputs, *graph.taps)}
+    known = {
+        name: np.asarray(x).transpose(np.argsort(layouts[name].axes))
+        for name, x in found.items()
+    }
+    given = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
+    if list(blobs) == ["outputs"]:
+        return {v.blob: known[v.blob] for v in graph.outputs}
+    if list(blobs) == ["all"]:
+        return {**given, **known}
+    return {name: known[name] if name in known else given[name] for name in blobs}
+
+
+def _arguments(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
+    problems = []
+    names = [value.blob for value in graph.arguments]
+    for name in inputs:
+        if name not in names:
+            text = f"{name!r} is no input of the net{closest(name, names)}"
+            problems.append(Problem(text))
+    arguments = []
+    for value in graph.arguments:
+        if value.blob not in inputs:
+            problems.append(Problem(f"the input {value.blob!r} is missing"))
+            continue
+        array = np.asarray(inputs[value.blob], np.float32)
+        if not _fits(graph, value, array.shape):
+            text = f"the input {value.blob!r} has shape {array.shape}, not "
+            problems.append(Problem(text + str(graph.shapes[value])))
+            continue
+        arguments.append(array.transpose(graph.layouts[value].axes))
+    if problems:
+        raise ConversionError(problems)
+    return arguments
+
+
+def _fits(graph: Graph, value: Value, shape: tuple[int, ...]) -> bool:
+    """Whether `shape` is the input's, but for the batch where that is free."""
+    wanted = graph.shapes[value]
+    if shape == wanted:
+        return True
+    free = graph.scaled[value] != wanted
+    return free and len(shape) == len(wanted) and shape[1:] == wanted[1:]
