@@ -321,6 +321,9 @@ def test_convolution_windows_in_the_padding_are_flagged():
         reason="SAME gives another output size",
         empty=True,
     )
+    first_only = reconcile((4,), (Window(1, 3, 1),), (2,))  # pixels -1 and 2
+    assert first_only.empty
+    assert not reconcile((4,), (Window(2, 3, 1),), (2,)).empty  # from -1 and 2
 
 
 @pytest.mark.parametrize(
