@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from itertools import islice
 
 EXCERPT_WIDTH = 100
-"""Columns of a source line that an error shows, so that one endless line stays readable."""
+"""Columns of a source line that an error shows: an endless line stays readable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ def _printable(text: str) -> str:
 def closest(word: str, candidates: Iterable[str]) -> str:
     """`; did you mean X?` for the candidate that looks most like `word`, or nothing.
 
-    Letter case is no difference. Long words and the candidates beyond the first thousand
-    are not compared, so that a file full of wrong names costs no square of its length.
+    Letter case is no difference. Long words and the candidates beyond the first
+    thousand are not compared: a file full of wrong names costs no square of its length.
     """
     if len(word) > 64:
         return ""

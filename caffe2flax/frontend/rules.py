@@ -1,0 +1,161 @@
+"""Which layers a net has in a phase, at a level, in some stages: include, exclude."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from caffe2flax.errors import ConversionError, Problem, closest
+from caffe2flax.frontend.message import Field, Message, Scalar
+
+_INT32 = 2**31
+_INTEGER = re.compile(r"-?(0[xX][0-9a-fA-F]{1,8}|0[0-7]{0,11}|[1-9][0-9]{0,9})")
+_PHASES = {"TRAIN": "TRAIN", "TEST": "TEST", "0": "TRAIN", "1": "TEST"}
+_STATE = ("phase", "level", "stage")
+_RULE = ("phase", "min_level", "max_level", "stage", "not_stage")
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a net is built for; of a rule, None where it does not say."""
+
+    phase: str | None = None
+    low: int | None = None
+    high: int | None = None
+    stages: frozenset[str] = frozenset()
+    banned: frozenset[str] = frozenset()
+
+
+def select(
+    net: Message, *, phase: str = "TEST", level: int = 0, stages: Sequence[str] = ()
+) -> Message:
+    """The V2 net `net` with those layers that its rules admit.
+
+    A layer with `include` stays if one of them holds, one with `exclude` if none does.
+    The net's own `state { ... }` adds its stages to `stages`; its phase and level give
+    way to the caller's. `include`, `exclude` and `state` are gone from the result.
+
+    Raises ConversionError with every problem: a layer with both kinds of rules, fields
+    that rules do not have, values of the wrong type; ValueError for another phase.
+    """
+    if phase not in ("TRAIN", "TEST"):
+        raise ValueError(f"phase is TRAIN or TEST, not {phase!r}")
+    problems: list[Problem] = []
+    given = frozenset(stages)
+    for field in net.all("state"):
+        given |= _read(field, _STATE, problems).stages
+    state = _State(phase=phase, low=level, stages=given)
+    fields = tuple(
+        _without_rules(f)
+        for f in net.fields
+        if f.name != "state" and _admitted(f, state, problems)
+    )
+    if problems:
+        raise ConversionError(problems)
+    return replace(net, fields=fields)
+
+
+def _admitted(field: Field, state: _State, problems: list[Problem]) -> bool:
+    if field.name != "layer" or not isinstance(field.value, Message):
+        return True
+    include = list(field.value.all("include"))
+    exclude = list(field.value.all("exclude"))
+    if include and exclude:
+        text = "a layer has either include or exclude rules, not both"
+        problems.append(Problem(text, exclude[0].span))
+    rules = [_read(f, _RULE, problems) for f in include or exclude]
+    met = any(_meets(state, rule) for rule in rules)
+    return met if include else not met
+
+
+def _meets(state: _State, rule: _State) -> bool:
+    level = state.low or 0
+    return (
+        rule.phase in (None, state.phase)
+        and (rule.low is None or level >= rule.low)
+        and (rule.high is None or level <= rule.high)
+        and rule.stages <= state.stages
+        and not rule.banned & state.stages
+    )
+
+
+def _without_rules(field: Field) -> Field:
+    layer = field.value
+    if field.name != "layer" or not isinstance(layer, Message):
+        return field
+    kept = tuple(f for f in layer.fields if f.name not in ("include", "exclude"))
+    if len(kept) == len(layer.fields):
+        return field
+    return replace(field, value=replace(layer, fields=kept))
+
+
+def _read(field: Field, names: Sequence[str], problems: list[Problem]) -> _State:
+    """A rule, or the net's state: the message of `field`, which has only `names`."""
+    if not isinstance(field.value, Message):
+        text = f"{field.name} is a message: write {field.name} {{ ... }}"
+        problems.append(Problem(text, field.span))
+        return _State()
+    phase: str | None = None
+    levels: dict[str, int | None] = {}
+    stages: dict[str, set[str]] = {"stage": set(), "not_stage": set()}
+    seen: set[str] = set()
+    for inner in field.value.fields:
+        name = inner.name
+        problem = _wrong(inner, field.name, names)
+        if problem is None and name not in stages and name in seen:
+            problem = Problem(f"{name} is given twice in {field.name}", inner.span)
+        seen.add(name)
+        if problem is not None:
+            problems.append(problem)
+            continue
+        assert isinstance(inner.value, Scalar), "as _wrong saw to"
+        if name == "phase":
+            phase = _PHASES[inner.value.text]
+        elif name in stages:
+            stages[name].add(inner.value.text)
+        else:
+            levels[name] = _integer(inner.value)
+    return _State(
+        phase,
+        levels.get("min_level"),
+        levels.get("max_level"),
+        frozenset(stages["stage"]),
+        frozenset(stages["not_stage"]),
+    )
+
+
+def _wrong(field: Field, rule: str, names: Sequence[str]) -> Problem | None:
+    """What is wrong with one field of a rule."""
+    name, value = field.name, field.value
+    if name not in names:
+        text = f"unknown field {name} in {rule}{closest(name, names)}"
+        return Problem(text, field.span)
+    kind = value.kind if isinstance(value, Scalar) else None
+    text = value.text if isinstance(value, Scalar) else ""
+    if name == "phase":
+        fits, wanted = kind != "string" and text in _PHASES, "TRAIN or TEST"
+    elif name in ("stage", "not_stage"):
+        fits, wanted = kind == "string", "a string in quotes"
+    else:
+        fits = isinstance(value, Scalar) and _integer(value) is not None
+        wanted = "an integer"
+    if fits:
+        return None
+    return Problem(f"{name} is {wanted}, not {_shown(value)}", field.span)
+
+
+def _integer(value: Scalar) -> int | None:
+    if value.kind != "number" or not _INTEGER.fullmatch(value.text):
+        return None
+    digits = value.text.removeprefix("-")
+    base = 16 if digits[:2] in ("0x", "0X") else 8 if digits[0] == "0" else 10
+    number = int(digits, base) * (-1 if digits != value.text else 1)
+    return number if -_INT32 <= number < _INT32 else None
+
+
+def _shown(value: Scalar | Message) -> str:
+    if isinstance(value, Message):
+        return "a message"
+    shown = value.text if len(value.text) <= 40 else value.text[:40] + "..."
+    return repr(shown) if value.kind == "string" else shown
