@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.frontend.blob import NVCAFFE, Array, note, read_blob
-from caffe2flax.frontend.sniff import HDF5_MAGIC, HEAD, looks_like
+from caffe2flax.frontend.sniff import HDF5_MAGIC, explained
 from caffe2flax.frontend.wire import Wire, WireField, check_size
 
 Version = Literal["V0", "V1", "V2", "HDF5"]
@@ -41,8 +41,8 @@ V1_TYPES = {
 """V1LayerParameter.LayerType -> the type's name in V2; 0 is NONE."""
 
 LAYER_FIELDS = {*range(1, 12), *range(100, 149)}
-V1_FIELDS = {*range(1, 43), 1001, 1002}
-V0_FIELDS = {*range(1, 23), *range(50, 66), 1001}
+V1_FIELDS = {*range(1, 43), 1001, 1002} - {28}
+V0_FIELDS = {*range(1, 23), *range(50, 66), 1001} - {57}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
         try:
             file = _Reader(wire).net()
         except ConversionError as error:
-            raise _explained(wire, error) from None
+            raise explained(wire, error) from None
     file.check()
     return file
 
@@ -116,7 +116,7 @@ def read_binaryproto(path: str | os.PathLike[str]) -> Array:
         if not mean.size:
             raise wire.error("the file holds no values", 0)
     except ConversionError as error:
-        raise _explained(wire, error) from None
+        raise explained(wire, error) from None
     wire.check_size()
     return mean
 
@@ -128,17 +128,6 @@ def _read_hdf5(wire: Wire) -> WeightFile:
         LayerBlobs(name, "", blobs, offset) for name, blobs, offset in read_hdf5(wire)
     )
     return WeightFile(wire.path, "HDF5", "", layers, size=len(wire.data))
-
-
-def _explained(wire: Wire, error: ConversionError) -> ConversionError:
-    """The same error, opened by what the file looks like where that can be told."""
-    other = looks_like(bytes(wire.data[:HEAD]))
-    if other is None:
-        return error
-    first = error.problems[0].message
-    return ConversionError(
-        Problem(f"this is {other}, no file of Caffe weights ({first})", Span(wire.path))
-    )
 
 
 class _Reader:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.frontend.wire import Wire
+
 HEAD = 512
 """Bytes from the start that are looked at; binary formats show themselves earlier."""
 
@@ -26,6 +29,15 @@ TAR_MAGIC = 257, b"ustar"
 PICKLE = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 LFS = b"version https://git-lfs"
 MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head")
+
+
+def explained(wire: Wire, error: ConversionError) -> ConversionError:
+    """`error`, opened by what the file looks like where that can be told."""
+    other = looks_like(bytes(wire.data[:HEAD]))
+    if other is None:
+        return error
+    message = f"this is {other}, no file of Caffe weights ({error.problems[0].message})"
+    return ConversionError(Problem(message, Span(wire.path)))
 
 
 def looks_like(head: bytes) -> str | None:
