@@ -159,7 +159,7 @@ class _Emitter:
                     tuple(self.variables[v] for v in node.outputs),
                     expression,
                     self._comment(node),
-                    _section(node.name),
+                    _section(value.blob, statements[-1].section if statements else ""),
                     node.layer.ends_section,
                 )
             )
@@ -246,10 +246,11 @@ class _Emitter:
             f"    def __call__(self, {', '.join(arguments)}) -> {self._returns()}:"
         ]
         result = self._result(statements)
-        section, ended = None, False
+        section, ended = "", False
         for statement in statements:
-            new = section is not None and statement.section != section
-            if ended or (new and statement.section):
+            new = statement.section not in ("", section)
+            left = section and not statement.section
+            if lines[1:] and (new or left or (ended and not statement.section)):
                 lines.append("")
             target = ", ".join(statement.targets)
             lines += _commented(f"{target} = {statement.expression}", statement.comment)
@@ -355,8 +356,10 @@ def _import_order(name: str) -> tuple[bool, bool, str]:
     return (not name.isupper(), not name[:1].isupper(), name)
 
 
-def _section(name: str) -> str:
-    """The part of a layer's name that it has in common with its block."""
+def _section(name: str, current: str) -> str:
+    """The part of a blob's name that it has in common with its block."""
+    if name == current:
+        return current
     head, slash, _ = name.rpartition("/")
     if slash:
         return head
@@ -378,11 +381,10 @@ def _from_pretrained(typed: bool) -> list[str]:
     given = "dtype=dtype, " if typed else ""
     return [
         "@classmethod",
-        "def from_pretrained(cls, path: str | Path = "
-        f'Path(__file__).with_suffix(".safetensors"){option}) -> Self:',
-        '    """The network in eval mode, with the weights of `path`."""',
+        f"def from_pretrained(cls, path: str | Path | None = None{option}) -> Self:",
+        '    """The network in eval mode, weights from `path` or beside this file."""',
         f"    model = nnx.eval_shape(lambda: cls({given}rngs=nnx.Rngs(0)))",
-        "    load_weights(model, path)",
+        '    load_weights(model, path or Path(__file__).with_suffix(".safetensors"))',
         "    model.eval()",
         "    return model",
     ]

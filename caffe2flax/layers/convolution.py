@@ -142,7 +142,7 @@ class Convolution(Layer):
                 self.num_output,
                 literal(kernel),
                 strides=unless(same([w.stride for w in spatial]), 1),
-                padding=self._padding(),
+                padding=self._padding(spatial),
                 kernel_dilation=unless(same([w.dilation for w in spatial]), 1),
                 feature_group_count=unless(self.group, 1),
                 use_bias=unless(self.bias, True),
@@ -153,8 +153,10 @@ class Convolution(Layer):
             )
         )
 
-    def _padding(self) -> str | None:
+    def _padding(self, spatial: tuple[Window, ...]) -> str | None:
         assert self.padding is not None, "reconcile_padding has not run"
+        if all(w == Window(1) for w in spatial):
+            return None  # a single pixel: Flax's default pads nothing either
         emitted = self.padding.emitted
         if isinstance(emitted, str):
             return unless(emitted, "SAME")
