@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wireformat import (
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.frontend import blob, caffemodel
+from caffe2flax.frontend.blob import NVCAFFE
+from caffe2flax.frontend.caffemodel import WeightFile, read, read_binaryproto
+from caffe2flax.frontend.wire import Wire
+from tests.wireformat import (
     chunk,
     dims,
     doubles,
@@ -28,12 +34,6 @@ from wireformat import (
     tag,
     varint,
 )
-
-from caffe2flax.errors import ConversionError
-from caffe2flax.frontend import blob, caffemodel
-from caffe2flax.frontend.blob import NVCAFFE
-from caffe2flax.frontend.caffemodel import WeightFile, read, read_binaryproto
-from caffe2flax.frontend.wire import Wire
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "caffemodel"
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"

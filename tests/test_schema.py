@@ -19,7 +19,6 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from hypothesis import given
 from hypothesis import strategies as st
-from wireformat import chunk, doubles, floats, group, integer, layer, singly, tag
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend import prototxt, schema
@@ -34,6 +33,7 @@ from caffe2flax.frontend.schema import (
     read_architecture,
 )
 from caffe2flax.frontend.wire import Wire
+from tests.wireformat import chunk, doubles, floats, group, integer, layer, singly, tag
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "caffemodel"
 CASES = sorted(path.stem for path in (FIXTURES / "architecture").glob("*.caffemodel"))
