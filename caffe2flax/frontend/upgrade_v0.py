@@ -179,6 +179,9 @@ def _layer(entry: Field, problems: list[Problem]) -> Field:
         text = f"unknown layer type {old!r} in a V0 net{closest(old, _TYPES)}"
         problems.append(Problem(text, types[0].span))
         return entry
+    for field in types:
+        if not isinstance(field.value, Scalar) or field.value.kind != "string":
+            problems.append(Problem("type is a string in quotes", field.span))
     type_, message, names = _TYPES.get(old, ("", "", {}))
     own: list[Field] = []
     transform: list[Field] = []

@@ -133,14 +133,14 @@ def _with_transform(layer: Message) -> Message:
         return layer
     names = {f.name for f in moved}
     rest = tuple(f for f in old.value.fields if f.name not in names)
-    for transform in layer.all("transform_param"):
-        if isinstance(transform.value, Message):
-            moved += [f for f in transform.value.fields if f.name not in names]
     fields = [
         replace(f, value=replace(old.value, fields=rest)) if f is old else f
         for f in layer.fields
-        if f.name != "transform_param"
     ]
+    transforms = list(layer.all("transform_param"))
+    if len(transforms) == 1 and isinstance(transforms[0].value, Message):
+        moved += [f for f in transforms[0].value.fields if f.name not in names]
+        fields.remove(transforms[0])
     fields.append(wrapped("transform_param", moved))
     return replace(layer, fields=tuple(fields))
 
