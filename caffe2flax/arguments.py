@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import keyword
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -232,4 +233,5 @@ class _Version(argparse.Action):
     ) -> None:
         from caffe2flax import __version__
 
-        parser.exit(0, f"caffe2flax {__version__}\n")
+        sys.stdout.write(f"caffe2flax {__version__}\n")
+        parser.exit()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from caffe2flax.arguments import parser
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.errors import _printable as printable
 from caffe2flax.progress import Bar
 
 if TYPE_CHECKING:
@@ -55,13 +56,9 @@ def _status(argv: Sequence[str] | None) -> int:
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
     commands = {"convert": _convert, "run": _run, "demo": _demo}
     try:
-        commands[options.command](options)
-    except BrokenPipeError:
-        raise
+        report = commands[options.command](options)
     except ConversionError as error:
         return _failed(*error.problems)
-    except FileExistsError as error:
-        return _failed(_problem(error, "; --force replaces it"))
     except OSError as error:
         return _failed(_problem(error))
     except MemoryError:
@@ -71,10 +68,12 @@ def _status(argv: Sequence[str] | None) -> int:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _failed(Problem("not enough memory"))
+    # Outside: that the output cannot be written is no problem of the command.
+    print(report)
     return OK
 
 
-def _convert(options: argparse.Namespace) -> None:
+def _convert(options: argparse.Namespace) -> str:
     from caffe2flax import convert
 
     with Bar("converting") as bar:
@@ -86,16 +85,15 @@ def _convert(options: argparse.Namespace) -> None:
             **_selection(options),
         )
         paths = conversion.write(options.directory, force=options.force, progress=bar)
-    print(*paths, sep="\n")
-    print(
+    counts = (
         f"{conversion.name}: {conversion.layer_count:,} layers, "
         f"{conversion.parameter_count:,} parameters"
     )
-    for note in conversion.notes:
-        print(f"note: {note}")
+    notes = (f"note: {note}" for note in conversion.notes)
+    return _lines(*paths, counts, *notes)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> str:
     from caffe2flax import run
     from caffe2flax.npz import read_npz, write_npz
 
@@ -112,26 +110,31 @@ def _run(options: argparse.Namespace) -> None:
             **_selection(options),
         )
         write_npz(options.outputs, results)
-    for name, array in results.items():
-        print(f"{options.outputs}: {name} {array.shape}")
+    shapes = (f"{name} {array.shape}" for name, array in results.items())
+    return _lines(*(f"{options.outputs}: {shape}" for shape in shapes))
 
 
-def _demo(options: argparse.Namespace) -> None:
+def _demo(options: argparse.Namespace) -> str:
     from caffe2flax.demo import demo
 
     with Bar("converting and running a net"):
         result = demo(options.directory)
-    print(*result.paths, sep="\n", end="\n\n")
-    print(result.drawing(solid=_can_print("▀▄█")), end="\n\n")
     total = len(result.labels)
-    print(
-        f"{result.correct} of {total} test images right, {result.correct / total:.2%}"
-    )
-    print(
+    return _lines(
+        *result.paths,
+        "",
+        result.drawing(solid=_can_print("▀▄█")),
+        "",
+        f"{result.correct} of {total} test images right, {result.correct / total:.2%}",
         "largest difference from the probabilities that Caffe recorded: "
-        f"{result.difference:.1e}"
+        f"{result.difference:.1e}",
+        _next_steps(result, options.directory),
     )
-    print(_next_steps(result, options.directory))
+
+
+def _lines(*parts: object) -> str:
+    """Without control characters: names from a file cannot steer a terminal."""
+    return printable("\n".join(map(str, parts)))
 
 
 def _selection(options: argparse.Namespace) -> dict[str, Any]:
@@ -159,20 +162,19 @@ def _can_print(text: str) -> bool:
 def _next_steps(result: Demo, directory: Path) -> str:
     folder = shlex.quote(str(directory))
     net, weights, images = (shlex.quote(str(path)) for path in result.sources)
+    code = f"from {result.module} import {result.name} as Net"
     return f"""
 try next
-  cd {folder}    # the module needs jax, flax and safetensors only
-  python -c "from {result.module} import {result.name}
-print({result.name}.from_pretrained())"
-
+  cat {shlex.quote(str(result.paths[0]))}
+  (cd {folder} && python -c "{code}; print(Net.from_pretrained())")
   caffe2flax run {net} {weights} --inputs {images} --outputs prob.npz
   caffe2flax convert {net} {weights} --tap all -o tapped"""
 
 
-def _problem(error: OSError, hint: str = "") -> Problem:
+def _problem(error: OSError) -> Problem:
     reason = error.strerror or str(error) or type(error).__name__
     span = None if error.filename is None else Span(os.fsdecode(error.filename))
-    return Problem(reason + hint, span)
+    return Problem(reason, span)
 
 
 def _failed(*problems: Problem) -> int:

@@ -114,15 +114,13 @@ def _replace_own(fresh: Path, directory: Path) -> None:
     own = _ledger(directory)
     names = sorted(path.name for path in fresh.iterdir())
     foreign = [
-        Problem(
-            "is not the demo's own, or was changed; move it, or choose another -o"
-        ).at(Span(str(directory / name)))
-        for name in names
-        if os.path.lexists(directory / name)
-        and _digest(directory / name) != own.get(name)
+        path
+        for path in (directory / name for name in names)
+        if os.path.lexists(path) and own.get(path.name, "") != _digest(path)
     ]
     if foreign:
-        raise ConversionError(foreign)
+        message = "is not the demo's own, or was changed; move it, or choose another -o"
+        raise ConversionError(Problem(message, Span(str(path))) for path in foreign)
     digests = {name: _digest(fresh / name) for name in names}
     Path(directory, LEDGER).write_text(json.dumps(digests, indent=2) + "\n")
     for name in names:
@@ -131,16 +129,15 @@ def _replace_own(fresh: Path, directory: Path) -> None:
 
 def _ledger(directory: Path) -> dict[str, object]:
     try:
-        digests = json.loads(Path(directory, LEDGER).read_text())
+        digests = json.loads(Path(directory, LEDGER).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return digests if isinstance(digests, dict) else {}
 
 
-def _digest(path: Path) -> str | None:
-    """None for what is no regular file."""
+def _digest(path: Path) -> str:
     if not path.is_file():
-        return None
+        return "no regular file"
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
