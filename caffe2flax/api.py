@@ -168,7 +168,7 @@ def read_graph(
     """The graph of a prototxt, all passes run. Raises ConversionError."""
     register_all()
     message = prototxt.parse(str(source)) if _is_text(source) else prototxt.read(source)
-    net = upgrade(inline_net(message) or message)
+    net = upgrade(inline_net(message, phase=phase) or message)
     net = select(net, phase=phase, level=level, stages=stages)
     shapes: dict[str, Shape] = {
         blob: tuple(map(int, shape)) for blob, shape in (input_shapes or {}).items()
