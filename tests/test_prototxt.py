@@ -364,9 +364,11 @@ def test_read_accepts_a_byte_order_mark_and_utf8(tmp_path: Path) -> None:
     )
 
 
-def test_folder_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="cannot read: Is a directory"):
         read(tmp_path)
+    with pytest.raises(ConversionError, match="cannot read: embedded null byte"):
+        read("\0")
 
 
 @pytest.mark.parametrize("size", [1, 3])

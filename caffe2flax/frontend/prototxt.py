@@ -42,8 +42,8 @@ def read(path: str | PathLike[str]) -> Message:
     try:
         with open(path, "rb") as stream:
             data = stream.read()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise ConversionError(Problem(f"cannot read: {reason}", Span(file))) from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         message = "the file is encoded in UTF-16; save it as UTF-8"

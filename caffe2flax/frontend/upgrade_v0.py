@@ -113,18 +113,20 @@ def _is_entry(entry: Field, problems: list[Problem]) -> bool:
 
 
 def _without_padding(entries: list[Field], problems: list[Problem]) -> list[Field]:
-    producers: dict[str, Field] = {}
+    paddings: dict[str, Field | None] = {}
     kept: list[Field] = []
     for entry in entries:
-        sources = [producers.get(blob) for blob in _texts(entry, "bottom")]
-        padding = next((s for s in sources if s and _type(s) == "padding"), None)
-        producers.update(dict.fromkeys(_texts(entry, "top"), entry))
-        if padding is not None:
-            entry = _padded(entry, padding, problems)
-        if _type(entry) != "padding":
-            kept.append(entry)
-        else:
+        sources = map(paddings.get, _texts(entry, "bottom"))
+        source = next(filter(None, sources), None)
+        is_padding = _type(entry) == "padding"
+        made = entry if is_padding else None
+        paddings.update(dict.fromkeys(_texts(entry, "top"), made))
+        if source is not None:
+            entry = _padded(entry, source, problems)
+        if is_padding:
             _check_padding(entry, problems)
+        else:
+            kept.append(entry)
     return kept
 
 
