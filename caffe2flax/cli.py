@@ -178,7 +178,8 @@ def _problem(error: OSError) -> Problem:
 
 
 def _failed(*problems: Problem) -> int:
-    print(*problems, sep="\n", file=sys.stderr)
+    ordered = sorted(problems, key=lambda p: (p.file or "", p.line or 0, p.column or 0))
+    print(*ordered, sep="\n", file=sys.stderr)
     return BAD_INPUT
 
 

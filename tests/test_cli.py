@@ -4,6 +4,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -94,10 +95,9 @@ def test_help_shows_an_example(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    import caffe2flax
-
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"caffe2flax {caffe2flax.__version__}\n"
+    assert capsys.readouterr().out == f"caffe2flax {project['version']}\n"
 
 
 def test_help_is_quick() -> None:
