@@ -1,0 +1,186 @@
+"""The classic networks: every blob against Caffe's fingerprint, and the module as a user has it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ruff import find_ruff_bin
+
+import caffe2flax
+from caffe2flax.api import read_graph
+from caffe2flax.frontend import prototxt
+from tests import wireformat
+from tests.golden import FIXTURES
+
+FOLDER = FIXTURES / "networks"
+NETWORKS = sorted(path.stem for path in FOLDER.glob("*.prototxt"))
+DEEP, SHALLOW, FIRST = 1e-4, 1e-5, 10
+
+
+def _seeded() -> ModuleType:
+    return _import(FOLDER / "seeded.py")
+
+
+def _import(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_seeded(net: Path, target: Path) -> Path:
+    """A caffemodel with the golden weights of `net`."""
+    seeded = _seeded()
+    message = prototxt.read(net)
+    types = {}
+    for layer in message.all("layer"):
+        name, type_ = (next(layer.value.all(key)).value.text for key in ("name", "type"))
+        types[name] = type_
+    with target.open("wb") as stream:
+        for name, weights in read_graph(net).slots.items():
+            blobs = (
+                wireformat.dims(*w.shape)
+                + wireformat.chunk(
+                    5, seeded.seeded_blob(name, types[name], i, w.shape).tobytes()
+                )
+                for i, w in enumerate(weights)
+            )
+            stream.write(wireformat.layer(*blobs, name=name, type=types[name]))
+    return target
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Path]]:
+    """(prototxt, caffemodel)."""
+    net = FOLDER / f"{request.param}.prototxt"
+    weights = tmp_path_factory.mktemp(request.param) / f"{request.param}.caffemodel"
+    yield net, write_seeded(net, weights)
+    weights.unlink()
+
+
+@pytest.fixture(scope="module")
+def written(network: tuple[Path, Path]) -> tuple[Path, str]:
+    """(path of the generated module, name of its class)."""
+    net, weights = network
+    conversion = caffe2flax.convert(net, weights)
+    return conversion.write(weights.parent)[0], conversion.name
+
+
+def inputs(net: Path) -> dict[str, np.ndarray]:
+    graph = read_graph(net)
+    seeded = _seeded()
+    return {v.blob: seeded.seeded_input(v.blob, graph.shapes[v]) for v in graph.arguments}
+
+
+def golden(net: Path) -> dict[str, np.ndarray]:
+    with np.load(net.with_suffix(".npz")) as archive:
+        return dict(archive)
+
+
+def test_every_blob(network: tuple[Path, Path]) -> None:
+    """All blobs hold Caffe's values at the recorded places."""
+    net, weights = network
+    caffe = golden(net)
+    ours = caffe2flax.run(net, weights, inputs(net), blobs="all")
+    names = [key.removesuffix(":value") for key in caffe if key.endswith(":value")]
+    far = {}
+    for name in names:
+        blob = ours[name.removeprefix("blob:")]
+        assert blob.shape == tuple(caffe[f"{name}:shape"]), name
+        _, _, low, high = caffe[f"{name}:stats"]
+        found = blob.ravel()[caffe[f"{name}:index"]]
+        span = max(1e-6, abs(low), abs(high))
+        far[name] = float(np.max(np.abs(found - caffe[f"{name}:value"]))) / span
+    assert len(far) > 5
+    assert max(far.values()) <= DEEP, far
+    assert max([far[name] for name in names[:FIRST]]) <= SHALLOW, far
+
+
+def test_module_as_written(
+    network: tuple[Path, Path], written: tuple[Path, str]
+) -> None:
+    """The file, imported by itself and called as the README says, gives Caffe's output."""
+    net, _ = network
+    path, name = written
+    model = getattr(_import(path), name).from_pretrained()
+    (image,) = inputs(net).values()
+    output = jax.jit(lambda m, x: m(x))(model, jnp.asarray(image.transpose(0, 2, 3, 1)))
+    (caffe,) = [v for k, v in golden(net).items() if k.endswith(":full")]
+    ours = np.asarray(output)
+    ours = ours.transpose(0, 3, 1, 2) if ours.ndim == 4 else ours
+    assert np.max(np.abs(ours - caffe)) <= DEEP * np.max(np.abs(caffe))
+
+
+def test_source(written: tuple[Path, str]) -> None:
+    """The source is clean in ruff's eyes and stands alone."""
+    path, _ = written
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [find_ruff_bin(), *command, "--isolated", "--no-cache", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+    tree = ast.parse(path.read_text())
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    allowed = {"jax", "flax", "safetensors", "numpy"}
+    assert imported <= allowed | set(sys.stdlib_module_names)
+
+
+def test_lowers_everywhere(
+    network: tuple[Path, Path], written: tuple[Path, str]
+) -> None:
+    """One export with a symbolic batch, for CPU, GPU and TPU."""
+    net, _ = network
+    path, name = written
+    cls = getattr(_import(path), name)
+    definition, state = nnx.split(nnx.eval_shape(lambda: cls(rngs=nnx.Rngs(0))))
+    (image,) = inputs(net).values()
+    _, channels, height, width = image.shape
+    shape = jax.export.symbolic_shape(f"b, {height}, {width}, {channels}")
+
+    def call(state: nnx.State, x: jax.Array) -> jax.Array:
+        model = nnx.merge(definition, state)
+        model.eval()
+        return model(x)
+
+    exported = jax.export.export(jax.jit(call), platforms=["cpu", "cuda", "tpu"])(
+        state, jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    assert str(exported.out_avals[0].shape[0]) == "b"
+
+
+def test_bfloat16(network: tuple[Path, Path], written: tuple[Path, str]) -> None:
+    """`dtype=jnp.bfloat16` computes in it, and stays near."""
+    net, _ = network
+    path, name = written
+    cls = getattr(_import(path), name)
+    (image,) = inputs(net).values()
+    x = jnp.asarray(image[:1].transpose(0, 2, 3, 1))
+    call = jax.jit(lambda m, x: m(x))
+    exact = np.asarray(call(cls.from_pretrained(), x))
+    half = call(cls.from_pretrained(dtype=jnp.bfloat16), x)
+    assert half.dtype == jnp.bfloat16
+    assert np.max(np.abs(np.asarray(half, np.float32) - exact)) <= 0.1 * exact.max()
