@@ -1,0 +1,14 @@
+"""JAX as strict as it gets: no silent promotion of types or ranks."""
+
+from importlib.util import find_spec
+
+
+def _be_strict() -> None:
+    import jax
+
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+if find_spec("jax") is not None:
+    _be_strict()
