@@ -62,8 +62,9 @@ def _with_input_layer(
             problems.append(Problem(text, field.span))
         return fields
     if not (dims or shapes):
-        problems += _shapeless(inputs, rest)
-        return tuple(rest)
+        inputs = _unmade(inputs, rest)
+        if not inputs:
+            return tuple(rest)
     if dims and (shapes or len(dims) != 4 * len(inputs)):
         text = f"{len(inputs)} inputs need {4 * len(inputs)} input_dim, not {len(dims)}"
         if shapes:
@@ -78,19 +79,21 @@ def _with_input_layer(
         group = [replace(f, name="dim") for f in dims[i : i + 4]]
         shapes.append(wrapped("shape", group))
     span = inputs[0].span
+    given = [replace(f, name="shape") for f in shapes]
     layer = (
         Field("name", Scalar("string", "input", span), span),
         Field("type", Scalar("string", "Input", span), span),
         *(replace(f, name="top") for f in inputs),
-        wrapped("input_param", [replace(f, name="shape") for f in shapes]),
+        *([wrapped("input_param", given)] if given else ()),
     )
     first = next((i for i, f in enumerate(rest) if f.name == "layer"), len(rest))
     rest.insert(first, Field("layer", Message(layer, span), span))
     return tuple(rest)
 
 
-def _shapeless(inputs: list[Field], rest: list[Field]) -> list[Problem]:
-    """Caffe forgets inputs without shapes: sound where a layer makes the blob."""
+def _unmade(inputs: list[Field], rest: list[Field]) -> list[Field]:
+    """Caffe forgets inputs without shapes, which is sound where a layer makes the blob;
+    the others keep a layer, whose missing shape the caller may give."""
     made = {
         top.value.text
         for f in rest
@@ -98,9 +101,8 @@ def _shapeless(inputs: list[Field], rest: list[Field]) -> list[Problem]:
         for top in f.value.all("top")
         if isinstance(top.value, Scalar)
     }
-    text = "this input has no shape: give input_dim or input_shape"
     return [
-        Problem(text, f.span)
+        f
         for f in inputs
         if not (isinstance(f.value, Scalar) and f.value.text in made)
     ]

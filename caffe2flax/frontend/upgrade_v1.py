@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from caffe2flax.errors import Problem, closest
+from caffe2flax.errors import Problem
 from caffe2flax.frontend.message import Field, Message, Scalar
 
 _V1_TYPES = {
@@ -108,9 +108,11 @@ def _type(field: Field, problems: list[Problem]) -> Field:
         text += f"with type: {value.text!r} write layer {{ ... }}"
     elif (type_ := _V2_TYPES.get(value.text)) is not None:
         return replace(field, value=replace(value, kind="string", text=type_))
+    elif value.text.isidentifier() and value.text != "NONE":
+        # A fork's type: whoever knows the layers reports it, with all others.
+        return replace(field, value=replace(value, kind="string"))
     else:
-        hint = closest(value.text, _V1_TYPES)
-        text = f"unknown layer type {value.text} in layers {{ ... }}{hint}"
+        text = f"unknown layer type {value.text} in layers {{ ... }}"
     problems.append(Problem(text, field.span))
     return field
 
