@@ -38,9 +38,9 @@ VERSION = "0.1.0"
 class Conversion:
     """A converted net.
 
-    name: the class. source: its module. weights: variable -> float32 array, None without a
-    weights file. graph: the net as it was emitted. notes: what the user should know.
-    blobs: the weights as Caffe holds them, by (owner's number, index).
+    name: the class. source: its module. weights: variable -> float32 array, None
+    without a weights file. graph: the net as it was emitted. notes: what the user
+    should know. blobs: the weights as Caffe holds them, by (owner's number, index).
     """
 
     name: str
@@ -68,8 +68,8 @@ class Conversion:
     ) -> tuple[Path, ...]:
         """Writes `<name in lower case>.py` and, with weights, `.safetensors` beside it.
 
-        Both appear whole or not at all. FileExistsError where one exists already and `force`
-        is not given; OSError where the folder cannot be written.
+        Both appear whole or not at all. FileExistsError where one exists already and
+        `force` is not given; OSError where the folder cannot be written.
         """
         stem = self.name.lower()
         return write_files(
@@ -88,11 +88,13 @@ def convert(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     taps: Sequence[str] | str = (),
 ) -> Conversion:
-    """Converts a net: `prototxt` is a path or the text itself, `weights` a path or several.
+    """Converts a net: `prototxt` is a path or the text itself, `weights` a path or
+    several.
 
-    phase, level, stages choose among the net's layers as Caffe does. input_shapes (in Caffe's
-    axis order) replace those of the file. taps are blobs that the module returns beside its
-    output; "all" is every blob. Raises ConversionError with every problem of the files.
+    phase, level, stages choose among the net's layers as Caffe does. input_shapes (in
+    Caffe's axis order) replace those of the file. taps are blobs that the module
+    returns beside its output; "all" is every blob. Raises ConversionError with every
+    problem of the files.
     """
     graph = read_graph(
         prototxt,
@@ -141,7 +143,8 @@ def run(
     blobs: Sequence[str] | str = "outputs",
     **options: Any,
 ) -> dict[str, Array]:
-    """Runs the generated module under jit on `inputs`, all arrays in Caffe's names and axis order.
+    """Runs the generated module under jit on `inputs`, all arrays in Caffe's names and
+    axis order.
 
     blobs: "outputs", "all", or the names of blobs. Other options as for `convert`.
     """

@@ -1,4 +1,5 @@
-"""Message -> Graph: every layer read, every blob connected, all problems found at once."""
+"""Message -> Graph: every layer read, every blob connected, all problems found at
+once."""
 
 from __future__ import annotations
 
@@ -153,7 +154,8 @@ class _Builder:
         self.problems.append(Problem(text, span))
 
     def check_in_place(self) -> None:
-        """Caffe splits a blob with several readers, after which none can overwrite it."""
+        """Caffe splits a blob with several readers, after which none can overwrite
+        it."""
         for value, (name, span) in self.overwritten.items():
             if self.reads[value] > 1:
                 text = (
@@ -229,7 +231,8 @@ class _Builder:
         return given or (layer.default_loss,) + (0.0,) * (tops - 1)
 
     def report_unsupported(self) -> None:
-        """All unknown types in one place: what stands between the file and a conversion."""
+        """All unknown types in one place: what stands between the file and a
+        conversion."""
         for type_, spans in self.unsupported.items():
             hint = closest(type_, LAYERS)
             again = f" ({len(spans)} layers)" if len(spans) > 1 else ""

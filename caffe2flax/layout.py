@@ -1,15 +1,17 @@
-"""How an emitted array lies relative to Caffe's blob: which axis stands where, and in what order.
+"""How an emitted array lies relative to Caffe's blob: which axis stands where, and in
+what order.
 
-Shapes are always kept in Caffe's axis order. A layout says how the generated code holds the same
-numbers: channels last for images, and after a Flatten of such an image, one axis whose entries are
-stored H, W, C instead of C, H, W. Tracking that order is what lets Flatten, Permute, Reshape and
-Concat cost nothing at run time: an InnerProduct behind them permutes its rows once, at conversion.
+Shapes are always kept in Caffe's axis order. A layout says how the generated code holds
+the same numbers: channels last for images, and after a Flatten of such an image, one
+axis whose entries are stored H, W, C instead of C, H, W. Tracking that order is what
+lets Flatten, Permute, Reshape and Concat cost nothing at run time: an InnerProduct
+behind them permutes its rows once, at conversion.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -20,8 +22,8 @@ Shape = tuple[int, ...]
 
 
 class Segment(NamedTuple):
-    """A run of entries along one axis: Caffe's C-order index over `dims`, stored as if the array
-    of shape `dims` had been transposed by `perm`."""
+    """A run of entries along one axis: Caffe's C-order index over `dims`, stored as if
+    the array of shape `dims` had been transposed by `perm`."""
 
     dims: Shape
     perm: tuple[int, ...]
@@ -37,7 +39,8 @@ Order = tuple[Segment, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Emitted axis i is Caffe's axis `axes[i]`; `orders` has an Order for each of Caffe's axes."""
+    """Emitted axis i is Caffe's axis `axes[i]`; `orders` has an Order for each of
+    Caffe's axes."""
 
     axes: tuple[int, ...]
     orders: tuple[Order, ...]
@@ -79,7 +82,8 @@ class Layout:
         return Layout(self.axes, orders)
 
     def position(self, axis: int) -> int:
-        """Where Caffe's `axis` stands in the emitted array; -1 for the last of several."""
+        """Where Caffe's `axis` stands in the emitted array; -1 for the last of
+        several."""
         position = self.axes.index(axis)
         return -1 if position == self.rank - 1 and self.rank > 1 else position
 
@@ -96,8 +100,9 @@ class Layout:
 class Operand:
     """A blob as a layer meets it in generated code.
 
-    `scaled` is the shape that the blob takes when every input's leading extent is multiplied by
-    BATCH_SCALE: extents that differ from `shape` follow the batch, the others are constants.
+    `scaled` is the shape that the blob takes when every input's leading extent is
+    multiplied by BATCH_SCALE: extents that differ from `shape` follow the batch, the
+    others are constants.
     """
 
     shape: Shape
@@ -109,14 +114,16 @@ class Operand:
         return self.layout.arrange(self.shape)
 
     def axis(self, axis: int) -> int:
-        """Caffe's `axis` (negative counts from the end) as an axis of the emitted array."""
+        """Caffe's `axis` (negative counts from the end) as an axis of the emitted
+        array."""
         return self.layout.position(axis % len(self.shape))
 
     def is_batch(self, axis: int) -> bool:
         return self.shape[axis] != self.scaled[axis]
 
     def reshape_dims(self) -> tuple[int, ...]:
-        """Arguments of `reshape` that give this blob: -1 for the extent that follows the batch."""
+        """Arguments of `reshape` that give this blob: -1 for the extent that follows
+        the batch."""
         dims = [-1 if self.is_batch(a) else self.shape[a] for a in self.layout.axes]
         if dims.count(-1) > 1:
             return self.emitted
@@ -132,7 +139,8 @@ class Operand:
         return "N" if axis == 0 else f"N*{self.shape[axis]}"
 
     def flat_indices(self, start: int) -> NDArray[np.int64]:
-        """Caffe's flat index, over axes `start` and on, of each entry of the emitted ones."""
+        """Caffe's flat index, over axes `start` and on, of each entry of the emitted
+        ones."""
         index = np.arange(prod(self.shape[start:])).reshape(self.shape[start:])
         for axis in range(start, len(self.shape)):
             if self.layout.orders[axis]:
@@ -143,7 +151,8 @@ class Operand:
         return index.transpose(tail).ravel()
 
     def arrange_rows(self, rows: NDArray[Any], start: int) -> NDArray[Any]:
-        """`rows` (K, ...), one for each entry of Caffe's axes `start` and on, in emitted order."""
+        """`rows` (K, ...), one for each entry of Caffe's axes `start` and on, in
+        emitted order."""
         tail = self.shape[start:]
         axes = [axis - start for axis in self.layout.axes if axis >= start]
         if any(len(order) > 1 for order in self.layout.orders):
@@ -154,14 +163,15 @@ class Operand:
             factors, perm = order[0] if order else Segment((extent,), (0,))
             places.append([len(dims) + i for i in perm])
             dims += factors
-        perm = [place for axis in axes for place in places[axis]]
+        stored = [place for axis in axes for place in places[axis]]
         rest = rows.shape[1:]
         view = rows.reshape(*dims, *rest)
         kept = range(len(dims), len(dims) + len(rest))
-        return view.transpose(*perm, *kept).reshape(rows.shape)
+        return view.transpose(*stored, *kept).reshape(rows.shape)
 
     def arrange_blob(self, blob: NDArray[Any], start: int) -> NDArray[Any]:
-        """`blob` over Caffe's axes `start` and on, its axes and entries in emitted order."""
+        """`blob` over Caffe's axes `start` and on, its axes and entries in emitted
+        order."""
         for i in range(blob.ndim):
             if self.layout.orders[start + i]:
                 blob = blob.take(order_indices(self.layout.orders[start + i]), i)
@@ -169,7 +179,8 @@ class Operand:
         return blob.transpose([a - start for a in self.layout.axes if a in covered])
 
     def leads(self, start: int) -> bool:
-        """Whether the axes before `start` stand first, in Caffe's order, in the emitted array."""
+        """Whether the axes before `start` stand first, in Caffe's order, in the emitted
+        array."""
         leading = tuple(range(start))
         return self.layout.axes[:start] == leading and not any(
             self.layout.orders[:start]
@@ -201,8 +212,8 @@ def join_orders(orders: list[tuple[Order, int]]) -> Order:
 def regroup(source: Operand, shape: Shape, scaled: Shape) -> Layout | None:
     """The layout in which a reshape to `shape` moves no data; None where there is none.
 
-    Both shapes are cut into common factors ("atoms"). The stored sequence of atoms stays; each new
-    axis must find its atoms side by side in it.
+    Both shapes are cut into common factors ("atoms"). The stored sequence of atoms
+    stays; each new axis must find its atoms side by side in it.
     """
     if source.layout.is_caffe:
         return Layout.caffe(len(shape))
@@ -227,8 +238,9 @@ def regroup(source: Operand, shape: Shape, scaled: Shape) -> Layout | None:
 
 
 def _reorders_batch(layout: Layout, shape: Shape, scaled: Shape) -> bool:
-    """Whether an axis that mixes the batch with others would be stored in another order: a batch
-    has no fixed extent, so no static permutation could undo that later."""
+    """Whether an axis that mixes the batch with others would be stored in another
+    order: a batch has no fixed extent, so no static permutation could undo that
+    later."""
     return any(
         order and a != b
         for order, a, b in zip(layout.orders, shape, scaled, strict=True)
@@ -249,15 +261,15 @@ def _common_atoms(
     if prod(a) != prod(b) or 0 in a:
         return None
     bounds = sorted(set(_bounds(a)) | set(_bounds(b)))
-    if any(high % low for low, high in zip(bounds, bounds[1:], strict=False)):
+    if any(high % low for low, high in pairwise(bounds)):
         return None
 
     def split(shape: Shape) -> list[list[_Atom]]:
         axes = []
         for stride, extent in zip(_strides(shape), shape, strict=True):
             inside = [x for x in bounds if stride <= x <= stride * extent]
-            steps = zip(inside, inside[1:], strict=False)
-            axes.append([_Atom(low, high // low) for low, high in steps][::-1])
+            steps = [_Atom(low, high // low) for low, high in pairwise(inside)]
+            axes.append(steps[::-1])
         return axes
 
     return split(a), split(b)
@@ -311,7 +323,8 @@ def _by_first_atom(after: list[list[_Atom]], stored: list[_Atom]) -> Layout:
 def _fit(
     candidate: Layout, after: list[list[_Atom]], stored: list[_Atom]
 ) -> Layout | None:
-    """`candidate` with the orders that `stored` implies; None where an axis would be torn apart."""
+    """`candidate` with the orders that `stored` implies; None where an axis would be
+    torn apart."""
     place = {atom: i for i, atom in enumerate(stored)}
     sequence: list[_Atom] = []
     orders: list[Order] = [()] * len(after)

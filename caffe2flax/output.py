@@ -25,8 +25,9 @@ def write_files(
 ) -> tuple[Path, ...]:
     """Writes `stem.py` and, with weights, `stem.safetensors` into `directory`.
 
-    Both are written beside their targets first and renamed when both are complete, so a fault
-    leaves what was there. FileExistsError where a target exists and `force` is not given.
+    Both are written beside their targets first and renamed when both are complete, so a
+    fault leaves what was there. FileExistsError where a target exists and `force` is
+    not given.
     """
     targets: dict[Path, Callable[[IO[bytes]], object]] = {
         directory / f"{stem}.py": lambda stream: stream.write(source.encode())

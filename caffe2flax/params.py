@@ -1,7 +1,7 @@
 """Reading a layer's parameters so that no field goes unread.
 
-Every silent fault of older converters is a field that nobody read. `Params` knows which fields were
-asked for; `close` makes each of the others an error at its own line.
+Every silent fault of older converters is a field that nobody read. `Params` knows which
+fields were asked for; `close` makes each of the others an error at its own line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T", bool, int, float, str)
 
 INT32 = 2**31
 _INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
-_WORDS = {
+_WORDS: dict[type, dict[str, bool | float]] = {
     bool: {"true": True, "false": False, "True": True, "False": False}
     | {"t": True, "f": False, "1": True, "0": False},
     float: {"inf": float("inf"), "nan": float("nan")}
@@ -29,10 +29,11 @@ _WORDS = {
 
 @dataclass(slots=True)
 class Params:
-    """The fields of one message, read by name; problems are collected, not raised, until `close`.
+    """The fields of one message, read by name; problems are collected, not raised,
+    until `close`.
 
-    `bottoms` and `tops` count the layer's blobs and `phase` is the net's: some parameters mean
-    something else, or nothing, depending on them.
+    `bottoms` and `tops` count the layer's blobs and `phase` is the net's: some
+    parameters mean something else, or nothing, depending on them.
     """
 
     name: str
@@ -76,8 +77,8 @@ class Params:
         return tuple(self._convert(f, type_()) for f in self._fields(name))
 
     def choice(self, name: str, *words: str, default: str | None = None) -> str:
-        """An enum field, by word or number; `words` in the order of their numbers, the first of
-        them the default unless another is named."""
+        """An enum field, by word or number; `words` in the order of their numbers, the
+        first of them the default unless another is named."""
         found = self._single(name)
         if found is None:
             return words[0] if default is None else default
@@ -172,7 +173,8 @@ class Params:
 
 
 def _convert(value: Scalar, type_: type[T]) -> T | None:
-    """`value` as `type_` by the rules of protobuf's text format; None where they refuse it."""
+    """`value` as `type_` by the rules of protobuf's text format; None where they refuse
+    it."""
     if type_ is str:
         return type_(value.text) if value.kind == "string" else None
     if value.kind == "string":

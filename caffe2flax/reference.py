@@ -1,7 +1,8 @@
-"""The graph run layer by layer in numpy float64: what Caffe computes, told a second way.
+"""The graph run layer by layer in numpy float64: what Caffe computes, told a second
+way.
 
-Independent of the generated code: each layer's `reference` is written from Caffe's definition, and
-nothing here knows of layouts or of XLA.
+Independent of the generated code: each layer's `reference` is written from Caffe's
+definition, and nothing here knows of layouts or of XLA.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ Arity = int | tuple[int, int | None]
 
 
 class Blob(NamedTuple):
-    """A weight blob that the layer wants: its shape in Caffe's axes and how Caffe fills it."""
+    """A weight blob that the layer wants: its shape in Caffe's axes and how Caffe fills
+    it."""
 
     shape: Shape
     filler: Filler
@@ -51,7 +52,8 @@ class Layouts(NamedTuple):
 class Site:
     """Where generated code calls a layer.
 
-    `module` is the attribute that holds its nnx module; `args` the expressions of its inputs.
+    `module` is the attribute that holds its nnx module; `args` the expressions of its
+    inputs.
     """
 
     inputs: tuple[Operand, ...]
@@ -59,7 +61,8 @@ class Site:
     module: str = ""
     args: tuple[str, ...] = ()
     initialise: bool = False
-    """Whether the prototxt's fillers go into the source: they do where there are no weights."""
+    """Whether the prototxt's fillers go into the source: they do where there are no
+    weights."""
 
     @property
     def x(self) -> str:
@@ -88,8 +91,8 @@ class Site:
 class Layer(ABC):
     """A Caffe layer with its parameters; subclasses are frozen dataclasses.
 
-    All shapes are in Caffe's axis order. The defaults here are right, if not the fastest, for a
-    layer that works on arrays in Caffe's order and has no weights.
+    All shapes are in Caffe's axis order. The defaults here are right, if not the
+    fastest, for a layer that works on arrays in Caffe's order and has no weights.
     """
 
     __slots__ = ()
@@ -101,9 +104,11 @@ class Layer(ABC):
     source: ClassVar[bool] = False
     """Its tops are inputs of the module."""
     training_data: ClassVar[bool] = False
-    """A source that reads from disk: labels from it do not outlive the losses in TEST."""
+    """A source that reads from disk: labels from it do not outlive the losses in
+    TEST."""
     metric: ClassVar[bool] = False
-    """A loss or a score: in TEST it is left out where its labels come from a data layer."""
+    """A loss or a score: in TEST it is left out where its labels come from a data
+    layer."""
     ends_section: ClassVar[bool] = False
     """A blank line follows in generated code."""
     in_place: ClassVar[bool] = True
@@ -113,7 +118,8 @@ class Layer(ABC):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        """The layer with the fields of its parameter message. Raises ConversionError."""
+        """The layer with the fields of its parameter message. Raises
+        ConversionError."""
         return cls()
 
     @abstractmethod
@@ -125,8 +131,8 @@ class Layer(ABC):
         return ()
 
     def names(self) -> tuple[str, ...]:
-        """The variable of the nnx module that holds each weight blob by itself, "" where none
-        does; needed only to share a blob between layers."""
+        """The variable of the nnx module that holds each weight blob by itself, ""
+        where none does; needed only to share a blob between layers."""
         return ()
 
     def layouts(self, *inputs: Operand) -> Layouts:
@@ -156,11 +162,13 @@ class Layer(ABC):
         """What Caffe computes, in float64 and Caffe's axis order."""
 
     def fold(self, following: Layer) -> Layer | None:
-        """One layer that does the work of this and the one behind it, if there is one."""
+        """One layer that does the work of this and the one behind it, if there is
+        one."""
         return None
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding | None:
-        """For a windowed layer, how its pads are to be emitted for an input of `shape`."""
+        """For a windowed layer, how its pads are to be emitted for an input of
+        `shape`."""
         return None
 
     def with_padding(self, padding: Padding) -> Layer:
@@ -188,8 +196,8 @@ L = TypeVar("L", bound=type[Layer])
 
 
 def layer(type_: str, *parameters: str) -> Callable[[L], L]:
-    """Registers a class as the layer type `type_`, whose parameters stand in the messages
-    `parameters`. ValueError where the type is taken."""
+    """Registers a class as the layer type `type_`, whose parameters stand in the
+    messages `parameters`. ValueError where the type is taken."""
 
     def register(cls: L) -> L:
         if type_ in LAYERS:
@@ -215,7 +223,8 @@ def check_arity(what: str, arity: Arity, count: int) -> None:
 
 
 def canonical_axis(axis: int, rank: int, name: str = "axis") -> int:
-    """A non-negative axis of a blob with `rank` axes. Raises ConversionError as Caffe aborts."""
+    """A non-negative axis of a blob with `rank` axes. Raises ConversionError as Caffe
+    aborts."""
     if not -rank <= axis < rank:
         raise ConversionError(
             f"{name} {axis} is out of range for a blob of {rank} axes"
@@ -236,7 +245,8 @@ def unless(value: object, default: object) -> str | None:
 
 
 def literal(value: object) -> str:
-    """`value` as Python source: strings escaped to ASCII, floats as short as they read back."""
+    """`value` as Python source: strings escaped to ASCII, floats as short as they read
+    back."""
     if isinstance(value, str):
         return ascii(value)
     if isinstance(value, float) and not np.isfinite(value):

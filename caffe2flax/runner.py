@@ -1,10 +1,11 @@
-"""The generated module, live: the only part of the converter that imports jax, and lazily."""
+"""The generated module, live: the only part of the converter that imports jax, and
+lazily."""
 
 from __future__ import annotations
 
 import inspect
 import linecache
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-def instantiate(conversion: Conversion) -> nnx.Module:
+def instantiate(conversion: Conversion) -> Any:
     """The module of `conversion` with its weights, in eval mode."""
     from flax import nnx
 
     cls = _load_class(conversion.name, conversion.source)
-    if "rngs" not in inspect.signature(cls.__init__).parameters:
+    if "rngs" not in _parameters(cls, "__init__"):
         return cls()
     if conversion.weights is None:
         model = cls(rngs=nnx.Rngs(0))
@@ -42,22 +43,26 @@ def instantiate(conversion: Conversion) -> nnx.Module:
     return model
 
 
-def _load_class(name: str, source: str) -> type[nnx.Module]:
+def _load_class(name: str, source: str) -> Callable[..., Any]:
     """Runs our own generated source; its lines show in tracebacks."""
     file = f"<{name.lower()}.py>"
     module = ModuleType(name.lower())
     module.__file__ = file
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     exec(compile(source, file, "exec"), module.__dict__)
-    found: type[nnx.Module] = module.__dict__[name]
+    found: Callable[..., Any] = module.__dict__[name]
     return found
+
+
+def _parameters(cls: object, method: str) -> Collection[str]:
+    return inspect.signature(getattr(cls, method)).parameters
 
 
 def execute(
     conversion: Conversion, inputs: Mapping[str, Array], blobs: Sequence[str]
 ) -> dict[str, Array]:
-    """Outputs, or the named blobs, in Caffe's axis order. Raises ConversionError for inputs that
-    the net lacks, that are missing, or that have another shape."""
+    """Outputs, or the named blobs, in Caffe's axis order. Raises ConversionError for
+    inputs that the net lacks, that are missing, or that have another shape."""
     import jax
     from flax import nnx
 
@@ -67,7 +72,7 @@ def execute(
     options: dict[str, Any] = {}
     if graph.phase == "TRAIN":
         model.train()
-    if "rngs" in inspect.signature(type(model).__call__).parameters:
+    if "rngs" in _parameters(type(model), "__call__"):
         options["rngs"] = nnx.Rngs(0)
     result = jax.jit(lambda m, x, o: m(*x, **o))(model, arguments, options)
     outputs, taps = result if graph.taps else (result, {})

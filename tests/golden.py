@@ -62,7 +62,9 @@ class Case:
 def cases(folder: str) -> list[Case]:
     """The cases of a folder below fixtures/."""
     path = FIXTURES / folder
-    return [Case(path, facts) for facts in json.loads((path / "index.json").read_text())]
+    return [
+        Case(path, facts) for facts in json.loads((path / "index.json").read_text())
+    ]
 
 
 def part(arrays: Arrays, prefix: str) -> Arrays:
@@ -75,8 +77,8 @@ def part(arrays: Arrays, prefix: str) -> Arrays:
 
 
 def distance(ours: np.ndarray, caffe: np.ndarray) -> float:
-    """max |ours - Caffe| / max(1e-6, max |Caffe|); infinite where shapes, NaN or infinities
-    differ."""
+    """max |ours - Caffe| / max(1e-6, max |Caffe|); infinite where shapes, NaN or
+    infinities differ."""
     if ours.shape != caffe.shape:
         return float("inf")
     finite = np.isfinite(caffe)
@@ -98,8 +100,9 @@ def evaluate_reference(case: Case) -> Arrays:
 
 
 def gradients(case: Case) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-    """Input and parameter gradients of the generated module beside those that Caffe gives:
-    (inputs, Caffe's inputs, parameters, Caffe's parameters), parameters by variable name."""
+    """Input and parameter gradients of the generated module beside those that Caffe
+    gives: (inputs, Caffe's inputs, parameters, Caffe's parameters), parameters by
+    variable name."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -131,7 +134,10 @@ def gradients(case: Case) -> tuple[Arrays, Arrays, Arrays, Arrays]:
         v.blob: np.asarray(g).transpose(np.argsort(graph.layouts[v].axes))
         for v, g in zip(graph.arguments, of_args, strict=True)
     }
-    flat = {".".join(map(str, k)): np.asarray(v[...]) for k, v in nnx.to_flat_state(of_state)}
+    flat = {
+        ".".join(map(str, k)): np.asarray(v[...])
+        for k, v in nnx.to_flat_state(of_state)
+    }
     return ours, part(caffe, "indiff:"), flat, _parameters(conversion, caffe)
 
 
@@ -167,8 +173,6 @@ def _parameters(conversion: Conversion, caffe: Arrays) -> Arrays:
             slot = slots[int(index)]
             diffs[slot.owner, slot.index] = diff.reshape(slot.shape)
     blobs = {k: diffs.get(k, np.zeros_like(b)) for k, b in conversion.blobs.items()}
-    module = emit(
-        graph, conversion.name, initialise=False, origin="", version=""
-    )
+    module = emit(graph, conversion.name, initialise=False, origin="", version="")
     assert library() is not None
     return variables(graph, module, blobs)

@@ -1,4 +1,5 @@
-"""The classic networks: every blob against Caffe's fingerprint, and the module as a user has it."""
+"""The classic networks: every blob against Caffe's fingerprint, and the module as a
+user has it."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def write_seeded(net: Path, target: Path) -> Path:
     message = prototxt.read(net)
     types = {}
     for layer in message.all("layer"):
-        name, type_ = (next(layer.value.all(key)).value.text for key in ("name", "type"))
+        name, type_ = (
+            next(layer.value.all(key)).value.text for key in ("name", "type")
+        )
         types[name] = type_
     with target.open("wb") as stream:
         for name, weights in read_graph(net).slots.items():
@@ -85,7 +88,9 @@ def written(network: tuple[Path, Path]) -> tuple[Path, str]:
 def inputs(net: Path) -> dict[str, np.ndarray]:
     graph = read_graph(net)
     seeded = _seeded()
-    return {v.blob: seeded.seeded_input(v.blob, graph.shapes[v]) for v in graph.arguments}
+    return {
+        v.blob: seeded.seeded_input(v.blob, graph.shapes[v]) for v in graph.arguments
+    }
 
 
 def golden(net: Path) -> dict[str, np.ndarray]:
@@ -115,7 +120,8 @@ def test_every_blob(network: tuple[Path, Path]) -> None:
 def test_module_as_written(
     network: tuple[Path, Path], written: tuple[Path, str]
 ) -> None:
-    """The file, imported by itself and called as the README says, gives Caffe's output."""
+    """The file, imported by itself and called as the README says, gives Caffe's
+    output."""
     net, _ = network
     path, name = written
     model = getattr(_import(path), name).from_pretrained()

@@ -10,11 +10,12 @@ from functools import cache
 def _ruff() -> str:
     from ruff import find_ruff_bin
 
-    return find_ruff_bin()
+    return str(find_ruff_bin())
 
 
 def format_source(source: str) -> str:
-    """`source` in ruff's default style, whatever configuration the user's folder has."""
+    """`source` in ruff's default style, whatever configuration the user's folder
+    has."""
     done = subprocess.run(
         [_ruff(), "format", "--isolated", "--no-cache", "--quiet", "-"],
         input=source,

@@ -20,7 +20,8 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """All of `ops/`: definitions in reading order, and which import binds each other name."""
+    """All of `ops/`: definitions in reading order, and which import binds each other
+    name."""
 
     definitions: Mapping[str, Definition]
     imports: Mapping[str, str]

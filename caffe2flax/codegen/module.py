@@ -18,7 +18,8 @@ from caffe2flax.registry import Site, literal
 class Module:
     """A generated class before it is formatted.
 
-    `attributes` names the attribute that holds each node's nnx module, by the node's number.
+    `attributes` names the attribute that holds each node's nnx module, by the node's
+    number.
     """
 
     source: str
@@ -73,10 +74,7 @@ class _Emitter:
         parts = [f'"""{docstring}"""', self._imports(body), body]
         definitions = self.library.needed(body)
         if definitions:
-            parts.append(
-                "# Operations that Flax lacks, or that XLA lowers better this way.\n\n\n"
-                + "\n\n\n".join(d.source for d in definitions)
-            )
+            parts.append("\n\n\n".join((OPERATIONS, *(d.source for d in definitions))))
         return Module("\n\n\n".join(parts) + "\n", self.attributes, self.sites)
 
     def _axis_order(self) -> str:
@@ -176,7 +174,8 @@ class _Emitter:
         )
 
     def _nests(self, node: Node, following: tuple[Node, ...]) -> bool:
-        """Whether an in-place layer is all that reads this output: then the call goes inside."""
+        """Whether an in-place layer is all that reads this output: then the call goes
+        inside."""
         if len(node.outputs) != 1 or len(following) != 1:
             return False
         value = node.outputs[0]
@@ -265,7 +264,8 @@ class _Emitter:
         return f"tuple[{output}, dict[str, Array]]" if self.graph.taps else output
 
     def _result(self, statements: list[_Statement]) -> str:
-        """What is returned; the last statement goes into it where that is the only output."""
+        """What is returned; the last statement goes into it where that is the only
+        output."""
         outputs, taps = self.graph.outputs, self.graph.taps
         if len(outputs) == 1 and not taps:
             name = self.variables[outputs[0]]
@@ -310,7 +310,8 @@ WIDTH = 88
 
 
 def _commented(statement: str, comment: str) -> list[str]:
-    """The statement with its comment behind it, or above where that would break the line."""
+    """The statement with its comment behind it, or above where that would break the
+    line."""
     indent = " " * 8
     if not comment:
         return [f"{indent}{statement}"]
@@ -318,6 +319,8 @@ def _commented(statement: str, comment: str) -> list[str]:
     fits = len(line) <= WIDTH
     return [line] if fits else [f"{indent}# {comment}", f"{indent}{statement}"]
 
+
+OPERATIONS = "# Operations that Flax lacks, or that XLA lowers better this way."
 
 COMMON_ARGUMENTS = ", dtype=dtype, rngs=rngs)"
 

@@ -1,9 +1,10 @@
 """Caffe's names as Python identifiers.
 
-The rule, applied in the order of the file: every character outside A-Z a-z 0-9 _ becomes _;
-underscores at the front are dropped; a leading digit gets an `n` before it; nothing at all becomes
-`unnamed`; names over 60 characters are cut; a word that Python, or the module itself, uses already
-gets a _ behind it; a name that is taken gets _2, _3 and so on.
+The rule, applied in the order of the file: every character outside A-Z a-z 0-9 _
+becomes _; underscores at the front are dropped; a leading digit gets an `n` before it;
+nothing at all becomes `unnamed`; names over 60 characters are cut; a word that Python,
+or the module itself, uses already gets a _ behind it; a name that is taken gets _2, _3
+and so on.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ NNX_ATTRIBUTES = frozenset(
 
 
 def identifier(name: str) -> str:
-    """The first part of the rule: what `name` becomes where nothing stands against it."""
+    """The first part of the rule: what `name` becomes where nothing stands against
+    it."""
     word = re.sub(r"[^A-Za-z0-9_]", "_", name[: 4 * LONGEST]).lstrip("_")[:LONGEST]
     if word[:1].isdigit():
         word = f"n{word}"[:LONGEST]

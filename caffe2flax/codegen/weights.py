@@ -25,10 +25,11 @@ Progress = Callable[[int, int], None]
 
 
 def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str, ...]]:
-    """The graph's weight blobs out of `files`, laid over one another, and notes for the user.
+    """The graph's weight blobs out of `files`, laid over one another, and notes for the
+    user.
 
-    As in Caffe a layer is found by its name; blobs that no file holds keep their filler's
-    values. Raises ConversionError for every layer whose blobs do not fit.
+    As in Caffe a layer is found by its name; blobs that no file holds keep their
+    filler's values. Raises ConversionError for every layer whose blobs do not fit.
     """
     blobs: Blobs = {}
     problems: list[Problem] = []

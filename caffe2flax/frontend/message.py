@@ -1,7 +1,9 @@
-"""What both file formats are read into: a tree of named fields that remembers where each stood.
+"""What both file formats are read into: a tree of named fields that remembers where
+each stood.
 
-No schema is applied here. Unknown fields and layer types survive, so that whoever asks for a field
-decides what it may be (`caffe2flax.ir.Params`), and what nobody asked for can be reported.
+No schema is applied here. Unknown fields and layer types survive, so that whoever asks
+for a field decides what it may be (`caffe2flax.ir.Params`), and what nobody asked for
+can be reported.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ Kind = Literal["number", "word", "string"]
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A value as it was written: `0x4`, `2.`, `.875`, `-1e-3` are numbers; `MAX`, `true`, `inf`,
-    `-nan` are words; strings are unescaped, concatenated and decoded."""
+    """A value as it was written: `0x4`, `2.`, `.875`, `-1e-3` are numbers; `MAX`,
+    `true`, `inf`, `-nan` are words; strings are unescaped, concatenated and decoded."""
 
     kind: Kind
     text: str
@@ -27,7 +29,8 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """`name: value` or `name { ... }`; a list `name: [a, b]` is one Field for each element."""
+    """`name: value` or `name { ... }`; a list `name: [a, b]` is one Field for each
+    element."""
 
     name: str
     value: Scalar | Message

@@ -43,8 +43,8 @@ def filler(params: Params, name: str, value: float = 0.0) -> Filler:
 def per_axis(params: Params, name: str, short: str) -> tuple[int, ...]:
     """kernel, stride, pad: one number for all axes, one an axis, or `*_h` and `*_w`.
 
-    `name` is the repeated field, `short` the stem of the two others. Empty where nothing
-    is given.
+    `name` is the repeated field, `short` the stem of the two others. Empty where
+    nothing is given.
     """
     repeated = params.all(name, int)
     pair = [params.optional(f"{short}_{side}", int) for side in "hw"]
@@ -59,7 +59,8 @@ def per_axis(params: Params, name: str, short: str) -> tuple[int, ...]:
 def spread(
     values: tuple[int, ...], rank: int, default: int, name: str
 ) -> tuple[int, ...]:
-    """`values` for `rank` spatial axes. Raises ConversionError where the count is another."""
+    """`values` for `rank` spatial axes. Raises ConversionError where the count is
+    another."""
     if not values:
         return (default,) * rank
     if len(values) == 1:

@@ -40,13 +40,14 @@ class Relayout(Layer):
 
 
 def assign_layouts(graph: Graph) -> Graph:
-    """Gives every value its layout, with a Relayout node where one layer's is not the next's.
+    """Gives every value its layout, with a Relayout node where one layer's is not the
+    next's.
 
     Before: pool5 -> Reshape -> ...      (pool5 is N, H, W, C in generated code)
     After:  pool5 -> Relayout -> Reshape, only where the reshape has to move data
 
-    Inputs of four and more axes are channels last unless that costs a transpose that Caffe's
-    order saves. Outputs and taps always hold Caffe's order along each axis.
+    Inputs of four and more axes are channels last unless that costs a transpose that
+    Caffe's order saves. Outputs and taps always hold Caffe's order along each axis.
     """
     chosen = {value: _usual(graph, value) for value in graph.arguments}
     best = _Walk(graph).run(chosen)

@@ -8,7 +8,8 @@ from caffe2flax.ir import Graph
 
 
 def reconcile_padding(graph: Graph) -> Graph:
-    """Decides for every windowed layer what padding is emitted, and keeps it on the graph.
+    """Decides for every windowed layer what padding is emitted, and keeps it on the
+    graph.
 
     Before: Convolution(kernel 7, stride 2, pad 3)
     After:  the same with padding ((3, 3), (3, 3)), where SAME would have padded (2, 3)

@@ -21,14 +21,17 @@ MAX_AXES = 32
 
 
 def infer_shapes(graph: Graph) -> Graph:
-    """Gives every value its shape and every node its weight blobs, shared ones resolved.
+    """Gives every value its shape and every node its weight blobs, shared ones
+    resolved.
 
     Before: conv1 = Convolution(data)
-    After:  conv1 (1, 96, 55, 55) = Convolution(data (1, 3, 227, 227)), weights (96, 3, 11, 11),
+    After:  conv1 (1, 96, 55, 55) = Convolution(data (1, 3, 227, 227)), weights (96, 3,
+    11, 11),
             (96,)
 
-    The net is walked a second time with a scaled batch, which tells the extents that follow
-    the batch from constants. Raises ConversionError with the problems of all layers.
+    The net is walked a second time with a scaled batch, which tells the extents that
+    follow the batch from constants. Raises ConversionError with the problems of all
+    layers.
     """
     problems: list[Problem] = []
     shapes = _sources(graph, problems)
@@ -71,7 +74,8 @@ def _check_size(
 
 
 def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
-    """Fills `shapes`; a node whose inputs failed is passed over in silence, being their fault."""
+    """Fills `shapes`; a node whose inputs failed is passed over in silence, being their
+    fault."""
     owners = _Owners()
     nodes = []
     for node in graph.nodes:
@@ -131,7 +135,8 @@ class _Owners:
 
 
 def _scaled(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
-    """Shapes under a scaled batch, for the largest set of inputs that can be scaled together."""
+    """Shapes under a scaled batch, for the largest set of inputs that can be scaled
+    together."""
     arguments = [value for value in graph.arguments if shapes[value]]
     if not arguments:
         return dict(shapes)
@@ -148,18 +153,20 @@ def _scaled(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
             leading, *rest = shapes[value]
             scaled[value] = (leading * BATCH_SCALE, *rest)
         try:
-            return _propagate(graph, scaled)
+            return _propagate(graph, shapes, scaled)
         except ConversionError:
             continue
     return dict(shapes)
 
 
-def _propagate(graph: Graph, shapes: Shapes) -> Shapes:
+def _propagate(graph: Graph, shapes: Mapping[Value, Shape], scaled: Shapes) -> Shapes:
+    """Fills `scaled`. Raises ConversionError where a layer refuses, or where the batch
+    would change the shape of a weight."""
     for node in graph.nodes:
-        outputs = node.layer.infer(*(shapes[value] for value in node.inputs))
-        blobs = node.layer.blobs(*(shapes[value] for value in node.inputs))
-        if tuple(blob.shape for blob in blobs) != tuple(w.shape for w in node.weights):
-            if node.weights:
-                raise ConversionError("weights cannot follow the batch")
-        shapes.update(zip(node.outputs, outputs, strict=True))
-    return shapes
+        inputs = [scaled[value] for value in node.inputs]
+        outputs = node.layer.infer(*inputs)
+        usual = node.layer.blobs(*(shapes[value] for value in node.inputs))
+        if node.layer.blobs(*inputs) != usual:
+            raise ConversionError("weights cannot follow the batch")
+        scaled.update(zip(node.outputs, outputs, strict=True))
+    return scaled

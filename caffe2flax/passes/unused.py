@@ -15,9 +15,9 @@ def drop_unused(graph: Graph) -> Graph:
     Before: data, label = Data; fc8 = ...(data); loss = SoftmaxWithLoss(fc8, label)
     After:  data = Data; fc8 = ...(data), and fc8 is an output.
 
-    Labels are blobs that a data layer reads from disk and that reach the loss through no
-    layer with weights. A loss whose labels come from an Input stays, and so does one that
-    is tapped.
+    Labels are blobs that a data layer reads from disk and that reach the loss through
+    no layer with weights. A loss whose labels come from an Input stays, and so does one
+    that is tapped.
     """
     nodes = [node for node in graph.nodes if node.outputs]
     silent = [node for node in graph.nodes if not node.outputs]
@@ -37,8 +37,8 @@ def drop_unused(graph: Graph) -> Graph:
 
 
 def _labels(graph: Graph) -> set[Value]:
-    """Values that come from data layers through layers without weights, and whose sources
-    no layer with weights reads."""
+    """Values that come from data layers through layers without weights, and whose
+    sources no layer with weights reads."""
     sources = [node for node in graph.inputs if node.layer.training_data]
     origin: dict[Value, set[Value]] = {
         value: {value} for node in sources for value in node.outputs
