@@ -132,7 +132,8 @@ def load(
     """The converted net as a live module in eval mode; options as for `convert`."""
     from caffe2flax.runner import instantiate
 
-    return instantiate(convert(prototxt, weights, **options))
+    model: nnx.Module = instantiate(convert(prototxt, weights, **options))
+    return model
 
 
 def run(

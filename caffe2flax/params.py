@@ -18,13 +18,10 @@ T = TypeVar("T", bool, int, float, str)
 
 INT32 = 2**31
 _INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
-_WORDS: dict[type, dict[str, bool | float]] = {
-    bool: {"true": True, "false": False, "True": True, "False": False}
-    | {"t": True, "f": False, "1": True, "0": False},
-    float: {"inf": float("inf"), "nan": float("nan")}
-    | {"infinity": float("inf"), "-inf": float("-inf"), "-infinity": float("-inf")}
-    | {"-nan": float("nan")},
-}
+_BOOLS = {"true": True, "True": True, "t": True, "1": True}
+_BOOLS |= {"false": False, "False": False, "f": False, "0": False}
+_FLOATS = {"inf": float("inf"), "infinity": float("inf"), "nan": float("nan")}
+_FLOATS |= {f"-{word}": -value for word, value in _FLOATS.items()}
 
 
 @dataclass(slots=True)
@@ -184,10 +181,12 @@ def _convert(value: Scalar, type_: type[T]) -> T | None:
             return None
         number = _integer(value.text)
         return type_(number) if -INT32 <= number < 2 * INT32 else None
-    word = _WORDS[type_].get(value.text if type_ is bool else value.text.lower())
-    if word is not None:
-        return type_(word)
-    if type_ is bool or value.kind != "number":
+    if type_ is bool:
+        known = _BOOLS.get(value.text)
+        return None if known is None else type_(known)
+    if value.text.lower() in _FLOATS:
+        return type_(_FLOATS[value.text.lower()])
+    if value.kind != "number":
         return None
     try:
         return type_(float(value.text.rstrip("fF")))

@@ -16,8 +16,6 @@ from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.ir import Graph, Value
 
 if TYPE_CHECKING:
-    from flax import nnx
-
     from caffe2flax.api import Conversion
 
 Array = NDArray[Any]
