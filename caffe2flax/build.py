@@ -169,6 +169,7 @@ class _Builder:
     ) -> Layer | None:
         cls = LAYERS.get(type_)
         if cls is None:
+            params.ignore(*(f.name for f in _message(params).fields))
             if not type_:
                 params.error(None, "the layer has no type")
                 return None
