@@ -1,4 +1,5 @@
-"""What is wrong with an input is said at once, with its place, and nothing is written."""
+"""What is wrong with an input is said at once, with its place, and nothing is
+written."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ BAD = {
     "unknown type": (
         edited(("Convolution", "Convolutoin")),
         [
-            "7:16: error: layer type Convolutoin is not supported; did you mean Convolution?"
+            "7:16: error: layer type Convolutoin is not supported; did you mean "
+            "Convolution?"
         ],
     ),
     "all unknown types, each once": (
