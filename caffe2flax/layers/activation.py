@@ -8,8 +8,22 @@ from typing import Self
 
 import numpy as np
 
+from caffe2flax.errors import ConversionError
+from caffe2flax.layers._affine import Cover, along, arranged, initializer
+from caffe2flax.layers._fields import filler
+from caffe2flax.layers.fillers import Filler
+from caffe2flax.layout import Shape
 from caffe2flax.params import Params
-from caffe2flax.registry import Array, Elementwise, Site, layer
+from caffe2flax.registry import (
+    Array,
+    Blob,
+    Elementwise,
+    Site,
+    arguments,
+    layer,
+    literal,
+    unless,
+)
 
 
 @layer("ReLU", "relu_param")
@@ -27,34 +41,208 @@ class ReLU(Elementwise):
     def call(self, at: Site) -> str:
         if not self.negative_slope:
             return f"nnx.relu({at.x})"
-        return f"nnx.leaky_relu({at.x}, {self.negative_slope})"
+        return f"leaky_relu({at.x}, {literal(self.negative_slope)})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
         return np.maximum(x, 0) + self.negative_slope * np.minimum(x, 0)
 
 
-@layer("Dropout", "dropout_param")
+@layer("PReLU", "prelu_param")
 @dataclass(frozen=True, slots=True)
-class Dropout(Elementwise):
-    """x at test; in training x * mask / (1 - dropout_ratio)."""
+class PReLU(Elementwise):
+    """max(x, 0) + slope * min(x, 0), a learned slope a channel or one for all."""
 
-    ratio: float = 0.5
+    shared: bool = False
+    filler: Filler = Filler("constant", value=0.25)
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        ratio = params.get("dropout_ratio", 0.5)
-        if not 0 < ratio < 1:
-            params.error(
-                "dropout_ratio", f"dropout_ratio {ratio} is not between 0 and 1"
-            )
-        return cls(ratio)
+        return cls(
+            params.get("channel_shared", False), filler(params, "filler", value=0.25)
+        )
+
+    @property
+    def _cover(self) -> Cover:
+        return Cover(1, 0 if self.shared else 1)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if not 2 <= len(inputs[0]) <= 4:
+            raise ConversionError(f"PReLU needs a blob of 2 to 4 axes, not {inputs[0]}")
+        return inputs
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        return (Blob(self._cover.shape(inputs[0]), self.filler),)
+
+    def names(self) -> tuple[str, ...]:
+        return ("negative_slope",)
 
     def build(self, at: Site) -> str:
-        return f"nnx.Dropout({self.ratio})"
+        shape, lacking = arranged(at.input, *self._cover.of(at.input.shape))
+        (blob,) = self.blobs(at.input.shape)
+        usual = Filler("constant", value=0.25)
+        init = initializer(at.initialise, self.filler, blob.shape, usual)
+        return "PReLU({})".format(
+            arguments(
+                literal(shape),
+                *([literal(lacking)] if lacking else []),
+                slope_init=init,
+                rngs="rngs",
+            )
+        )
 
     def call(self, at: Site) -> str:
-        return f"{at.module}({at.x}, rngs=rngs)"
+        return f"{at.module}({at.x})"
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        return {"negative_slope": at.input.arrange_blob(blobs[0], 1)}
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        return inputs[0]
+        (x,) = inputs
+        slope = blobs[0] if self.shared else along(blobs[0], x, 1)
+        top: Array = np.maximum(x, 0) + slope * np.minimum(x, 0)
+        return top
+
+
+@layer("ELU", "elu_param")
+@dataclass(frozen=True, slots=True)
+class ELU(Elementwise):
+    """max(x, 0) + alpha * (exp(min(x, 0)) - 1)."""
+
+    alpha: float = 1.0
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        return cls(params.get("alpha", 1.0))
+
+    def call(self, at: Site) -> str:
+        return f"nnx.elu({arguments(at.x, alpha=unless(self.alpha, 1.0))})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        return np.maximum(x, 0) + self.alpha * np.expm1(np.minimum(x, 0))
+
+
+@layer("Sigmoid", "sigmoid_param")
+@dataclass(frozen=True, slots=True)
+class Sigmoid(Elementwise):
+    """1 / (1 + exp(-x))."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("engine")
+        return cls()
+
+    def call(self, at: Site) -> str:
+        return f"nnx.sigmoid({at.x})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        return _sigmoid(inputs[0])
+
+
+@layer("TanH", "tanh_param")
+@dataclass(frozen=True, slots=True)
+class TanH(Elementwise):
+    """tanh(x)."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("engine")
+        return cls()
+
+    def call(self, at: Site) -> str:
+        return f"jnp.tanh({at.x})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        return np.tanh(inputs[0])
+
+
+@layer("AbsVal")
+@dataclass(frozen=True, slots=True)
+class AbsVal(Elementwise):
+    """|x|."""
+
+    in_place = False
+
+    def call(self, at: Site) -> str:
+        return f"absolute({at.x})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        return np.abs(inputs[0])
+
+
+@layer("BNLL")
+@dataclass(frozen=True, slots=True)
+class BNLL(Elementwise):
+    """log(1 + exp(x))."""
+
+    def call(self, at: Site) -> str:
+        return f"nnx.softplus({at.x})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        return np.logaddexp(inputs[0], 0)
+
+
+@layer("Swish", "swish_param")
+@dataclass(frozen=True, slots=True)
+class Swish(Elementwise):
+    """x / (1 + exp(-beta * x))."""
+
+    beta: float = 1.0
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        return cls(params.get("beta", 1.0))
+
+    def call(self, at: Site) -> str:
+        if self.beta == 1:
+            return f"nnx.swish({at.x})"
+        return f"scaled_swish({at.x}, {literal(self.beta)})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        return x * _sigmoid(self.beta * x)
+
+
+@layer("Clip", "clip_param")
+@dataclass(frozen=True, slots=True)
+class Clip(Elementwise):
+    """max(min(x, max), min)."""
+
+    min: float
+    max: float
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        return cls(params.require("min", float), params.require("max", float))
+
+    def call(self, at: Site) -> str:
+        return f"clip({at.x}, {literal(self.min)}, {literal(self.max)})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        return np.maximum(np.minimum(inputs[0], self.max), self.min)
+
+
+@layer("Threshold", "threshold_param")
+@dataclass(frozen=True, slots=True)
+class Threshold(Elementwise):
+    """1 where x > threshold, else 0."""
+
+    threshold: float = 0.0
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        return cls(params.get("threshold", 0.0))
+
+    def call(self, at: Site) -> str:
+        return f"exceeds({at.x}, {literal(self.threshold)})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        # Caffe compares with the float32 that the field holds.
+        return (inputs[0] > np.float32(self.threshold)).astype(np.float64)
+
+
+def _sigmoid(x: Array) -> Array:
+    # tanh does not overflow, at the price of digits far below 1e-5.
+    half: Array = 0.5 * np.tanh(0.5 * x) + 0.5
+    return half

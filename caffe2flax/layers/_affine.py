@@ -1,0 +1,100 @@
+"""Weight blobs and second bottoms that lie on some axes of a blob."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.layers.fillers import Filler
+from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import Array, Layouts, canonical_axis
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """The axes of a blob that another lies on: `count` from `first` on, -1 for all."""
+
+    first: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        """Reads `axis` and `num_axes`; a second bottom's rank overrides the latter."""
+        first, count = params.get("axis", 1), params.get("num_axes", 1)
+        if params.bottoms == 1 and count < -1:
+            params.error("num_axes", f"num_axes must be -1 or more, not {count}")
+        return cls(first, count)
+
+    def of(self, shape: Shape) -> tuple[int, int]:
+        """First axis and end. Raises ConversionError where `shape` lacks them."""
+        start = canonical_axis(self.first, len(shape))
+        end = len(shape) if self.count < 0 else start + self.count
+        if end > len(shape):
+            raise ConversionError(
+                f"axis {self.first} and {self.count} axes from there on exceed a blob "
+                f"of {len(shape)} axes"
+            )
+        return start, end
+
+    def shape(self, shape: Shape) -> Shape:
+        """The extents of the covered axes."""
+        start, end = self.of(shape)
+        return shape[start:end]
+
+    def second(self, shape: Shape, other: Shape) -> Cover:
+        """Where a second bottom of shape `other` lies. Raises ConversionError."""
+        cover = Cover(self.first if other else 0, len(other))
+        start, end = cover.of(shape) if other else (0, 0)
+        if shape[start:end] != other:
+            raise ConversionError(
+                f"the second bottom {other} does not fit the axes {start} to "
+                f"{end - 1} of {shape}"
+            )
+        return cover
+
+
+def arranged(x: Operand, start: int, end: int) -> tuple[Shape, Shape]:
+    """The extents of Caffe's axes `start` to `end` in emitted order, and the emitted
+    axes that a blob on them lacks; none for a scalar, which fits anything."""
+    covered = [axis for axis in x.layout.axes if start <= axis < end]
+    lacking = [
+        i for i, axis in enumerate(x.layout.axes) if covered and axis not in covered
+    ]
+    return tuple(x.shape[axis] for axis in covered), tuple(lacking)
+
+
+def expanded(x: Operand, text: str, start: int, end: int) -> str:
+    """`text`, a blob on Caffe's axes `start` to `end`, as an operand beside x."""
+    _, lacking = arranged(x, start, end)
+    if not lacking:
+        return text
+    axes = lacking[0] if len(lacking) == 1 else lacking
+    return f"jnp.expand_dims({text}, {axes})"
+
+
+def joined(x: Operand, other: Operand, start: int) -> Layouts:
+    """Layouts in which `other` lies on x from axis `start` on; x is not transposed."""
+    end = start + len(other.shape)
+    clashes = [
+        axis
+        for axis in range(start, end)
+        if x.layout.orders[axis] != other.layout.orders[axis - start]
+    ]
+    mine = x.layout.plain(*clashes) if clashes else x.layout
+    axes = tuple(axis - start for axis in mine.axes if start <= axis < end)
+    theirs = Layout(axes, mine.orders[start:end])
+    return Layouts((mine, theirs), (mine,))
+
+
+def along(blob: Array, x: Array, start: int) -> Array:
+    """`blob` made to broadcast against x, lying on its axes from `start` on."""
+    rest = x.ndim - start - blob.ndim
+    return blob.reshape((1,) * start + blob.shape + (1,) * rest)
+
+
+def initializer(given: bool, filler: Filler, shape: Shape, usual: Filler) -> str | None:
+    """The source of a blob's initializer; None where none is `given` or it is the
+    `usual` one."""
+    return filler.initializer(shape) if given and filler != usual else None
