@@ -4,6 +4,7 @@ x is (N, *spatial, C), kernel is (*window, C / groups, out). `options` is what e
 `nnx.Conv` hands over: dilations, dimension_numbers, precision and so on.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,28 +22,66 @@ def grouped_conv(
     feature_group_count: int,
     **options: Any,
 ) -> Array:
-    """Convolution in groups; on CPU one for each group, 2 to 9 times faster there."""
+    """Convolution in groups.
 
-    def native(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            padding,
-            feature_group_count=feature_group_count,
-            **options,
-        )
+    x is (N, *spatial, C), kernel is (*window, C / groups, out). On CPU a convolution
+    for each group, 2 to 9 times faster there.
+    """
+
+    conv = functools.partial(
+        lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+    )
+    native = functools.partial(conv, feature_group_count=feature_group_count)
 
     def split(x: Array, kernel: Array) -> Array:
         channels = jnp.split(x, feature_group_count, axis=-1)
         kernels = jnp.split(kernel, feature_group_count, axis=-1)
-        tops = [
-            lax.conv_general_dilated(c, k, strides, padding, **options)
-            for c, k in zip(channels, kernels, strict=True)
-        ]
-        return jnp.concatenate(tops, axis=-1)
+        return jnp.concatenate(list(map(conv, channels, kernels)), axis=-1)
 
     y: Array = lax.platform_dependent(x, kernel, cpu=split, default=native)
+    return y
+
+
+def narrow_grouped_conv(
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    feature_group_count: int,
+    **options: Any,
+) -> Array:
+    """Convolution in many groups of few channels.
+
+    x is (N, *spatial, C), kernel is (*window, C / groups, out). On CPU neighbouring
+    groups make one of up to 32 channels, with zeros between them in the kernel: 2 to 8
+    times faster there, for finite x.
+    """
+    *window, channels, out = kernel.shape
+    most = max(1, 32 // channels)
+    merged = max(m for m in range(1, most + 1) if feature_group_count % m == 0)
+    groups = feature_group_count // merged
+
+    native = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=strides,
+        padding=padding,
+        feature_group_count=feature_group_count,
+        **options,
+    )
+
+    def blocks(x: Array, kernel: Array) -> Array:
+        ones = (1,) * len(window)
+        own = jnp.eye(merged, dtype=kernel.dtype).reshape(
+            *ones, merged, 1, 1, merged, 1
+        )
+        each = kernel.reshape(*window, 1, channels, groups, merged, -1)
+        kernel = (each * own).reshape(*window, merged * channels, out)
+        return grouped_conv(
+            x, kernel, strides, padding, feature_group_count=groups, **options
+        )
+
+    y: Array = lax.platform_dependent(x, kernel, cpu=blocks, default=native)
     return y
 
 
@@ -57,21 +96,19 @@ def depthwise_conv(
 ) -> Array:
     """y[n, i, o] = sum over w of x[n, i * stride + w - pad, o // m] * kernel[w, 0, o].
 
-    Each of the C channels makes m of its own, in its place, so kernel is
-    (*window, 1, C * m). On CPU a sum of shifted slices, 8 to 40 times faster there.
+    x is (N, *spatial, C), kernel is (*window, 1, C * m): each channel makes m of its
+    own, in its place. On CPU a sum of shifted slices, 8 to 40 times faster there.
     """
     window, out = kernel.shape[:-2], kernel.shape[-1]
     dtype = options.get("preferred_element_type") or x.dtype
 
-    def native(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            padding,
-            feature_group_count=feature_group_count,
-            **options,
-        )
+    native = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=strides,
+        padding=padding,
+        feature_group_count=feature_group_count,
+        **options,
+    )
 
     def shifted(x: Array, kernel: Array) -> Array:
         dilation = options.get("rhs_dilation") or (1,) * len(window)
@@ -93,7 +130,7 @@ def depthwise_conv(
         return sum(terms[1:], terms[0]).astype(dtype)
 
     if any(d != 1 for d in options.get("lhs_dilation") or ()):
-        return native(x, kernel)
+        return native(lhs=x, rhs=kernel)
     y: Array = lax.platform_dependent(x, kernel, cpu=shifted, default=native)
     return y
 
@@ -107,11 +144,13 @@ def pointwise_conv(
 ) -> Array:
     """Convolution with a window of 1: y[n, i] = x[n, i * stride - pad] @ kernel.
 
-    On CPU a matrix product, up to twice as fast there.
+    x is (N, *spatial, C), kernel is (*ones, C, out). On CPU one product of matrices,
+    up to twice as fast there.
     """
 
-    def native(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    native = functools.partial(
+        lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+    )
 
     def product(x: Array, kernel: Array) -> Array:
         x = pad_spatial(x, 0, kernel.shape[:-2], strides, padding)
@@ -126,7 +165,7 @@ def pointwise_conv(
         return rows.reshape(*x.shape[:-1], out)
 
     if any(d != 1 for d in options.get("lhs_dilation") or ()):
-        return native(x, kernel)
+        return native(lhs=x, rhs=kernel)
     y: Array = lax.platform_dependent(x, kernel, cpu=product, default=native)
     return y
 
