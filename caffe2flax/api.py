@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.build import build
@@ -17,7 +18,10 @@ from caffe2flax.codegen.module import emit
 from caffe2flax.codegen.names import Namespace
 from caffe2flax.codegen.weights import Blobs, Progress, collect, variables
 from caffe2flax.frontend import caffemodel, prototxt
+from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.rules import select
+from caffe2flax.frontend.schema import read_architecture
+from caffe2flax.frontend.sniff import is_binary
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 from caffe2flax.ir import Graph
 from caffe2flax.layers import register_all
@@ -89,21 +93,31 @@ def convert(
     taps: Sequence[str] | str = (),
 ) -> Conversion:
     """Converts a net: `prototxt` is a path or the text itself, `weights` a path or
-    several.
+    several. A weights file alone will do where it carries its net.
 
     phase, level, stages choose among the net's layers as Caffe does. input_shapes (in
     Caffe's axis order) replace those of the file. taps are blobs that the module
     returns beside its output; "all" is every blob. Raises ConversionError with every
     problem of the files.
     """
-    graph = read_graph(
+    return _convert(
         prototxt,
+        weights,
+        name,
         phase=phase,
         level=level,
         stages=stages,
         input_shapes=input_shapes,
         taps=taps,
     )
+
+
+def _convert(
+    prototxt: PathOrText, weights: Weights | None, name: str | None = None, **net: Any
+) -> Conversion:
+    graph = read_graph(prototxt, **net)
+    if weights is None and not _is_text(prototxt) and is_binary(prototxt):
+        weights = prototxt
     files = [caffemodel.read(path) for path in _paths(weights)]
     blobs, notes = collect(graph, files)
     class_name = Namespace(library().definitions).claim(name or graph.name)
@@ -156,7 +170,8 @@ def run(
         taps: Sequence[str] | str = ()
     else:
         taps = "all" if wanted == ["all"] else wanted
-    conversion = convert(prototxt, weights, taps=taps, **options)
+    at_hand = {blob: np.shape(array) for blob, array in inputs.items()}
+    conversion = _convert(prototxt, weights, taps=taps, at_hand=at_hand, **options)
     return execute(conversion, inputs, wanted)
 
 
@@ -167,19 +182,37 @@ def read_graph(
     level: int = 0,
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    at_hand: Mapping[str, Shape] | None = None,
     taps: Sequence[str] | str = (),
 ) -> Graph:
     """The graph of a prototxt, all passes run. Raises ConversionError."""
     register_all()
-    message = prototxt.parse(str(source)) if _is_text(source) else prototxt.read(source)
+    message, skipped = _read_net(source)
     net = upgrade(inline_net(message, phase=phase) or message)
     net = select(net, phase=phase, level=level, stages=stages)
     shapes: dict[str, Shape] = {
         blob: tuple(map(int, shape)) for blob, shape in (input_shapes or {}).items()
     }
     stem = "Net" if _is_text(source) else Path(source).stem
-    graph = build(net, phase=phase, input_shapes=shapes, taps=taps, name=stem)
-    return run_passes(graph)
+    graph = build(
+        net,
+        phase=phase,
+        input_shapes=shapes,
+        at_hand=at_hand,
+        taps=taps,
+        name=stem,
+    )
+    return run_passes(graph).with_notes(*skipped)
+
+
+def _read_net(source: PathOrText) -> tuple[Message, tuple[str, ...]]:
+    """The net of a prototxt, or the one inside a weights file, and notes on that."""
+    if _is_text(source):
+        return prototxt.parse(str(source)), ()
+    if not is_binary(source):
+        return prototxt.read(source), ()
+    found = read_architecture(source)
+    return found.net, tuple(f"passed over: {what}" for what in found.skipped)
 
 
 def _is_text(source: PathOrText) -> bool:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
-from caffe2flax.frontend.message import Message
+from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.ir import Graph, Node, Share, Value
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import LAYERS, PARAMETERS, Layer, check_arity
+from caffe2flax.transform import Transform, read_transform
 
 COMMON_FIELDS = (
     "name",
@@ -34,6 +35,7 @@ def build(
     *,
     phase: str = "TEST",
     input_shapes: Mapping[str, Shape] | None = None,
+    at_hand: Mapping[str, Shape] | None = None,
     taps: Sequence[str] | str = (),
     name: str = "",
 ) -> Graph:
@@ -42,9 +44,11 @@ def build(
     Raises ConversionError with the problems of all layers.
     """
     params = Params("the net", net, phase=phase)
-    params.ignore("layer", "force_backward", "state", "debug_info")
+    params.ignore("layer", "state", "debug_info")
     net_name = params.get("name", "") or name
-    builder = _Builder(phase)
+    builder = _Builder(
+        phase, _top_names(net), force_backward=params.get("force_backward", False)
+    )
     params.problems = builder.problems
     for found in params.subs("layer"):
         builder.add(found)
@@ -67,6 +71,8 @@ def build(
         blobs=dict(builder.latest),
         taps=tapped,
         input_shapes=overrides,
+        at_hand=dict(at_hand or {}),
+        transforms=builder.transforms,
         notes=tuple(builder.notes),
     )
 
@@ -74,6 +80,10 @@ def build(
 @dataclass(slots=True)
 class _Builder:
     phase: str
+    top_names: frozenset[str] = frozenset()
+    """The tops of the whole net."""
+    force_backward: bool = False
+    """Then gradients flow whatever propagate_down says."""
     nodes: list[Node] = field(default_factory=list)
     sources: list[Node] = field(default_factory=list)
     latest: dict[str, Value] = field(default_factory=dict)
@@ -82,6 +92,7 @@ class _Builder:
     unsupported: dict[str, list[Span]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    transforms: dict[str, Transform] = field(default_factory=dict)
     count: int = 0
 
     def add(self, params: Params) -> None:
@@ -93,11 +104,18 @@ class _Builder:
         name = params.get("name", "")
         type_ = params.get("type", "")
         bottoms, tops = params.all("bottom", str), params.all("top", str)
+        tops = tops or self._automatic_top(type_, name)
         inputs = self._connect(bottoms, name, params)
         outputs = self._produce(tops, bottoms, inputs, name, message.span)
+        params.transform = read_transform(params)
         layer = self._parse(params, type_, bottoms, tops)
         if layer is None:
             return
+        if params.transform is not None:
+            self._prepare(params.transform, tops[0] if tops else name)
+        downward = params.all("propagate_down", bool)
+        if downward and len(downward) != len(bottoms):
+            params.error("propagate_down", "give propagate_down once for each bottom")
         node = Node(
             name,
             layer,
@@ -107,11 +125,29 @@ class _Builder:
             number,
             shares=self._shares(params),
             loss_weights=self._loss_weights(params, layer, len(tops)),
-            propagate_down=params.all("propagate_down", bool),
+            propagate_down=() if self.force_backward else downward,
         )
-        if node.propagate_down and len(node.propagate_down) != len(bottoms):
-            params.error("propagate_down", "give propagate_down once for each bottom")
         (self.sources if layer.source else self.nodes).append(node)
+
+    def _prepare(self, transform: Transform, blob: str) -> None:
+        """Keeps what the caller has to do, for the module does not."""
+        self.transforms[blob] = transform
+        steps = transform.describe(self.phase)
+        if steps:
+            text = f"{blob}: Caffe's input is {steps}; the module takes it like that"
+            self.notes.append(text)
+
+    def _automatic_top(self, type_: str, name: str) -> tuple[str, ...]:
+        """In Caffe a loss without a top has one without a name. In training it has the
+        layer's name here: it would be lost otherwise."""
+        cls = LAYERS.get(type_)
+        if cls is None or not cls.default_loss or self.phase != "TRAIN":
+            return ()
+        top = name or type_
+        while top in self.top_names:
+            top += "_loss"
+        self.top_names |= {top}
+        return (top,)
 
     def _connect(
         self, bottoms: Sequence[str], name: str, params: Params
@@ -227,8 +263,11 @@ class _Builder:
         self, params: Params, layer: Layer, tops: int
     ) -> tuple[float, ...]:
         given = params.all("loss_weight", float)
-        if given and len(given) != tops:
-            params.error("loss_weight", "give loss_weight once for each top, or never")
+        automatic = 1 if layer.default_loss else 0
+        expected = 1 if layer.default_loss and not given else len(given)
+        if expected and expected != max(tops, automatic):
+            often = "" if layer.default_loss else ", or never"
+            params.error("loss_weight", f"give loss_weight once for each top{often}")
         return given or (layer.default_loss,) + (0.0,) * (tops - 1)
 
     def report_unsupported(self) -> None:
@@ -262,6 +301,12 @@ class _Builder:
     def outputs(self) -> tuple[Value, ...]:
         """What no layer reads, inputs included, in the order of the file."""
         return tuple(v for v in self.latest.values() if not self.reads[v])
+
+
+def _top_names(net: Message) -> frozenset[str]:
+    layers = [f.value for f in net.all("layer") if isinstance(f.value, Message)]
+    tops = [f.value for layer in layers for f in layer.all("top")]
+    return frozenset(top.text for top in tops if isinstance(top, Scalar))
 
 
 def _message(params: Params) -> Message:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from caffe2flax.layers.fillers import Filler
     from caffe2flax.layers.window import Padding
     from caffe2flax.registry import Layer
+    from caffe2flax.transform import Transform
 
 
 class Value(NamedTuple):
@@ -76,6 +77,25 @@ class Dropped:
     span: Span
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A group of nodes that occurs more than once, up to the values of its attributes.
+
+    name: the part of Caffe's names that its layers share. names and blobs: what is left
+    of the names of its nodes and of the values they make. Blocks with one `kind` have the
+    same layer types, wired alike.
+    """
+
+    name: str
+    stem: str
+    nodes: tuple[int, ...]
+    inputs: tuple[Value, ...]
+    output: Value
+    names: tuple[str, ...]
+    blobs: Mapping[Value, str]
+    kind: tuple[object, ...]
+
+
 def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
 
@@ -95,6 +115,8 @@ class Graph:
     taps: tuple[Value, ...] = ()
     input_shapes: Mapping[str, Shape] = field(default_factory=_empty)
     """Shapes that the caller gives to inputs, by blob."""
+    at_hand: Mapping[str, Shape] = field(default_factory=_empty)
+    """Shapes of arrays that will be fed: they count where nothing else says."""
     shapes: Mapping[Value, Shape] = field(default_factory=_empty)
     scaled: Mapping[Value, Shape] = field(default_factory=_empty)
     """The shapes under a batch scaled by `layout.BATCH_SCALE`."""
@@ -103,13 +125,19 @@ class Graph:
     layouts: Mapping[Value, Layout] = field(default_factory=_empty)
     padding: Mapping[str, Padding] = field(default_factory=_empty)
     """What was decided for each windowed layer."""
+    transforms: Mapping[str, Transform] = field(default_factory=_empty)
+    """How Caffe prepares images, by the blob that the layer makes of them."""
+    unread: frozenset[Value] = frozenset()
+    """Blobs of data layers that the net has no use for: labels at test."""
+    blocks: tuple[Block, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> tuple[Value, ...]:
         """What the module takes, in the prototxt's order."""
-        return tuple(value for node in self.inputs for value in node.outputs)
+        made = (value for node in self.inputs for value in node.outputs)
+        return tuple(value for value in made if value not in self.unread)
 
     @property
     def wanted(self) -> frozenset[Value]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.message import Field, Message, Scalar
+
+if TYPE_CHECKING:
+    from caffe2flax.transform import Transform
 
 T = TypeVar("T", bool, int, float, str)
 
@@ -40,6 +43,8 @@ class Params:
     phase: str = "TEST"
     in_place: bool = False
     """Whether a top of the layer is one of its bottoms."""
+    transform: Transform | None = None
+    """What the layer's `transform_param` says."""
     parent: Params | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -74,22 +79,23 @@ class Params:
         return tuple(self._convert(f, type_()) for f in self._fields(name))
 
     def choice(self, name: str, *words: str, default: str | None = None) -> str:
-        """An enum field, by word or number; `words` in the order of their numbers, the
-        first of them the default unless another is named."""
+        """An enum field, by word or number; `words` in the order of their numbers (""
+        for one without a word), the first the default unless another is named."""
         found = self._single(name)
         if found is None:
             return words[0] if default is None else default
         value = found.value
+        known = [word for word in words if word]
         if isinstance(value, Scalar) and value.kind != "string":
-            if value.text in words:
+            if value.text in known:
                 return value.text
-            if _INTEGER.fullmatch(value.text) and 0 <= _integer(value.text) < len(
-                words
-            ):
-                return words[_integer(value.text)]
-        hint = closest(_text(value), words)
+            if _INTEGER.fullmatch(value.text):
+                number = _integer(value.text)
+                if 0 <= number < len(words) and words[number]:
+                    return words[number]
+        hint = closest(_text(value), known)
         self.error(
-            name, f"{name} is one of {', '.join(words)}, not {_text(value)}{hint}"
+            name, f"{name} is one of {', '.join(known)}, not {_text(value)}{hint}"
         )
         return words[0] if default is None else default
 

@@ -103,6 +103,8 @@ class Layer(ABC):
     tops: ClassVar[Arity] = 1
     source: ClassVar[bool] = False
     """Its tops are inputs of the module."""
+    optional: ClassVar[bool] = False
+    """A source whose tops are inputs only where the net needs them."""
     training_data: ClassVar[bool] = False
     """A source that reads from disk: labels from it do not outlive the losses in
     TEST."""
@@ -125,6 +127,15 @@ class Layer(ABC):
     @abstractmethod
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         """Shapes of the tops. Raises ConversionError where Caffe aborts."""
+
+    def feed(self, top: int) -> Shape:
+        """The shape of one top of a source. ConversionError where nothing says."""
+        return self.infer()[top]
+
+    def files(self, *inputs: Shape) -> Mapping[str, Shape]:
+        """Arrays that Caffe reads from files of these names, with their shapes. Here
+        they are inputs of the module, and of the layer behind its bottoms."""
+        return {}
 
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
         """The weight blobs that Caffe makes for these bottoms."""
@@ -165,6 +176,11 @@ class Layer(ABC):
         """One layer that does the work of this and the one behind it, if there is
         one."""
         return None
+
+    def trim(self, top: Array) -> Array:
+        """A top without the rows that only fill up its fixed shape, for layers whose
+        number of rows follows from the data."""
+        return top
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding | None:
         """For a windowed layer, how its pads are to be emitted for an input of

@@ -82,6 +82,10 @@ def execute(
         name: np.asarray(x).transpose(np.argsort(layouts[name].axes))
         for name, x in found.items()
     }
+    for node in graph.nodes:
+        for name in known.keys() & {v.blob for v in node.outputs}:
+            if graph.blobs[name] in node.outputs:
+                known[name] = node.layer.trim(known[name])
     given = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
     if list(blobs) == ["outputs"]:
         return {v.blob: known[v.blob] for v in graph.outputs}
@@ -93,8 +97,9 @@ def execute(
 def _arguments(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
     problems = []
     names = [value.blob for value in graph.arguments]
+    unread = {value.blob for value in graph.unread}
     for name in inputs:
-        if name not in names:
+        if name not in names and name not in unread:
             text = f"{name!r} is no input of the net{closest(name, names)}"
             problems.append(Problem(text))
     arguments = []

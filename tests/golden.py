@@ -15,6 +15,7 @@ from caffe2flax.api import Conversion
 from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
 from caffe2flax.codegen.weights import variables
+from caffe2flax.frontend.caffemodel import read_binaryproto
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 Arrays = dict[str, np.ndarray]
@@ -51,9 +52,28 @@ class Case:
             return dict(archive)
 
     def inputs(self) -> Arrays:
-        return part(self.arrays(), "input:")
+        """What was fed; for data layers that read files, what they read."""
+        given = part(self.arrays(), "input:") | self.files()
+        read = (self.arrays().get(f"blob:{top}") for top in self.read_tops())
+        return given | {
+            top: blob
+            for top, blob in zip(self.read_tops(), read, strict=True)
+            if blob is not None
+        }
+
+    def files(self) -> Arrays:
+        """Matrices that the net names as files."""
+        text = self.prototxt.read_text(encoding="utf-8")
+        named = (p for p in self.folder.glob("*.binaryproto") if p.name in text)
+        return {path.name: np.squeeze(read_binaryproto(path)) for path in named}
+
+    def read_tops(self) -> list[str]:
+        return ["data", "label"] if self.facts["type"] == "HDF5Data" else []
 
     def convert(self, **options: Any) -> Conversion:
+        if self.read_tops():
+            shapes = {name: array.shape for name, array in self.inputs().items()}
+            options = {"input_shapes": shapes} | options
         return caffe2flax.convert(
             self.prototxt, self.weights, **(self.options | options)
         )

@@ -15,6 +15,7 @@ ORDER = (
     {"caffe2flax.layers.window", "caffe2flax.layers.fillers"},
     {"caffe2flax.layout"},
     {"caffe2flax.params"},
+    {"caffe2flax.transform"},
     {"caffe2flax.registry"},
     {"caffe2flax.ir"},
     {"caffe2flax.layers", "caffe2flax.build"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.frontend.wire import Wire
 
@@ -29,6 +31,18 @@ TAR_MAGIC = 257, b"ustar"
 PICKLE = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 LFS = b"version https://git-lfs"
 MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head")
+
+
+def is_binary(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is no text, as its start shows; False where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return False
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return False  # UTF-16, which the reader of texts knows to name
+    return any(byte < 0x20 and byte not in TEXT_CONTROLS for byte in head)
 
 
 def explained(wire: Wire, error: ConversionError) -> ConversionError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from caffe2flax.errors import ConversionError
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import Window
+from caffe2flax.layout import Shape
 from caffe2flax.params import Params
 
 FILLERS = (
@@ -23,7 +24,11 @@ def filler(params: Params, name: str, value: float = 0.0) -> Filler:
     if not params.has(name):
         params.sub(name)
         return Filler("constant", value=value)
-    given = params.sub(name)
+    return read_filler(params.sub(name))
+
+
+def read_filler(given: Params) -> Filler:
+    """A FillerParameter message."""
     type_ = given.get("type", "constant")
     if type_ not in FILLERS:
         given.error("type", f"filler {type_!r} is none of {', '.join(FILLERS)}")
@@ -38,6 +43,15 @@ def filler(params: Params, name: str, value: float = 0.0) -> Filler:
         sparse=given.get("sparse", -1),
         variance_norm=given.choice("variance_norm", "FAN_IN", "FAN_OUT", "AVERAGE"),
     )
+
+
+def blob_shape(params: Params) -> Shape:
+    """A BlobShape message."""
+    dims = params.all("dim", int)
+    for dim in dims:
+        if dim < 0:
+            params.error("dim", f"dim {dim} is negative")
+    return dims
 
 
 def per_axis(params: Params, name: str, short: str) -> tuple[int, ...]:

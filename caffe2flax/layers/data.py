@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.layers._fields import blob_shape
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
-from caffe2flax.registry import Array, Layer, Site, layer
+from caffe2flax.registry import Arity, Array, Layer, Site, layer
 
 
 class Source(Layer):
@@ -17,8 +18,8 @@ class Source(Layer):
 
     __slots__ = ()
 
-    bottoms = 0
-    tops = (1, None)
+    bottoms: ClassVar[Arity] = 0
+    tops: ClassVar[Arity] = (1, None)
     source = True
 
     def call(self, at: Site) -> str:
@@ -26,15 +27,6 @@ class Source(Layer):
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         raise AssertionError("a source is fed, not computed")
-
-
-def blob_shape(params: Params) -> Shape:
-    """A BlobShape message."""
-    dims = params.all("dim", int)
-    for dim in dims:
-        if dim < 0:
-            params.error("dim", f"dim {dim} is negative")
-    return dims
 
 
 @layer("Input", "input_param")
@@ -63,3 +55,194 @@ class Input(Source):
         return (
             self.shapes if len(self.shapes) == self.count else self.shapes * self.count
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Source):
+    """Images, and a label each, that Caffe reads from where the net names."""
+
+    optional = True
+    training_data = True
+    tops: ClassVar[Arity] = 2
+
+    blobs_made: tuple[str, ...]
+    batch: int
+    channels: int = 0
+    height: int = 0
+    width: int = 0
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        return tuple(self.feed(top) for top in range(len(self.blobs_made)))
+
+    def feed(self, top: int) -> Shape:
+        shape = (self.batch, self.channels, self.height, self.width)
+        found = (self.batch,) if top else shape
+        if 0 not in found:
+            return found
+        blob = self.blobs_made[top]
+        unknown = [
+            what
+            for what, extent in zip(
+                ("batch size", "number of channels", "height", "width"),
+                found,
+                strict=False,
+            )
+            if not extent
+        ]
+        like = f"{blob}=N" if top else f"{blob}=N,C,H,W"
+        raise ConversionError(
+            f"the {_listed(unknown)} of blob {blob!r} stand{'s' * (len(unknown) == 1)}"
+            f" in its data, which is not opened: give --input-shape {like}"
+        )
+
+
+@layer("Data", "data_param", "transform_param")
+@dataclass(frozen=True, slots=True)
+class Data(Stored):
+    """Records of a database, as an argument of the module."""
+
+    tops = (1, 2)
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("source", "rand_skip", "prefetch", "force_encoded_color")
+        params.choice("backend", "LEVELDB", "LMDB")
+        _superseded(params)
+        crop = params.transform.crop_size if params.transform else 0
+        channels = _decoded_channels(params)
+        if crop and not channels:
+            channels = 3
+            blob = _blobs(params)[0]
+            params.note(
+                f"{blob}: taken to have 3 channels, which its database says; "
+                f"--input-shape {blob}=N,C,H,W decides otherwise"
+            )
+        return cls(_blobs(params), _size(params, "batch_size"), channels, crop, crop)
+
+
+def _decoded_channels(params: Params) -> int:
+    """The channels that the transformation implies; 0 where it does not."""
+    transform = params.transform
+    if transform is None:
+        return 0
+    if transform.force_color is not transform.force_gray:
+        return 3 if transform.force_color else 1
+    return len(transform.mean_value) if len(transform.mean_value) > 1 else 0
+
+
+@layer("ImageData", "image_data_param", "transform_param")
+@dataclass(frozen=True, slots=True)
+class ImageData(Stored):
+    """Images from files, as an argument of the module."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("source", "rand_skip", "shuffle", "root_folder")
+        _superseded(params)
+        batch = _size(params, "batch_size", 1)
+        if not batch:
+            params.error("batch_size", "batch_size must be positive")
+        height, width = _size(params, "new_height"), _size(params, "new_width")
+        if bool(height) is not bool(width):
+            params.error(None, "give both new_height and new_width, or neither")
+        channels = 3 if params.get("is_color", True) else 1
+        transform = params.transform
+        means = len(transform.mean_value) if transform else 0
+        if means not in (0, 1, channels):
+            text = f"{means} values of mean_value for {channels} channels"
+            params.error(None, f"{text}: give 1 or one each")
+        crop = transform.crop_size if transform else 0
+        if crop and 0 < min(height, width) < crop:
+            text = f"crop_size {crop} exceeds the image, {height} x {width}"
+            params.error("new_height", text)
+        return cls(_blobs(params), batch, channels, crop or height, crop or width)
+
+
+@layer("WindowData", "window_data_param", "transform_param")
+@dataclass(frozen=True, slots=True)
+class WindowData(Stored):
+    """Windows of images, warped to crop_size, as an argument of the module."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("source", "fg_threshold", "bg_threshold", "fg_fraction")
+        params.ignore("context_pad", "crop_mode", "cache_images", "root_folder")
+        _superseded(params)
+        transform = params.transform
+        crop = transform.crop_size if transform else 0
+        if not crop:
+            params.error(None, "windows need crop_size in transform_param")
+        means = len(transform.mean_value) if transform else 0
+        channels = means if means > 1 else 3
+        return cls(_blobs(params), _size(params, "batch_size"), channels, crop, crop)
+
+
+@layer("MemoryData", "memory_data_param", "transform_param")
+@dataclass(frozen=True, slots=True)
+class MemoryData(Stored):
+    """Arrays that the caller provides, as arguments of the module."""
+
+    training_data = False
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        names = ("batch_size", "channels", "height", "width")
+        sizes = [_size(params, name) for name in names]
+        for name, size in zip(names, sizes, strict=True):
+            if not size:
+                params.error(name, f"MemoryData needs a positive {name}")
+        return cls(_blobs(params), *sizes)
+
+
+@layer("HDF5Data", "hdf5_data_param")
+@dataclass(frozen=True, slots=True)
+class HDF5Data(Source):
+    """Arrays from HDF5 files, as arguments of the module."""
+
+    optional = True
+    training_data = True
+
+    blobs_made: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("source", "batch_size", "shuffle")
+        if params.transform is not None:
+            params.error(None, "HDF5Data does not transform data: no transform_param")
+        return cls(_blobs(params))
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        return tuple(self.feed(top) for top in range(len(self.blobs_made)))
+
+    def feed(self, top: int) -> Shape:
+        blob = self.blobs_made[top]
+        raise ConversionError(
+            f"the shape of blob {blob!r} stands in HDF5 files, which are not opened: "
+            f"give --input-shape {blob}=N,..."
+        )
+
+
+def _blobs(params: Params) -> tuple[str, ...]:
+    return params.parent.all("top", str) if params.parent else ()
+
+
+def _size(params: Params, name: str, default: int = 0) -> int:
+    size = params.get(name, default)
+    if size < 0:
+        params.error(name, f"{name} {size} is negative")
+    return size
+
+
+def _superseded(params: Params) -> None:
+    """Fields that moved to `transform_param`; in a current net they mean nothing."""
+    for name in ("scale", "mean_file", "crop_size", "mirror"):
+        if params.has(name):
+            params.note(
+                f"{params.span(name)}: {name} has no meaning in {params.name}, but in "
+                "transform_param; Caffe passes it over, and so do we"
+            )
+
+
+def _listed(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

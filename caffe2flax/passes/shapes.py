@@ -48,18 +48,28 @@ def infer_shapes(graph: Graph) -> Graph:
 def _sources(graph: Graph, problems: list[Problem]) -> Shapes:
     shapes: Shapes = {}
     for node in graph.inputs:
-        given = [graph.input_shapes.get(value.blob) for value in node.outputs]
-        inferred: tuple[Shape, ...] = ()
-        if None in given:
+        for i, value in enumerate(node.outputs):
+            if value in graph.unread:
+                continue
             try:
-                inferred = node.layer.infer()
+                shapes[value] = _fed(graph, node, i, value.blob)
             except ConversionError as error:
                 problems += node.fail(error).problems
                 continue
-        for i, (value, shape) in enumerate(zip(node.outputs, given, strict=True)):
-            shapes[value] = inferred[i] if shape is None else shape
             _check_size(value, shapes[value], node, problems)
     return shapes
+
+
+def _fed(graph: Graph, node: Node, top: int, blob: str) -> Shape:
+    given = graph.input_shapes.get(blob)
+    if given is not None:
+        return given
+    try:
+        return node.layer.feed(top)
+    except ConversionError:
+        if blob not in graph.at_hand:
+            raise
+        return graph.at_hand[blob]
 
 
 def _check_size(

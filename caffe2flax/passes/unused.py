@@ -78,18 +78,12 @@ def _without(
             kept.append(node)
         else:
             dropped.append(_dropped(node, "only dropped layers read it"))
-    sources = []
-    for node in graph.inputs:
-        if node.layer.training_data:
-            tops = tuple(value for value in node.outputs if value in needed)
-            node = replace(node, outputs=tops)
-        if node.outputs:
-            sources.append(node)
+    optional = (v for n in graph.inputs if n.layer.optional for v in n.outputs)
     return replace(
         graph,
-        inputs=tuple(sources),
         nodes=tuple(reversed(kept)),
         outputs=tuple(outputs),
+        unread=frozenset(value for value in optional if value not in needed),
         dropped=(*graph.dropped, *dropped),
     )
 
