@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from caffe2flax.ir import Graph, check
 from caffe2flax.passes.batchnorm import fold_batchnorm
+from caffe2flax.passes.files import feed_files
 from caffe2flax.passes.layout import assign_layouts
 from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import infer_shapes
@@ -16,6 +17,7 @@ Pass = Callable[[Graph], Graph]
 PASSES: tuple[Pass, ...] = (
     drop_unused,  # first: labels of dropped losses need no shape
     infer_shapes,  # everything below asks for shapes or weight blobs
+    feed_files,  # needs shapes; its inputs are none that follow the batch
     fold_batchnorm,  # before the layouts: it takes nodes away
     reconcile_padding,  # needs sizes only
     assign_layouts,  # last: it adds transposes between the nodes that remain

@@ -1,0 +1,69 @@
+"""Arrays that Caffe reads from files which the net names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.ir import Graph, Node, Value
+from caffe2flax.layout import Shape
+from caffe2flax.registry import Array, Layer, Site
+
+
+@dataclass(frozen=True, slots=True)
+class FileInput(Layer):
+    """An input of the module, for what stands in a file."""
+
+    bottoms = 0
+    source = True
+
+    shape: Shape
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    def call(self, at: Site) -> str:
+        raise AssertionError("an input is an argument of the module, not a call")
+
+    def reference(self, blobs: object, *inputs: Array) -> Array:
+        raise AssertionError("an input is fed, not computed")
+
+
+def feed_files(graph: Graph) -> Graph:
+    """Makes inputs of the arrays that layers read from files: nothing that a net names
+    is opened.
+
+    Before: loss = InfogainLoss(fc8, label), which names "H.binaryproto"
+    After:  loss = InfogainLoss(fc8, label, H.binaryproto), an input (1000, 1000)
+
+    The input is called like the file, and layers that name the same one share it.
+    Raises ConversionError where a blob has that name, or layers want other shapes.
+    """
+    problems: list[Problem] = []
+    made: dict[str, Node] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        named = node.layer.files(*(graph.shapes[value] for value in node.inputs))
+        for file, shape in named.items():
+            fresh = Node(file, FileInput(shape), (), (Value(file),), node.span, -1)
+            if file in graph.blobs or made.setdefault(file, fresh).layer != fresh.layer:
+                text = f"layer {node.name!r}: {file!r} is the name of another blob too"
+                problems.append(Problem(text, node.span))
+        values = (Value(file) for file in named)
+        nodes.append(replace(node, inputs=(*node.inputs, *values)))
+    if problems:
+        raise ConversionError(problems)
+    shapes = {Value(file): node.layer.infer()[0] for file, node in made.items()}
+    notes = (
+        f"{node.span}: the array of the file {file!r} is an input of the module, "
+        f"{shapes[Value(file)]}"
+        for file, node in made.items()
+    )
+    return replace(
+        graph,
+        inputs=(*graph.inputs, *made.values()),
+        nodes=tuple(nodes),
+        blobs={**graph.blobs, **{value.blob: value for value in shapes}},
+        shapes={**graph.shapes, **shapes},
+        scaled={**graph.scaled, **shapes},
+    ).with_notes(*notes)
