@@ -23,6 +23,7 @@ Array = NDArray[Any]
 
 def instantiate(conversion: Conversion) -> Any:
     """The module of `conversion` with its weights, in eval mode."""
+    import jax.numpy as jnp
     from flax import nnx
 
     cls = _load_class(conversion.name, conversion.source)
@@ -33,7 +34,7 @@ def instantiate(conversion: Conversion) -> Any:
     else:
         model = nnx.eval_shape(lambda: cls(rngs=nnx.Rngs(0)))
         leaves = (
-            (tuple(name.split(".")), np.asarray(array))
+            (tuple(name.split(".")), jnp.asarray(array))
             for name, array in conversion.weights.items()
         )
         nnx.update(model, nnx.from_flat_state(leaves))

@@ -144,7 +144,8 @@ def gradients(case: Case) -> tuple[Arrays, Arrays, Arrays, Arrays]:
     ]
 
     def call(state: Any, args: Any) -> Any:
-        out = nnx.merge(definition, state, rest)(*args)
+        # A copy: running statistics change, and belong to this trace.
+        out = nnx.merge(definition, state, rest, copy=True)(*args)
         return {graph.outputs[0].blob: out} if len(graph.outputs) == 1 else out
 
     outputs, pull = jax.vjp(call, state, args)

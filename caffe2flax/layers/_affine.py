@@ -43,16 +43,24 @@ class Cover:
         start, end = self.of(shape)
         return shape[start:end]
 
-    def second(self, shape: Shape, other: Shape) -> Cover:
-        """Where a second bottom of shape `other` lies. Raises ConversionError."""
-        cover = Cover(self.first if other else 0, len(other))
-        start, end = cover.of(shape) if other else (0, 0)
+    def second(self, shape: Shape, other: Shape) -> tuple[int, int]:
+        """First axis and end of a second bottom of shape `other`; a scalar's are 0.
+
+        Raises ConversionError where it does not fit.
+        """
+        if not other:
+            return 0, 0
+        start, end = Cover(self.first, len(other)).of(shape)
         if shape[start:end] != other:
             raise ConversionError(
                 f"the second bottom {other} does not fit the axes {start} to "
                 f"{end - 1} of {shape}"
             )
-        return cover
+        return start, end
+
+
+CHANNELS = Cover()
+"""Caffe's default: axis 1 alone."""
 
 
 def arranged(x: Operand, start: int, end: int) -> tuple[Shape, Shape]:

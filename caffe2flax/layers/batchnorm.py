@@ -1,0 +1,341 @@
+"""Batch normalization, and the learned factors and offsets behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.frontend.message import Message
+from caffe2flax.layers._affine import (
+    CHANNELS,
+    Cover,
+    along,
+    arranged,
+    expanded,
+    initializer,
+    joined,
+)
+from caffe2flax.layers._fields import filler
+from caffe2flax.layers.fillers import Filler
+from caffe2flax.layout import Operand, Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import (
+    Array,
+    Blob,
+    Elementwise,
+    Layer,
+    Layouts,
+    Site,
+    arguments,
+    layer,
+    literal,
+    unless,
+)
+
+ONES = Filler("constant", value=1.0)
+ZEROS = Filler()
+
+
+@layer("BatchNorm", "batch_norm_param")
+@dataclass(frozen=True, slots=True)
+class BatchNorm(Elementwise):
+    """(x - mean) / sqrt(variance + eps), a channel at a time.
+
+    At test with running statistics, as an nnx.BatchNorm; in training with those of the
+    batch, as a MovingBatchNorm that keeps Caffe's running statistics.
+    `use_global_stats` overrides the phase.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.999
+    moving: bool = False
+    """Whether the batch's statistics normalize it."""
+    forced: bool = False
+    """Whether that is so in the other phase, too."""
+    scale: Scale | None = None
+    """The Scale layer behind it, once folded in."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        _check_frozen(params)
+        training = params.phase == "TRAIN"
+        moving = not params.get("use_global_stats", not training)
+        return cls(
+            params.get("eps", 1e-5),
+            params.get("moving_average_fraction", 0.999),
+            moving,
+            moving != training,
+        )
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if len(inputs[0]) < 2:
+            raise ConversionError(f"BatchNorm needs 2 axes or more, not {inputs[0]}")
+        return inputs
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        channels = (inputs[0][1],)
+        own = (Blob(channels, ZEROS), Blob(channels, ZEROS), Blob((1,), ZEROS))
+        return own + (self.scale.blobs(*inputs) if self.scale else ())
+
+    def names(self) -> tuple[str, ...]:
+        return ("mean", "var", "factor") if self.moving else ()
+
+    def fold(self, following: Layer) -> Layer | None:
+        if self.moving or self.scale is not None or not isinstance(following, Scale):
+            return None
+        if following.cover != CHANNELS or following.second:
+            return None
+        return replace(self, scale=following)
+
+    def build(self, at: Site) -> str:
+        features = at.input.shape[1]
+        axis = unless(at.axis(1), -1)
+        if self.moving:
+            momentum, eps = unless(self.momentum, 0.999), unless(self.eps, 1e-5)
+            given = arguments(features, axis=axis, momentum=momentum, epsilon=eps)
+            return f"MovingBatchNorm({given})"
+        scale = self.scale
+        return "nnx.BatchNorm({})".format(
+            arguments(
+                features,
+                axis=axis,
+                momentum=unless(self.momentum, 0.99),
+                epsilon=unless(self.eps, 1e-5),
+                use_bias=unless(scale is not None and scale.bias, True),
+                use_scale=unless(scale is not None, True),
+                **(scale.initializers(at) if scale else {}),
+                dtype="dtype",
+                rngs="rngs",
+            )
+        )
+
+    def call(self, at: Site) -> str:
+        if not self.forced:
+            return f"{at.module}({at.x})"
+        return f"{at.module}({at.x}, use_running_average={not self.moving})"
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        mean, variance, factor = blobs[:3]
+        if not self.moving:
+            mean, variance = statistics(blobs)
+        named = {"mean": mean, "var": variance}
+        if self.scale:
+            named |= dict(zip(("scale", "bias"), blobs[3:], strict=False))
+        made = {k: at.input.arrange_blob(v, 1) for k, v in named.items()}
+        return made | ({"factor": factor} if self.moving else {})
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        if self.moving:
+            others = tuple(axis for axis in range(x.ndim) if axis != 1)
+            mean, variance = x.mean(others), x.var(others)
+        else:
+            mean, variance = statistics(blobs, np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            deviation = np.sqrt(along(variance, x, 1) + self.eps)
+            top: Array = (x - along(mean, x, 1)) / deviation
+        return self.scale.reference(blobs[3:], top) if self.scale else top
+
+
+def statistics(
+    blobs: Sequence[Array], dtype: type[np.floating] = np.float32
+) -> tuple[Array, Array]:
+    """Mean and variance (C): Caffe stores them times a factor, its third blob; 0 makes
+    both 0."""
+    mean, variance, factor = (np.asarray(blob, dtype) for blob in blobs[:3])
+    divisor = factor.reshape(-1)[0]
+    scale = dtype(0) if divisor == 0 else dtype(1) / divisor
+    return mean * scale, variance * scale
+
+
+def _check_frozen(params: Params) -> None:
+    """Caffe aborts where a solver could change the statistics."""
+    message = params.parent.message if params.parent else None
+    found = message.all("param") if message else ()
+    for spec in list(found)[:3]:
+        if not isinstance(spec.value, Message):
+            continue
+        if Params("param", spec.value).get("lr_mult", 1.0) != 0:
+            raise ConversionError(
+                "the statistics of a BatchNorm are no parameters: give its param "
+                "messages lr_mult: 0, or leave them out"
+            ).at(spec.span)
+
+
+@layer("Scale", "scale_param")
+@dataclass(frozen=True, slots=True)
+class Scale(Layer):
+    """x * scale + bias, on `num_axes` axes of x from `axis` on.
+
+    A second bottom, where there is one, is the scale.
+    """
+
+    bottoms = (1, 2)
+
+    bias: bool = False
+    cover: Cover = CHANNELS
+    scale_filler: Filler = ONES
+    bias_filler: Filler = ZEROS
+    second: bool = False
+    """Whether the scale is a second bottom."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        return cls(
+            bias=params.get("bias_term", False),
+            cover=Cover.parse(params),
+            scale_filler=filler(params, "filler", 1.0),
+            bias_filler=filler(params, "bias_filler"),
+            second=params.bottoms == 2,
+        )
+
+    def _span(self, *inputs: Shape) -> tuple[int, int]:
+        """The axes on which the scale lies, and the bias with it."""
+        if not self.second:
+            return self.cover.of(inputs[0])
+        span = self.cover.second(*inputs)
+        if self.bias:
+            # Caffe checks the axis of a learned bias even where it lies on none.
+            replace(self.cover, count=len(inputs[1])).of(inputs[0])
+        return span
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        self._span(*inputs)
+        return inputs[:1]
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        start, end = self._span(*inputs)
+        shape = inputs[0][start:end]
+        scale = () if self.second else (Blob(shape, self.scale_filler),)
+        return (*scale, Blob(shape, self.bias_filler)) if self.bias else scale
+
+    def names(self) -> tuple[str, ...]:
+        return ("bias",) if self.second else ("scale", "bias")
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        if not self.second:
+            return Layouts((inputs[0].layout,), (inputs[0].layout,))
+        x, other = inputs
+        return joined(x, other, self._span(*_shapes(inputs))[0])
+
+    def initializers(self, at: Site) -> dict[str, str | None]:
+        """The fillers of the blobs as arguments, where they are wanted."""
+        made = {}
+        blobs = self.blobs(*_shapes(at.inputs))
+        for name, blob in zip(self.names(), blobs, strict=False):
+            usual = ONES if name == "scale" else ZEROS
+            init = initializer(at.initialise, blob.filler, blob.shape, usual)
+            made[f"{name}_init"] = init
+        return made
+
+    def build(self, at: Site) -> str | None:
+        if self.second and not self.bias:
+            return None
+        shape, lacking = arranged(at.input, *self._span(*_shapes(at.inputs)))
+        use_bias = None if self.second else unless(self.bias, True)
+        given = arguments(
+            literal(shape),
+            *([literal(lacking)] if lacking else []),
+            use_bias=use_bias,
+            **self.initializers(at),
+            rngs="rngs",
+        )
+        return f"{'Bias' if self.second else 'Scale'}({given})"
+
+    def call(self, at: Site) -> str:
+        if not self.second:
+            return f"{at.module}({at.x})"
+        x, scale = at.operands
+        top = f"{x} * {expanded(at.input, scale, *self._span(*_shapes(at.inputs)))}"
+        return f"{at.module}({top})" if self.bias else top
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        start, _ = self._span(*_shapes(at.inputs))
+        named = zip(self.names(), blobs, strict=False)
+        return {name: at.input.arrange_blob(blob, start) for name, blob in named}
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        start, _ = self._span(*(x.shape for x in inputs))
+        operands = [*inputs, *blobs]
+        top: Array = operands[0] * along(operands[1], inputs[0], start)
+        return top + along(operands[2], top, start) if self.bias else top
+
+
+@layer("Bias", "bias_param")
+@dataclass(frozen=True, slots=True)
+class Bias(Layer):
+    """x + bias, on `num_axes` axes of x from `axis` on.
+
+    A second bottom, where there is one, is the bias.
+    """
+
+    bottoms = (1, 2)
+
+    cover: Cover = CHANNELS
+    filler: Filler = ZEROS
+    second: bool = False
+    """Whether the bias is a second bottom."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        return cls(Cover.parse(params), filler(params, "filler"), params.bottoms == 2)
+
+    def _span(self, *inputs: Shape) -> tuple[int, int]:
+        if self.second:
+            return self.cover.second(*inputs)
+        return self.cover.of(inputs[0])
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        self._span(*inputs)
+        return inputs[:1]
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        if self.second:
+            return ()
+        return (Blob(self.cover.shape(inputs[0]), self.filler),)
+
+    def names(self) -> tuple[str, ...]:
+        return ("bias",)
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        if not self.second:
+            return Layouts((inputs[0].layout,), (inputs[0].layout,))
+        x, other = inputs
+        return joined(x, other, self._span(*_shapes(inputs))[0])
+
+    def build(self, at: Site) -> str | None:
+        if self.second:
+            return None
+        shape, lacking = arranged(at.input, *self._span(at.input.shape))
+        (blob,) = self.blobs(at.input.shape)
+        given = arguments(
+            literal(shape),
+            *([literal(lacking)] if lacking else []),
+            bias_init=initializer(at.initialise, blob.filler, blob.shape, ZEROS),
+            rngs="rngs",
+        )
+        return f"Bias({given})"
+
+    def call(self, at: Site) -> str:
+        if not self.second:
+            return f"{at.module}({at.x})"
+        x, bias = at.operands
+        return f"{x} + {expanded(at.input, bias, *self._span(*_shapes(at.inputs)))}"
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        start, _ = self._span(at.input.shape)
+        return {"bias": at.input.arrange_blob(blobs[0], start)}
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        start, _ = self._span(*(x.shape for x in inputs))
+        x, bias = [*inputs, *blobs]
+        top: Array = x + along(bias, x, start)
+        return top
+
+
+def _shapes(operands: Sequence[Operand]) -> tuple[Shape, ...]:
+    return tuple(operand.shape for operand in operands)
