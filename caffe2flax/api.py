@@ -17,6 +17,7 @@ from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
 from caffe2flax.codegen.names import Namespace
 from caffe2flax.codegen.weights import Blobs, Progress, collect, variables
+from caffe2flax.dialects import check_dialects
 from caffe2flax.frontend import caffemodel, prototxt
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.rules import select
@@ -91,14 +92,16 @@ def convert(
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     taps: Sequence[str] | str = (),
+    dialect: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Converts a net: `prototxt` is a path or the text itself, `weights` a path or
     several. A weights file alone will do where it carries its net.
 
     phase, level, stages choose among the net's layers as Caffe does. input_shapes (in
     Caffe's axis order) replace those of the file. taps are blobs that the module
-    returns beside its output; "all" is every blob. Raises ConversionError with every
-    problem of the files.
+    returns beside its output; "all" is every blob. dialect says what a layer type with
+    several meanings means ({"Crop": "auto"}) where the file leaves that open. Raises
+    ConversionError with every problem of the files.
     """
     return _convert(
         prototxt,
@@ -109,6 +112,7 @@ def convert(
         stages=stages,
         input_shapes=input_shapes,
         taps=taps,
+        dialect=dialect,
     )
 
 
@@ -184,9 +188,11 @@ def read_graph(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     at_hand: Mapping[str, Shape] | None = None,
     taps: Sequence[str] | str = (),
+    dialect: Mapping[str, str] | None = None,
 ) -> Graph:
     """The graph of a prototxt, all passes run. Raises ConversionError."""
     register_all()
+    check_dialects(dialect or {})
     message, skipped = _read_net(source)
     net = upgrade(inline_net(message, phase=phase) or message)
     net = select(net, phase=phase, level=level, stages=stages)
@@ -200,6 +206,7 @@ def read_graph(
         input_shapes=shapes,
         at_hand=at_hand,
         taps=taps,
+        dialects=dialect,
         name=stem,
     )
     return run_passes(graph).with_notes(*skipped)

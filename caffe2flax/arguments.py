@@ -162,6 +162,14 @@ def _net(command: argparse.ArgumentParser) -> None:
         default={},
         help="the shape of an input, in Caffe's axis order; may be repeated",
     )
+    command.add_argument(
+        "--dialect",
+        metavar="TYPE=MEANING",
+        type=_dialect,
+        action=_Mapping,
+        default={},
+        help="what a layer type of several meanings means: Crop=auto; may be repeated",
+    )
 
 
 def _class_name(text: str) -> str:
@@ -175,6 +183,13 @@ def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not blob or not all(_SIZE.fullmatch(size) for size in sizes.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r} is not like data=1,3,227,227")
     return blob, tuple(map(int, sizes.split(",")))
+
+
+def _dialect(text: str) -> tuple[str, str]:
+    type_, _, meaning = text.partition("=")
+    if not type_ or not meaning:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like Crop=auto")
+    return type_, meaning
 
 
 def _blobs(text: str) -> str | tuple[str, ...]:

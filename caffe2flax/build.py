@@ -37,19 +37,20 @@ def build(
     input_shapes: Mapping[str, Shape] | None = None,
     at_hand: Mapping[str, Shape] | None = None,
     taps: Sequence[str] | str = (),
+    dialects: Mapping[str, str] | None = None,
     name: str = "",
 ) -> Graph:
     """The graph of an upgraded and filtered net; `name` serves where the net has none.
 
     Raises ConversionError with the problems of all layers.
     """
-    params = Params("the net", net, phase=phase)
+    params = Params("the net", net, phase=phase, dialects=dialects or {})
     params.ignore("layer", "state", "debug_info")
     net_name = params.get("name", "") or name
     builder = _Builder(
         phase, _top_names(net), force_backward=params.get("force_backward", False)
     )
-    params.problems = builder.problems
+    params.problems, params.notes = builder.problems, builder.notes
     for found in params.subs("layer"):
         builder.add(found)
     params._report_unread()
@@ -240,7 +241,7 @@ class _Builder:
         except ConversionError as error:
             self.problems += [problem.at(params.span()) for problem in error.problems]
             return None
-        if params.in_place and not cls.in_place:
+        if params.in_place and not layer.in_place:
             params.error(None, f"a {type_} layer cannot work in place")
         return layer if len(params.problems) == before else None
 

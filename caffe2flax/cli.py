@@ -144,6 +144,7 @@ def _selection(options: argparse.Namespace) -> dict[str, Any]:
         "level": options.level,
         "stages": tuple(options.stages),
         "input_shapes": options.input_shapes or None,
+        "dialect": options.dialect or None,
     }
 
 

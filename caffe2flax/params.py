@@ -7,10 +7,11 @@ fields were asked for; `close` makes each of the others an error at its own line
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from caffe2flax.dialects import WITHOUT_EFFECT, listed
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.message import Field, Message, Scalar
 
@@ -45,6 +46,8 @@ class Params:
     """Whether a top of the layer is one of its bottoms."""
     transform: Transform | None = None
     """What the layer's `transform_param` says."""
+    dialects: Mapping[str, str] = field(default_factory=dict)
+    """Which meaning of a type the caller chose, where a type has several."""
     parent: Params | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -127,6 +130,25 @@ class Params:
         """Records something that the user should know."""
         self.notes.append(text)
 
+    def dialect(self, type_: str) -> str:
+        """The meaning of the layer type that the caller chose; "" where none was."""
+        return self.dialects.get(type_, "")
+
+    def decided(self, type_: str, meaning: str, why: str) -> str:
+        """Notes that evidence in the file decided for a `meaning` of the type."""
+        text = f"{type_} taken as {meaning!r}: {why}; --dialect {type_}=... overrides"
+        if text not in self.notes:
+            self.note(text)
+        return meaning
+
+    def undecided(self, type_: str) -> None:
+        """Records that nothing in the file tells which meaning of the type it is."""
+        self.error(
+            None,
+            f"{type_} has several meanings, and nothing here tells which: "
+            f"{listed(type_)}. Choose one with --dialect {type_}=MEANING",
+        )
+
     def close(self) -> None:
         """Raises ConversionError with every problem, unread fields among them."""
         self._report_unread()
@@ -136,12 +158,23 @@ class Params:
     def _report_unread(self) -> None:
         fields = self.message.fields if self.message else ()
         for name in dict.fromkeys(f.name for f in fields):
-            if name not in self._known:
+            if name not in self._known and not self._has_no_effect(name):
                 hint = closest(name, self._known)
                 self.error(name, f"unknown field {name} in {self.name}{hint}")
         for child in self._children:
             if child.message is not None:
                 child._report_unread()
+
+    def _has_no_effect(self, name: str) -> bool:
+        """Whether the field is one of a fork that changes no value; then it is noted,
+        once."""
+        about = WITHOUT_EFFECT.get(self.name, {}).get(name)
+        if about is None:
+            return False
+        text = f"{name} in {self.name} is about {about}: passed over"
+        if text not in self.notes:
+            self.note(text)
+        return True
 
     def _fields(self, name: str) -> Iterator[Field]:
         self._known[name] = None

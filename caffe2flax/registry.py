@@ -17,7 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,8 +119,9 @@ class Layer(ABC):
     """Caffe's loss_weight for the first top where none is given."""
 
     @classmethod
-    def parse(cls, params: Params) -> Self:
-        """The layer with the fields of its parameter message. Raises
+    def parse(cls, params: Params) -> Layer:
+        """The layer with the fields of its parameter message: an instance of this
+        class, or of another where a type has several meanings. Raises
         ConversionError."""
         return cls()
 

@@ -1,0 +1,178 @@
+"""What Caffe's forks disagree about: names with several meanings, and fields that have
+no say in what a net computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from caffe2flax.errors import ConversionError, Problem, closest
+
+DIALECTS: Mapping[str, Mapping[str, str]] = {
+    "BN": {
+        "segnet": "blobs scale and shift; at inference nothing else",
+        "parsenet": "blobs scale and shift, after the statistics of the batch",
+        "pspnet": "blobs slope, bias, mean and variance",
+    },
+    "Crop": {
+        "bvlc": "axis and offset as given, offset 0 where none is",
+        "auto": "an offset that follows from the layers between the two bottoms",
+    },
+    "InfogainLoss": {
+        "logits": "Caffe 1.0: a softmax comes first",
+        "probabilities": "older Caffe: the bottom holds probabilities",
+    },
+    "Lstm": {
+        "flat": "bottom (T * N, ...), batch_size N: top (T * N, num_output)",
+        "sequence": "bottom (T, N, ...): top (T, N, num_output)",
+    },
+    "Normalize": {
+        "ssd": "norm_param: divided by the L2 norm, times a learned scale",
+        "happynear": "normalize_param: divided by the norm of the channels",
+    },
+    "SigmoidCrossEntropyLoss": {
+        "normalized": "Caffe 1.0: loss_param says what the sum is divided by",
+        "batch": "older Caffe: the sum is divided by the batch size",
+    },
+    "Upsample": {
+        "unpool": "a maximum goes where the pooling mask says",
+        "nearest": "each pixel is repeated",
+    },
+}
+"""Layer types with several meanings: each meaning by its name, with what it is."""
+
+
+def check_dialects(chosen: Mapping[str, str]) -> None:
+    """ConversionError with every type and meaning that there is none of."""
+    problems = []
+    for type_, meaning in chosen.items():
+        known = DIALECTS.get(type_)
+        if known is None:
+            text = f"{type_!r} is no layer type with several meanings"
+            problems.append(Problem(text + closest(type_, DIALECTS)))
+        elif meaning not in known:
+            text = f"{meaning!r} is no meaning of {type_}: {listed(type_)}"
+            problems.append(Problem(text))
+    if problems:
+        raise ConversionError(problems)
+
+
+def listed(type_: str) -> str:
+    """`bvlc (...), auto (...)`: what a layer type may mean."""
+    return ", ".join(f"{name} ({what})" for name, what in DIALECTS[type_].items())
+
+
+MACHINE = "a choice of algorithm, precision or memory"
+TRAINING = "training on several machines or cards"
+IMAGES = "preparing images, which is the caller's part"
+
+WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
+    "the net": {
+        **dict.fromkeys(
+            (
+                "engine",
+                "compile_net_state",
+                "default_forward_type",
+                "default_backward_type",
+                "default_forward_math",
+                "default_backward_math",
+                "default_conv_algos_override",
+                "default_cudnn_math_override",
+                "eltwise_mem_sharing",
+                "profile_info",
+                "mem_param",
+                "optimize_mem",
+            ),
+            MACHINE,
+        ),
+        **dict.fromkeys(
+            (
+                "global_grad_scale",
+                "global_grad_scale_adaptive",
+                "reduce_buckets",
+                "multinode",
+                "bn_stats_batch_size",
+            ),
+            TRAINING,
+        ),
+    },
+    "layer": {
+        **dict.fromkeys(
+            (
+                "engine",
+                "forward_type",
+                "backward_type",
+                "forward_math",
+                "backward_math",
+                "cudnn_math_override",
+                "debug",
+                "quantization_param",
+                "trt_param",
+                "need_backward",
+            ),
+            MACHINE,
+        ),
+        **dict.fromkeys(
+            ("multinode", "mn_activation_param", "mn_grad_compress_param"), TRAINING
+        ),
+    },
+    "convolution_param": dict.fromkeys(
+        (
+            "cudnn_convolution_algo_seeker",
+            "conv_algos_override",
+            "conv_algorithm",
+            "fusion_type",
+        ),
+        MACHINE,
+    ),
+    "pooling_param": {"norm_region": "the field of another layer type"},
+    "concat_param": {"engine": MACHINE},
+    "eltwise_param": {"engine": MACHINE},
+    "inner_product_param": {"engine": MACHINE},
+    "scale_param": {"engine": MACHINE},
+    "batch_norm_param": {"engine": MACHINE, "stats_batch_size": TRAINING},
+    "dropout_param": {"engine": MACHINE, "random_seed": TRAINING},
+    "data_param": dict.fromkeys(
+        (
+            "shuffle",
+            "threads",
+            "parser_threads",
+            "cache",
+            "precache",
+            "encoded",
+        ),
+        IMAGES,
+    ),
+    "image_data_param": dict.fromkeys(
+        ("threads", "cache", "precache", "dataset_share_per_node"), IMAGES
+    ),
+    "transform_param": dict.fromkeys(
+        (
+            "resize_param",
+            "noise_param",
+            "distort_param",
+            "expand_param",
+            "emit_constraint",
+            "random_resize_param",
+            "random_aspect_ratio_param",
+            "img_rand_resize_lower",
+            "img_rand_resize_upper",
+            "rand_resize_ratio_lower",
+            "rand_resize_ratio_upper",
+            "vertical_stretch_lower",
+            "vertical_stretch_upper",
+            "horizontal_stretch_lower",
+            "horizontal_stretch_upper",
+            "interpolation_algo_down",
+            "interpolation_algo_up",
+            "allow_upscale",
+            "forward_packing",
+            "use_gpu_transform",
+            "random_seed",
+            "display",
+            "num_labels",
+        ),
+        IMAGES,
+    ),
+}
+"""Fields of forks that change nothing in what a net computes, by message, and what each
+is about; any other unknown field is an error."""
