@@ -30,18 +30,20 @@ class Share(NamedTuple):
     name: str
     permissive: bool
     span: Span
+    lr_mult: float | None = None
+    decay_mult: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A weight blob as Caffe holds it: blob `index` of layer number `owner` of the net.
 
-    Two nodes that hold the same Weight share it.
+    Two nodes that hold the same Weight share it; each may see it in a shape of its own.
     """
 
     layer: str
     index: int
-    shape: Shape
+    shape: Shape = field(compare=False)
     filler: Filler
     owner: int
 

@@ -32,7 +32,8 @@ def evaluate(
     }
     for node in graph.nodes:
         weights = [
-            np.asarray(blobs[w.owner, w.index], np.float64) for w in node.weights
+            np.asarray(blobs[w.owner, w.index], np.float64).reshape(w.shape)
+            for w in node.weights
         ]
         made = node.layer.reference(weights, *(values[v] for v in node.inputs))
         outputs = made if isinstance(made, tuple) else (made,)

@@ -16,6 +16,12 @@ DIFFERENTIABLE = [case for case in ACCEPTED if case.facts.get("grad")]
 SINGLE = 1e-5
 GRADIENT = 1e-4
 
+CANCELLED = {
+    # Shared by branches of opposite sign: 0, but for the rounding of sums about 8.
+    ("shared_conv", "ca.bias"): 1e-6,
+}
+"""Gradients that vanish, with the largest absolute difference."""
+
 
 def names(found: list[Case]) -> list[str]:
     return [case.name for case in found]
@@ -58,6 +64,11 @@ def test_gradients(case: Case) -> None:
     far |= {
         name: distance(parameters[name], caffe_parameters[name]) for name in parameters
     }
+    for name in parameters:
+        bound = CANCELLED.get((case.name, name))
+        if bound is not None:
+            assert np.abs(parameters[name] - caffe_parameters[name]).max() <= bound
+            del far[name]
     assert max(far.values(), default=0.0) <= GRADIENT, far
 
 

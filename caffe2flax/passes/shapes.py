@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from caffe2flax.errors import ConversionError, Problem
-from caffe2flax.ir import Graph, Node, Value, Weight
+from caffe2flax.ir import Graph, Node, Share, Value, Weight
 from caffe2flax.layout import BATCH_SCALE, Shape
 from caffe2flax.registry import Blob
 
@@ -114,6 +114,7 @@ class _Owners:
     """Named parameters, each owned by the layer that names it first."""
 
     named: dict[str, Weight] = field(default_factory=dict)
+    factors: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def resolve(self, node: Node, blobs: tuple[Blob, ...]) -> tuple[Weight, ...]:
         """The node's weights; a shared one is its owner's. Raises ConversionError."""
@@ -140,8 +141,20 @@ class _Owners:
                     f"shape is {owner.shape}, not {blob.shape}"
                 )
                 raise ConversionError(Problem(text, share.span))
-            weights.append(owner)
+            self._agree(share)
+            weights.append(replace(owner, shape=blob.shape))
         return tuple(weights)
+
+    def _agree(self, share: Share) -> None:
+        """One parameter has one learning rate. Raises ConversionError."""
+        for what in ("lr_mult", "decay_mult"):
+            given = getattr(share, what)
+            if given is None:
+                continue
+            first = self.factors.setdefault((share.name, what), given)
+            if first != given:
+                text = f"param {share.name!r} has {what} {first} elsewhere, not {given}"
+                raise ConversionError(Problem(text, share.span))
 
 
 def _scaled(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
