@@ -194,7 +194,7 @@ def folder_as_net(folder: Path) -> list[str]:
 
 
 def binary_as_net(folder: Path) -> list[str]:
-    return [str(WEIGHTS)]
+    return [str(DIGITS / "digits_test.npz")]
 
 
 def missing_weights(folder: Path) -> list[str]:
