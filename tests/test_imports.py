@@ -13,7 +13,7 @@ ORDER = (
     {"caffe2flax.errors", "caffe2flax.ops"},
     {"caffe2flax.frontend"},
     {"caffe2flax.layers.window", "caffe2flax.layers.fillers"},
-    {"caffe2flax.layout"},
+    {"caffe2flax.layout", "caffe2flax.dialects"},
     {"caffe2flax.params"},
     {"caffe2flax.transform"},
     {"caffe2flax.registry"},
