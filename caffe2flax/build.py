@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.message import Message, Scalar
@@ -235,7 +235,11 @@ class _Builder:
         params.in_place = bool(set(bottoms) & set(tops))
         params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)
         params.notes = self.notes
-        main = params.sub(own) if own else Params(type_, None, parent=params)
+        main = (
+            params.sub(own)
+            if own
+            else replace(params, name=type_, message=None, parent=params)
+        )
         try:
             layer = cls.parse(main)
         except ConversionError as error:
@@ -253,11 +257,11 @@ class _Builder:
     def _shares(self, params: Params) -> tuple[Share | None, ...]:
         shares: list[Share | None] = []
         for spec in params.subs("param"):
-            spec.ignore("lr_mult", "decay_mult")
             name = spec.get("name", "")
-            mode = spec.choice("share_mode", "STRICT", "PERMISSIVE")
+            permissive = spec.choice("share_mode", "STRICT", "PERMISSIVE") != "STRICT"
+            factors = [spec.optional(f"{x}_mult", float) for x in ("lr", "decay")]
             span = spec.span() or Span("")
-            shares.append(Share(name, mode == "PERMISSIVE", span) if name else None)
+            shares.append(Share(name, permissive, span, *factors) if name else None)
         return tuple(shares)
 
     def _loss_weights(

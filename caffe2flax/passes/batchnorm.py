@@ -21,7 +21,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
     gone: set[int] = set()
     for node in graph.nodes:
         follower = _only_reader(node, readers, graph.wanted)
-        if follower is None:
+        if follower is None or not all(follower.propagate_down):
             continue
         layer = node.layer.fold(follower.layer)
         if layer is None:

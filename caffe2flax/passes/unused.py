@@ -33,7 +33,12 @@ def drop_unused(graph: Graph) -> Graph:
     read = {value for node in nodes for value in node.inputs}
     freed = [value for node in (*lost, *silent) for value in node.inputs]
     kept = [v for v in freed if v not in read and v not in labels]
-    return _without(graph, nodes, dropped, kept if lost else ())
+    ended = lost or not any(_leaves(node, graph) for node in (*graph.inputs, *nodes))
+    return _without(graph, nodes, dropped, kept if ended else ())
+
+
+def _leaves(node: Node, graph: Graph) -> bool:
+    return not graph.wanted.isdisjoint(node.outputs)
 
 
 def _labels(graph: Graph) -> set[Value]:
