@@ -113,6 +113,8 @@ class Layer(ABC):
     layer."""
     ends_section: ClassVar[bool] = False
     """A blank line follows in generated code."""
+    section: ClassVar[str] = ""
+    """Calls of one section stand together in generated code."""
     in_place: ClassVar[bool] = True
     """Whether Caffe computes the same when a top is its bottom."""
     default_loss: ClassVar[float] = 0.0

@@ -170,7 +170,8 @@ def test_taps(digits: Any) -> None:
 
 BN = """
 layer { name: "bn" type: "BatchNorm" bottom: "data" top: "bn" }
-layer { name: "sc" type: "Scale" bottom: "bn" top: "sc" scale_param { bias_term: true } }
+layer { name: "sc" type: "Scale" bottom: "bn" top: "sc"
+  scale_param { bias_term: true } }
 """
 
 
@@ -198,14 +199,14 @@ def test_from_pretrained_refuses_other_weights(tmp_path: Path) -> None:
     text = DEPLOY.read_text().replace("num_output: 48", "num_output: 40")
     other = caffe2flax.convert(text.replace('"conv1"', '"convx"'), name="Other")
     (path,) = other.write(tmp_path)
-    with pytest.raises(ValueError, match="ip1.bias has shape") as caught:
+    with pytest.raises(ValueError, match=r"ip1\.bias has shape") as caught:
         imported(path).Other.from_pretrained(stored)
     for part in ("convx.kernel is missing", "conv1.kernel is unknown", "(40,)"):
         assert part in str(caught.value)
 
 
 def test_initialises_by_fillers() -> None:
-    """Without weights: the prototxt's fillers, and Caffe's zeros where it names none."""
+    """Without weights: the prototxt's fillers, Caffe's zeros where it names none."""
     text = net(conv("c", "data")).replace("xavier", "gaussian")
     source = caffe2flax.convert(
         text.replace("'gaussian'", "'gaussian' std: 0.01")

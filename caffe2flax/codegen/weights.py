@@ -114,9 +114,14 @@ def variables(graph: Graph, module: Module, blobs: Blobs) -> dict[str, Array]:
         attribute = module.attributes.get(node.number)
         if attribute is None or not node.weights:
             continue
-        own = [blobs[weight.owner, weight.index] for weight in node.weights]
+        own = [blobs[w.owner, w.index].reshape(w.shape) for w in node.weights]
         made = node.layer.weights(own, module.sites[node.number])
-        named.update((f"{attribute}.{name}", array) for name, array in made.items())
+        tied = module.tied.get(node.number, ())
+        named.update(
+            (f"{attribute}.{name}", array)
+            for name, array in made.items()
+            if name not in tied
+        )
     return named
 
 

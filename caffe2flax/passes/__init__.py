@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from caffe2flax.ir import Graph, check
 from caffe2flax.passes.batchnorm import fold_batchnorm
+from caffe2flax.passes.blocks import factor_blocks
 from caffe2flax.passes.files import feed_files
 from caffe2flax.passes.layout import assign_layouts
 from caffe2flax.passes.padding import reconcile_padding
@@ -20,7 +21,8 @@ PASSES: tuple[Pass, ...] = (
     feed_files,  # needs shapes; its inputs are none that follow the batch
     fold_batchnorm,  # before the layouts: it takes nodes away
     reconcile_padding,  # needs sizes only
-    assign_layouts,  # last: it adds transposes between the nodes that remain
+    assign_layouts,  # adds transposes between the nodes that remain
+    factor_blocks,  # last: it only marks groups of nodes
 )
 
 

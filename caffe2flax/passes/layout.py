@@ -47,7 +47,8 @@ def assign_layouts(graph: Graph) -> Graph:
     After:  pool5 -> Relayout -> Reshape, only where the reshape has to move data
 
     Inputs of four and more axes are channels last unless that costs a transpose that
-    Caffe's order saves. Outputs and taps always hold Caffe's order along each axis.
+    Caffe's order saves. Outputs and taps are so too, or have their axes as in Caffe,
+    and always hold Caffe's order along each axis.
     """
     chosen = {value: _usual(graph, value) for value in graph.arguments}
     best = _Walk(graph).run(chosen)
@@ -78,6 +79,12 @@ def _others(rank: int) -> Iterable[Layout]:
     return (Layout.channels_last(rank),) if rank == 3 else ()
 
 
+def _outward(layout: Layout) -> Layout:
+    """The layout in which a blob leaves the module."""
+    last = Layout.channels_last(layout.rank)
+    return last if layout.axes == last.axes else Layout.caffe(layout.rank)
+
+
 class _Walk:
     """One way through the graph, with the transposes that it takes."""
 
@@ -99,11 +106,11 @@ class _Walk:
             self.nodes.append(replace(node, inputs=moved))
             self.layouts.update(zip(node.outputs, plan.outputs, strict=True))
         for value in (*self.graph.outputs, *self.graph.taps):
-            self._move(value, self.layouts[value].plain())
+            self._move(value, _outward(self.layouts[value]))
         return self
 
     def leaving(self, values: Iterable[Value]) -> Iterable[Value]:
-        return (self._move(value, self.layouts[value].plain()) for value in values)
+        return (self._move(value, _outward(self.layouts[value])) for value in values)
 
     def _operand(self, value: Value) -> Operand:
         graph = self.graph

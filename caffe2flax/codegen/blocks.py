@@ -1,0 +1,246 @@
+"""The graph with one call in place of each repeated block, and the blocks' classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from caffe2flax.codegen.blockclass import BlockClass, Instance, common_shape
+from caffe2flax.codegen.body import Body, Labels
+from caffe2flax.codegen.calls import parse_call
+from caffe2flax.codegen.names import Namespace, identifier
+from caffe2flax.ir import Block, Graph, Node, Value
+from caffe2flax.layout import Shape
+from caffe2flax.registry import LAYERS, Array, Layer, Site
+
+KNOWN_STEMS = {"res": "Bottleneck", "resx": "Bottleneck"}
+"""Blocks that have a name of their own in the literature."""
+
+LONG_RUN = 6
+"""So many equal blocks one behind the other become an nnx.Sequential."""
+
+Members = dict[int, tuple[int, str]]
+"""For each node of a block, by number, the number of the call that holds it and the
+path of attributes there."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCall(Layer):
+    """A block, or a run of `count` equal ones, as one layer of the net that holds
+    it."""
+
+    cls: str
+    given: str
+    typed: bool
+    random: bool
+    count: int = 1
+    section: ClassVar[str] = "blocks"
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        raise AssertionError("shapes are known before blocks are made")
+
+    def build(self, at: Site) -> str:
+        dtype = "dtype=dtype" if self.typed else ""
+        given = ", ".join(filter(None, (self.given, dtype, "rngs=rngs")))
+        made = f"{self.cls}({given})"
+        if self.count == 1:
+            return made
+        return f"nnx.Sequential(*[{made} for _ in range({self.count})])"
+
+    def call(self, at: Site) -> str:
+        rngs = ", rngs=rngs" if self.random else ""
+        return f"{at.module}({', '.join(at.args)}{rngs})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        raise AssertionError("the reference runs the layers of a block one by one")
+
+
+@dataclass(frozen=True, slots=True)
+class Factored:
+    """A graph whose blocks are calls; `sites` are those of the nodes inside."""
+
+    graph: Graph
+    classes: tuple[str, ...] = ()
+    members: Mapping[int, tuple[int, str]] = field(default_factory=dict)
+    sites: Mapping[int, Site] = field(default_factory=dict)
+
+
+def factor(graph: Graph, names: Namespace, *, initialise: bool) -> Factored:
+    """Turns the blocks of `graph` into classes, named through `names`."""
+    kinds: dict[object, list[Instance]] = {}
+    for block in graph.blocks:
+        instance = _instance(block, graph, initialise)
+        if instance is None:
+            continue
+        kinds.setdefault(common_shape(instance), []).append(instance)
+    groups = [group for group in kinds.values() if len(group) > 1]
+    calls: dict[int, Node] = {}
+    members: Members = {}
+    sites: dict[int, Site] = {}
+    classes = []
+    for group, name in zip(groups, _class_names(groups), strict=True):
+        made = BlockClass.of(names.claim(name), group)
+        classes.append(made.source())
+        for i, instance in enumerate(group):
+            head = instance.block.nodes[0]
+            calls[head] = _call(made, i, graph)
+            sites.update(instance.body.sites)
+            members.update((n, (head, a)) for n, a in instance.body.attributes.items())
+    inside = {n for group in groups for instance in group for n in instance.block.nodes}
+    nodes = [
+        calls.get(node.number, node)
+        for node in graph.nodes
+        if node.number in calls or node.number not in inside
+    ]
+    nodes = _with_runs(nodes, graph, members)
+    reduced = replace(graph, nodes=tuple(nodes), blocks=())
+    return Factored(reduced, tuple(classes), members, sites)
+
+
+def _instance(block: Block, graph: Graph, initialise: bool) -> Instance | None:
+    """The block as a net of its own; None where a module is made by other than a
+    call."""
+    numbers = set(block.nodes)
+    nodes = tuple(node for node in graph.nodes if node.number in numbers)
+    source = replace(nodes[0], inputs=(), outputs=block.inputs)
+    part = replace(
+        graph,
+        inputs=(source,),
+        nodes=nodes,
+        outputs=(block.output,),
+        taps=(),
+        blocks=(),
+    )
+    body = Body(part, initialise, _labels(block, nodes))
+    calls = [parse_call(attribute, text) for attribute, text in body.built]
+    made = tuple(call for call in calls if call)
+    return Instance(block, body, made) if len(made) == len(calls) else None
+
+
+def _labels(block: Block, nodes: Sequence[Node]) -> Labels:
+    """Names inside the block: `conv_1x1` for what is only `1x1` there, x for the
+    input."""
+    short = {"Convolution": "conv", "InnerProduct": "linear", "Pooling": "pool"}
+    makers: dict[str, str] = {}
+    for node in nodes:
+        for value in node.outputs:
+            makers.setdefault(block.blobs[value], node.layer.type)
+
+    def label(name: str, type_: str) -> str:
+        if not name:
+            return "out"
+        prefix = short.get(type_, type_.lower())
+        return f"{prefix}_{name}" if name[0].isdigit() else name
+
+    values: dict[Value, str] = {
+        value: label(name, makers[name]) for value, name in block.blobs.items()
+    }
+    for i, value in enumerate(block.inputs):
+        values[value] = f"x{i}" if len(block.inputs) > 1 else "x"
+    named = zip(block.names, nodes, strict=True)
+    return Labels({n.number: label(name, n.layer.type) for name, n in named}, values)
+
+
+def _class_names(groups: Sequence[Sequence[Instance]]) -> list[str]:
+    """From the common part of Caffe's names: Inception, InceptionB, Fire, Bottleneck; a
+    residual block with a projection is told by its having one more branch."""
+    bases = [_base_name(group[0]) for group in groups]
+    sizes = [len(group[0].calls) for group in groups]
+    named: list[str] = []
+    for base, size in zip(bases, sizes, strict=True):
+        same = [s for b, s in zip(bases, sizes, strict=True) if b == base]
+        residual = base in KNOWN_STEMS.values() and len(same) == len(set(same)) == 2
+        if residual:
+            named.append(f"Projection{base}" if size == max(same) else base)
+            continue
+        letters = ("", *"BCDEFGHIJKLMNOPQRSTUVWXYZ")
+        free = (base + x for x in letters if base + x not in named)
+        named.append(next(free, base))
+    return named
+
+
+def _base_name(instance: Instance) -> str:
+    stem = identifier(instance.block.stem)
+    if stem in KNOWN_STEMS:
+        return KNOWN_STEMS[stem]
+    name = "".join(word[:1].upper() + word[1:] for word in stem.split("_"))
+    if name not in ("Conv", "Layer", *LAYERS):
+        return name
+    separable = any("depthwise_conv" in text for _, text in instance.body.built)
+    return "SeparableConv" if separable else f"{name}Block"
+
+
+def _call(made: BlockClass, i: int, graph: Graph) -> Node:
+    """The node that stands for instance `i`."""
+    block, body, _ = made.instances[i]
+    head = next(node for node in graph.nodes if node.number == block.nodes[0])
+    layer = BlockCall(
+        made.name,
+        made.given(i),
+        body.is_typed,
+        body.is_random,
+    )
+    return replace(
+        head,
+        name=block.name,
+        layer=layer,
+        inputs=block.inputs,
+        outputs=(block.output,),
+        weights=(),
+    )
+
+
+def _with_runs(nodes: list[Node], graph: Graph, members: Members) -> list[Node]:
+    """Long runs of equal blocks as one call each; `members` follow them."""
+    counts: dict[Value, int] = {}
+    for node in nodes:
+        for value in node.inputs:
+            counts[value] = counts.get(value, 0) + 1
+    runs: list[list[Node]] = []
+    for node in nodes:
+        before = runs[-1][-1] if runs else None
+        if before is not None and _continues(before, node, counts, graph):
+            runs[-1].append(node)
+        else:
+            runs.append([node])
+    result: list[Node] = []
+    for run in runs:
+        if len(run) < LONG_RUN:
+            result += run
+            continue
+        result.append(_sequential(run))
+        places = {node.number: i for i, node in enumerate(run)}
+        for number, (call, path) in list(members.items()):
+            if call in places:
+                members[number] = run[0].number, f"layers.{places[call]}.{path}"
+    return result
+
+
+def _continues(
+    before: Node, node: Node, counts: Mapping[Value, int], graph: Graph
+) -> bool:
+    (output,) = before.outputs if len(before.outputs) == 1 else (None,)
+    if not isinstance(node.layer, BlockCall) or node.layer != before.layer:
+        return False
+    closed = counts.get(output) == 1 and output not in graph.wanted if output else False
+    return closed and node.inputs == (output,) and not node.layer.random
+
+
+def _sequential(run: Sequence[Node]) -> Node:
+    layer = run[0].layer
+    assert isinstance(layer, BlockCall)
+    name = _common_start([node.name for node in run]).rstrip("/_.-")
+    return replace(
+        run[0],
+        name=name or run[0].name,
+        layer=replace(layer, count=len(run)),
+        outputs=run[-1].outputs,
+    )
+
+
+def _common_start(names: Sequence[str]) -> str:
+    """The characters with which all names start."""
+    least, most = min(names), max(names)
+    same = (a == b for a, b in zip(least, most, strict=False))
+    return least[: next((i for i, x in enumerate(same) if not x), len(least))]

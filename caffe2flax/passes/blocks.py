@@ -1,0 +1,140 @@
+"""Repeated blocks: groups of nodes that are the same up to a number in their names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import NamedTuple
+
+from caffe2flax.ir import Block, Graph, Node, Value, Weight
+
+_NUMBERED = re.compile(
+    r"([A-Za-z]+(?:[_-][A-Za-z]+)*?)[_-]?(\d+[a-z]?\d*(?:_\d+)?)(?=$|[/_.-])"
+)
+"""`inception_3a/1x1`, `res2a_branch2b`, `conv2_1/dw`, `fire3/squeeze1x1`: a word, a
+number, the rest."""
+
+LEAST_MODULES = 2
+"""Layers with weights that a block must have: a lone convolution reads better flat."""
+
+
+class _Name(NamedTuple):
+    stem: str
+    key: str
+    rest: str
+
+
+def factor_blocks(graph: Graph) -> Graph:
+    """Finds groups of nodes that occur more than once; changes no node.
+
+    Before: inception_3a/1x1, inception_3a/3x3, ..., inception_3b/1x1, ...
+    After:  the same nodes, and blocks inception_3a, inception_3b, ... of one kind
+
+    Names only propose: neighbours with one number in their names form a group. Groups
+    are of one kind if they have the same layer types, wired alike, under the same names
+    but for the number. A group counts if one value goes out of it, nothing inside is an
+    output or a tap, and it shares no weights with the rest.
+    """
+    groups = [
+        tuple(nodes)
+        for key, nodes in groupby(graph.nodes, key=lambda node: _named(node.name).key)
+        if key
+    ]
+    uses = _Uses.of(graph)
+    whole = [_block(nodes, uses) for nodes in groups]
+    counts = Counter(block.kind for block in whole if block)
+    lengths = {len(block.nodes) for block in whole if block and counts[block.kind] > 1}
+    kept = []
+    for nodes, block in zip(groups, whole, strict=True):
+        # A last block may have layers behind it that only share its number: pool6.
+        heads = (_block(nodes[:n], uses) for n in sorted(lengths) if n < len(nodes))
+        fitting = [x for x in (block, *heads) if x and counts[x.kind] > 1]
+        kept += fitting[:1]
+    return replace(graph, blocks=tuple(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class _Uses:
+    """Who reads each value, what leaves the graph, how many nodes hold each weight."""
+
+    readers: Mapping[Value, tuple[Node, ...]]
+    wanted: frozenset[Value]
+    weights: Mapping[Weight, int]
+
+    @classmethod
+    def of(cls, graph: Graph) -> _Uses:
+        weights = Counter(w for node in graph.nodes for w in node.weights)
+        return cls(graph.readers(), graph.wanted, weights)
+
+    def leave(self, value: Value, numbers: set[int]) -> bool:
+        if value in self.wanted:
+            return True
+        readers = self.readers.get(value, ())
+        return any(node.number not in numbers for node in readers)
+
+
+def _named(name: str) -> _Name:
+    match = _NUMBERED.match(name[:200])
+    if match is None:
+        return _Name("", "", name)
+    return _Name(match[1], match[2], name[match.end() :].strip("/_.-"))
+
+
+def _block(nodes: tuple[Node, ...], uses: _Uses) -> Block | None:
+    """The group as a block; None where it is no closed unit."""
+    if sum(bool(node.weights) for node in nodes) < LEAST_MODULES:
+        return None
+    numbers = {node.number for node in nodes}
+    made = {value for node in nodes for value in node.outputs}
+    leaving = [value for value in made if uses.leave(value, numbers)]
+    inputs = tuple(
+        dict.fromkeys(v for node in nodes for v in node.inputs if v not in made)
+    )
+    shared = any(uses.weights[w] > 1 for node in nodes for w in node.weights)
+    match = _NUMBERED.match(nodes[0].name)
+    if len(leaving) != 1 or not inputs or shared or match is None:
+        return None
+    (output,) = leaving
+    stem = _named(nodes[0].name).stem
+    locals_ = {v: _local(v.blob, stem) for node in nodes for v in node.outputs}
+    return Block(
+        name=nodes[0].name[: match.end()],
+        stem=stem,
+        nodes=tuple(node.number for node in nodes),
+        inputs=inputs,
+        output=output,
+        names=tuple(_local(node.name, stem) for node in nodes),
+        blobs=locals_,
+        kind=_kind(nodes, inputs, output, locals_),
+    )
+
+
+def _local(name: str, stem: str) -> str:
+    """`name` without the block's own part: `1x1` of `inception_3a/1x1`, `bn_branch2a`
+    of `bn2a_branch2a` in a block of `res`."""
+    parts = _named(name)
+    if not parts.key:
+        return name
+    own = parts.stem == stem
+    return parts.rest if own else "_".join(filter(None, (parts.stem, parts.rest)))
+
+
+def _kind(
+    nodes: Sequence[Node],
+    inputs: tuple[Value, ...],
+    output: Value,
+    locals_: dict[Value, str],
+) -> tuple[object, ...]:
+    """What two blocks must have in common: types, wiring, names."""
+    places: dict[Value, object] = {value: i for i, value in enumerate(inputs)}
+    rows: list[object] = []
+    for i, node in enumerate(nodes):
+        wires = tuple(places[value] for value in node.inputs)
+        for j, value in enumerate(node.outputs):
+            places[value] = (i, j)
+        blobs = tuple((locals_[value], value.version) for value in node.outputs)
+        rows.append((type(node.layer), wires, blobs, len(node.weights)))
+    return (*rows, places[output])
