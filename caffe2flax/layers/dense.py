@@ -1,4 +1,4 @@
-"""InnerProduct: every input weighs on every output."""
+"""Every input weighs on every output: by a matrix, or by the row that it names."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class InnerProduct(Layer):
     def call(self, at: Site) -> str:
         axis = self._axis(at.input.shape)
         rank = len(at.input.shape)
-        if axis == rank - 1 and rank > 1:
+        if axis == rank - 1:
             return f"{at.module}({at.x})"
         if axis == 1:
             return f"{at.module}(flatten({at.x}))"
@@ -131,4 +131,71 @@ class InnerProduct(Layer):
         axis = self._axis(x.shape)
         flat = x.reshape(*x.shape[:axis], -1)
         top: Array = flat @ (blobs[0] if self.transpose else blobs[0].T)
+        return top + blobs[1] if self.bias else top
+
+
+@layer("Embed", "embed_param")
+@dataclass(frozen=True, slots=True)
+class Embed(Layer):
+    """weight[x] + bias, x being the number of a row in each element."""
+
+    in_place = False
+
+    num_output: int
+    input_dim: int
+    bias: bool = True
+    weight_filler: Filler = Filler()
+    bias_filler: Filler = Filler()
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        sizes = {
+            name: params.require(name, int) for name in ("num_output", "input_dim")
+        }
+        for name, size in sizes.items():
+            if size < 1 and params.has(name):
+                params.error(name, f"{name} must be positive, not {size}")
+        return cls(
+            sizes["num_output"],
+            sizes["input_dim"],
+            bias=params.get("bias_term", True),
+            weight_filler=filler(params, "weight_filler"),
+            bias_filler=filler(params, "bias_filler"),
+        )
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        return ((*inputs[0], self.num_output),)
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        weight = Blob((self.input_dim, self.num_output), self.weight_filler)
+        bias = Blob((self.num_output,), self.bias_filler)
+        return (weight, bias) if self.bias else (weight,)
+
+    def names(self) -> tuple[str, ...]:
+        return ("embedding", "bias")
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        layout = inputs[0].layout
+        output = Layout((*layout.axes, layout.rank), (*layout.orders, ()))
+        return Layouts((layout,), (output,))
+
+    def build(self, at: Site) -> str:
+        weight, *bias = self.blobs()
+        inits: dict[str, str | None] = {}
+        if at.initialise:
+            inits["embedding_init"] = weight.filler.initializer(weight.shape)
+        if at.initialise and bias and bias[0].filler != Filler():
+            inits["bias_init"] = bias[0].filler.initializer(bias[0].shape)
+        sizes = (self.input_dim, self.num_output)
+        given = arguments(*sizes, **inits, dtype="dtype", rngs="rngs")
+        return f"{'BiasedEmbed' if self.bias else 'nnx.Embed'}({given})"
+
+    def call(self, at: Site) -> str:
+        return f"{at.module}({at.operands[0]}.astype(jnp.int32))"
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        return dict(zip(self.names(), blobs, strict=False))
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        top: Array = blobs[0][inputs[0].astype(np.int64)]
         return top + blobs[1] if self.bias else top
