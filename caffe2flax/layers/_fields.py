@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from caffe2flax.errors import ConversionError
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import Window
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
+from caffe2flax.registry import Blob, Site, canonical_axis
 
 FILLERS = (
     "constant",
@@ -54,20 +57,68 @@ def blob_shape(params: Params) -> Shape:
     return dims
 
 
-def per_axis(params: Params, name: str, short: str) -> tuple[int, ...]:
-    """kernel, stride, pad: one number for all axes, one an axis, or `*_h` and `*_w`.
-
-    `name` is the repeated field, `short` the stem of the two others. Empty where
-    nothing is given.
-    """
-    repeated = params.all(name, int)
-    pair = [params.optional(f"{short}_{side}", int) for side in "hw"]
-    if repeated and any(x is not None for x in pair):
-        params.error(name, f"give {name} or {short}_h and {short}_w, not both")
-    given = [x for x in pair if x is not None]
+def pair(params: Params, single: str, short: str) -> tuple[int, ...]:
+    """One number for both axes, or `*_h` and `*_w`, as Pooling has them; empty where
+    neither is given."""
+    both = params.optional(single, int)
+    sides = [params.optional(f"{short}_{side}", int) for side in "hw"]
+    given = tuple(side for side in sides if side is not None)
+    if both is not None and given:
+        params.error(single, f"give {single} or {short}_h and {short}_w, not both")
     if len(given) == 1:
         params.error(None, f"give both {short}_h and {short}_w")
-    return tuple(given) or repeated
+    return given or (() if both is None else (both,))
+
+
+@dataclass(frozen=True, slots=True)
+class Sliding:
+    """The windows of a ConvolutionParameter: how they lie on the axes behind `axis`."""
+
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    pad: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    axis: int = 1
+
+    @classmethod
+    def parse(cls, params: Params) -> Sliding:
+        """`engine` and `force_nd_im2col` choose between ways to the same numbers."""
+        params.ignore("engine", "force_nd_im2col")
+        kernel = _per_axis(params, "kernel_size", "kernel")
+        if not kernel:
+            params.error(None, "kernel_size is missing")
+        return cls(
+            kernel,
+            _per_axis(params, "stride", "stride"),
+            _per_axis(params, "pad", "pad", missing=0),
+            params.all("dilation", int),
+            params.get("axis", 1),
+        )
+
+    def channel_axis(self, shape: Shape) -> int:
+        """The axis of channels, not negative. Raises ConversionError."""
+        return canonical_axis(self.axis, len(shape))
+
+    def windows(self, shape: Shape) -> tuple[Window, ...]:
+        """A Window for each spatial axis of a blob. Raises ConversionError."""
+        rank = len(shape) - self.channel_axis(shape) - 1
+        return windows(rank, self.kernel, self.stride, self.pad, self.dilation)
+
+
+def _per_axis(
+    params: Params, name: str, short: str, missing: int | None = None
+) -> tuple[int, ...]:
+    """One number for all axes, one an axis (repeated), or `*_h` and `*_w`, of which one
+    may be left out where `missing` is its default. Empty where nothing is given."""
+    repeated = params.all(name, int)
+    sides = [params.optional(f"{short}_{side}", int) for side in "hw"]
+    if all(side is None for side in sides):
+        return repeated
+    if repeated:
+        params.error(name, f"give {name} or {short}_h and {short}_w, not both")
+    if None in sides and missing is None:
+        params.error(None, f"give both {short}_h and {short}_w")
+    return tuple(missing or 0 if side is None else side for side in sides)
 
 
 def spread(
@@ -104,3 +155,47 @@ def windows(
             strict=True,
         )
     )
+
+
+def output_counts(params: Params) -> tuple[int, int]:
+    """num_output and group of a Convolution or Deconvolution."""
+    group = params.get("group", 1)
+    num_output = params.require("num_output", int)
+    if num_output < 1 and params.has("num_output"):
+        params.error("num_output", f"num_output must be positive, not {num_output}")
+    if group < 1:
+        params.error("group", f"group must be positive, not {group}")
+    elif num_output % group:
+        params.error(
+            "group", f"num_output {num_output} is no multiple of group {group}"
+        )
+    return num_output, group
+
+
+def one_shape(inputs: tuple[Shape, ...]) -> Shape:
+    """The shape of all bottoms. Raises ConversionError where they differ."""
+    if len(set(inputs)) > 1:
+        shapes = ", ".join(map(str, inputs))
+        raise ConversionError(f"all bottoms must have one shape, not {shapes}")
+    return inputs[0]
+
+
+def kernel_axes(rank: int) -> tuple[int, ...]:
+    """What transposes a blob (out, in, *window) to Flax's (*window, in, out)."""
+    return (*range(2, rank), 1, 0)
+
+
+def initialisers(
+    at: Site, blobs: tuple[Blob, ...], kernel_init: str | None
+) -> dict[str, str | None]:
+    """The arguments of an nnx module that fill its kernel and bias as Caffe does."""
+    if not at.initialise:
+        return {}
+    bias = blobs[1] if len(blobs) > 1 else None
+    plain = bias is None or bias.filler == Filler()
+    return {
+        "kernel_init": kernel_init,
+        "bias_init": None
+        if plain or bias is None
+        else bias.filler.initializer(bias.shape),
+    }

@@ -1,15 +1,16 @@
-"""Pooling: the largest or the mean value of a window."""
+"""Pooling and SPP: the largest or the mean value of a window."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Self
 
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers._fields import per_axis, windows
+from caffe2flax.layers._fields import pair, windows
 from caffe2flax.layers.window import (
     Padding,
     Window,
@@ -18,9 +19,18 @@ from caffe2flax.layers.window import (
     pool_windows,
     reconcile,
 )
-from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.layout import Layout, Operand, Segment, Shape
 from caffe2flax.params import Params
-from caffe2flax.registry import Array, Layer, Layouts, Site, arguments, layer, literal
+from caffe2flax.registry import (
+    Array,
+    Layer,
+    Layouts,
+    Site,
+    arguments,
+    layer,
+    literal,
+    unless,
+)
 
 LOWEST = float(np.finfo(np.float32).min)
 """What Caffe starts a maximum from."""
@@ -41,15 +51,17 @@ class Pooling(Layer):
     pad: tuple[int, ...] = ()
     everywhere: bool = False
     ceil: bool = True
+    tops_made: int = 1
+    """2: the mask too."""
     padding: Padding | None = None
 
     @classmethod
     def parse(cls, params: Params) -> Self:
         params.ignore("engine")
         everywhere = params.get("global_pooling", False)
-        kernel = per_axis(params, "kernel_size", "kernel")
-        stride = per_axis(params, "stride", "stride")
-        pad = _pad(params)
+        kernel = pair(params, "kernel_size", "kernel")
+        stride = pair(params, "stride", "stride")
+        pad = pair(params, "pad", "pad")
         method = params.choice("pool", "MAX", "AVE", "STOCHASTIC")
         if everywhere and kernel:
             params.error(
@@ -60,10 +72,11 @@ class Pooling(Layer):
         elif not everywhere and not kernel:
             params.error(None, "kernel_size is missing")
         if method == "STOCHASTIC":
-            params.error("pool", "STOCHASTIC pooling: Caffe itself has none on CPU")
+            params.error("pool", NO_STOCHASTIC)
         if params.tops == 2 and method != "MAX":
             params.error("pool", "only MAX pooling has a second top, its mask")
-        return cls(method, kernel, stride, pad, everywhere, ceil=_rounds_up(params))
+        rounds_up = _rounds_up(params)
+        return cls(method, kernel, stride, pad, everywhere, rounds_up, params.tops)
 
     def _windows(self, shape: Shape) -> tuple[Window, ...]:
         if len(shape) != 4:
@@ -74,12 +87,8 @@ class Pooling(Layer):
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
-        clip = any(self.pad)
-        sizes = (
-            pool_output(size, w, ceil=self.ceil, clip=clip)
-            for size, w in zip(shape[2:], self._windows(shape), strict=True)
-        )
-        return ((*shape[:2], *sizes),)
+        sizes = pooled(shape[2:], self._windows(shape), ceil=self.ceil)
+        return ((*shape[:2], *sizes),) * self.tops_made
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         return reconcile(shape[2:], self._windows(shape), outputs[2:])
@@ -89,25 +98,22 @@ class Pooling(Layer):
 
     def layouts(self, *inputs: Operand) -> Layouts:
         layout = Layout.channels_last(4)
-        return Layouts((layout,), (layout,))
+        return Layouts((layout,), (layout,) * self.tops_made)
 
     def call(self, at: Site) -> str:
-        if self.everywhere:
-            function = "jnp.max" if self.method == "MAX" else "jnp.mean"
-            return f"{function}({at.x}, axis=(1, 2), keepdims=True)"
+        if self.everywhere and self.tops_made == 1:
+            if self.method == "MAX":
+                return f"global_max_pool({at.x})"
+            return f"jnp.mean({at.x}, axis=(1, 2), keepdims=True)"
         spatial = self._windows(at.input.shape)
         kernel = literal(tuple(w.kernel for w in spatial))
         stride = literal(tuple(w.stride for w in spatial))
         if self.method == "MAX":
-            return (
-                f"max_pool({arguments(at.x, kernel, stride, padding=self._padding())})"
-            )
-        over = tuple(
-            overhang(size, w, out)
-            for size, w, out in zip(
-                at.input.shape[2:], spatial, at.output.shape[2:], strict=True
-            )
-        )
+            assert self.padding is not None, "reconcile_padding has not run"
+            function = "max_pool" if self.tops_made == 1 else "max_pool_with_mask"
+            padding = unless(self.padding.emitted, "VALID")
+            return f"{function}({arguments(at.x, kernel, stride, padding=padding)})"
+        over = overhangs(at.input.shape[2:], spatial, at.output.shape[2:])
         pad = tuple(w.pad for w in spatial)
         return "avg_pool({})".format(
             arguments(
@@ -119,40 +125,144 @@ class Pooling(Layer):
             )
         )
 
-    def _padding(self) -> str | None:
-        assert self.padding is not None, "reconcile_padding has not run"
-        emitted = self.padding.emitted
-        return None if emitted == "VALID" else literal(emitted)
+    def reference(
+        self, blobs: Sequence[Array], *inputs: Array
+    ) -> Array | tuple[Array, ...]:
+        (x,) = inputs
+        spatial = self._windows(x.shape)
+        sizes = self.infer(x.shape)[0][2:]
+        if self.tops_made == 1:
+            return slide(x, self.method, spatial, sizes)
+        return slide(x, "MAX", spatial, sizes), slide(x, "MASK", spatial, sizes)
+
+
+@layer("SPP", "spp_param")
+@dataclass(frozen=True, slots=True)
+class SPP(Layer):
+    """Pooled over 1 x 1, 2 x 2, 4 x 4, ... bins, all flattened into one axis."""
+
+    in_place = False
+
+    height: int
+    method: str = "MAX"
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("engine")
+        height = params.require("pyramid_height", int)
+        if params.has("pyramid_height") and not 1 <= height <= MAX_LEVELS:
+            text = f"pyramid_height must be 1 to {MAX_LEVELS}, not {height}"
+            params.error("pyramid_height", text)
+        method = params.choice("pool", "MAX", "AVE", "STOCHASTIC")
+        if method == "STOCHASTIC":
+            params.error("pool", NO_STOCHASTIC)
+        return cls(height, method)
+
+    def _levels(self, shape: Shape) -> list[tuple[tuple[Window, ...], Shape]]:
+        """The windows of each level, and how many of them there are an axis.
+
+        Raises ConversionError.
+        """
+        if len(shape) != 4:
+            raise ConversionError(f"pooling needs a blob of 4 axes, not {shape}")
+        levels = []
+        for bins in (2**level for level in range(self.height)):
+            kernels = [-(-size // bins) for size in shape[2:]]
+            spatial = tuple(
+                Window(kernel, kernel, (kernel * bins - size + 1) // 2)
+                for kernel, size in zip(kernels, shape[2:], strict=True)
+            )
+            levels.append((spatial, pooled(shape[2:], spatial, ceil=True)))
+        return levels
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        (shape,) = inputs
+        levels = self._levels(shape)
+        if self.height == 1:
+            return ((*shape[:2], *levels[0][1]),)
+        return ((shape[0], sum(shape[1] * prod(sizes) for _, sizes in levels)),)
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        """Channels last, which leaves each level in the order H, W, C."""
+        (x,) = inputs
+        layout = Layout.channels_last(4)
+        if self.height == 1:
+            return Layouts((layout,), (layout,))
+        order = tuple(
+            Segment((x.shape[1], *sizes), (1, 2, 0))
+            for _, sizes in self._levels(x.shape)
+        )
+        return Layouts((layout,), (Layout.caffe(2).with_order(1, order),))
+
+    def call(self, at: Site) -> str:
+        sizes = at.input.shape[2:]
+        levels = []
+        for spatial, outs in self._levels(at.input.shape):
+            kernel = tuple(w.kernel for w in spatial)
+            if self.method == "MAX":
+                last: tuple[object, ...] = (reconcile(sizes, spatial, outs).emitted,)
+            else:
+                pad = tuple(w.pad for w in spatial)
+                last = (pad, overhangs(sizes, spatial, outs))
+            levels.append(literal((kernel, kernel, *last)))
+        pool = "max_pool" if self.method == "MAX" else "avg_pool"
+        if self.height == 1:
+            return f"{pool}({at.x}, {levels[0][1:-1]})"
+        return f"spatial_pyramid({arguments(pool, at.x, *levels)})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
-        ((*_, height, width),) = self.infer(x.shape)
-        rows, columns = (
-            pool_windows(size, w, out)
-            for size, w, out in zip(
-                x.shape[2:], self._windows(x.shape), (height, width), strict=True
-            )
-        )
-        top = np.empty((*x.shape[:2], height, width))
-        for i, (y0, y1, dy) in enumerate(rows):
-            for j, (x0, x1, dx) in enumerate(columns):
-                window = x[:, :, y0:y1, x0:x1]
-                if self.method == "MAX":
-                    top[:, :, i, j] = window.max((2, 3), initial=LOWEST)
-                else:
-                    divisor = np.float64(dy * dx)
-                    with np.errstate(invalid="ignore", divide="ignore"):
-                        top[:, :, i, j] = window.sum((2, 3)) / divisor
-        return top
+        tops = [slide(x, self.method, *level) for level in self._levels(x.shape)]
+        if self.height == 1:
+            return tops[0]
+        return np.concatenate([top.reshape(len(x), -1) for top in tops], 1)
 
 
-def _pad(params: Params) -> tuple[int, ...]:
-    """Caffe takes pad_h and pad_w only together."""
-    if params.has("pad_h") != params.has("pad_w"):
-        params.error(
-            "pad_h" if params.has("pad_h") else "pad_w", "give both pad_h and pad_w"
-        )
-    return per_axis(params, "pad", "pad")
+MAX_LEVELS = 16
+"""Bins beyond the pixels are refused anyway; this bounds the work until then."""
+
+NO_STOCHASTIC = (
+    "STOCHASTIC pooling is not implemented in Caffe either (CPU); a net trained with it "
+    "is tested with AVE or MAX"
+)
+
+
+def pooled(sizes: Shape, spatial: tuple[Window, ...], *, ceil: bool) -> Shape:
+    """Sizes of the output. Raises ConversionError where Caffe aborts."""
+    clip = any(w.pad for w in spatial)
+    return tuple(
+        pool_output(size, w, ceil=ceil, clip=clip)
+        for size, w in zip(sizes, spatial, strict=True)
+    )
+
+
+def overhangs(sizes: Shape, spatial: tuple[Window, ...], outs: Shape) -> Shape:
+    """On each axis the pixels that the last window reads beyond image and pad."""
+    return tuple(map(overhang, sizes, spatial, outs))
+
+
+def slide(x: Array, method: str, spatial: tuple[Window, ...], sizes: Shape) -> Array:
+    """x (N, C, H, W) pooled into `sizes`; MASK is where MAX found its value."""
+    rows, columns = map(pool_windows, x.shape[2:], spatial, sizes)
+    top = np.empty((*x.shape[:2], *sizes))
+    for i, (y0, y1, dy) in enumerate(rows):
+        for j, (x0, x1, dx) in enumerate(columns):
+            window = x[:, :, y0:y1, x0:x1]
+            if method == "AVE":
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    top[:, :, i, j] = window.sum((2, 3)) / np.float64(dy * dx)
+                continue
+            seen = np.where(window > LOWEST, window, LOWEST)
+            largest = seen.max((2, 3), initial=LOWEST)
+            if method == "MAX":
+                top[:, :, i, j] = largest
+                continue
+            pixels = np.arange(y0, y1)[:, None] * x.shape[3] + np.arange(x0, x1)
+            found = seen.reshape(*x.shape[:2], -1)
+            place = found.argmax(-1) if found.size else np.zeros(x.shape[:2], int)
+            index = pixels.ravel()[place] if found.size else place
+            top[:, :, i, j] = np.where(largest > LOWEST, index, -1)
+    return top
 
 
 def _rounds_up(params: Params) -> bool:

@@ -1,7 +1,9 @@
 """Pooling as Caffe does it. x is (N, *spatial, C)."""
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,46 @@ def max_pool(
         return native(x)
     y: Array = lax.platform_dependent(x, cpu=shifted, default=native)
     return y
+
+
+def global_max_pool(x: Array) -> Array:
+    """The largest value of each channel, (N, 1, ..., C): `max_pool` of all pixels."""
+    return max_pool(x, x.shape[1:-1], (1,) * (x.ndim - 2))
+
+
+def max_pool_with_mask(
+    x: Array,
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+) -> tuple[Array, Array]:
+    """`max_pool`, and for each maximum the row-major index of its pixel in the image,
+    -1 where there is none."""
+    lowest = jnp.nan_to_num(jnp.asarray(-jnp.inf, x.dtype))
+    pixels = jnp.arange(math.prod(x.shape[1:-1]), dtype=np.int32)
+    pixels = pixels.reshape(1, *x.shape[1:-1], 1)
+    indices = pad_spatial(pixels, -1, window, strides, padding)
+    x = pad_spatial(jnp.where(x > lowest, x, lowest), lowest, window, strides, padding)
+    for axis in range(len(window), 0, -1):
+        of_axis = window[axis - 1], strides[axis - 1], axis
+        values = window_slices(x, *of_axis)
+        places = window_slices(indices, *of_axis)
+        x, indices = values[0], places[0]
+        for value, place in zip(values[1:], places[1:], strict=True):
+            indices = jnp.where(value > x, place, indices)
+            x = jnp.where(value > x, value, x)
+    mask = jnp.where(x > lowest, indices, -1)
+    return x, mask.astype(np.promote_types(x.dtype, np.float32))
+
+
+def spatial_pyramid(pool: Callable[..., Array], x: Array, *levels: Any) -> Array:
+    """The flattened `pool` of x (N, *spatial, C) at each level, one behind the other.
+
+    A level is what `pool` takes behind x.
+    """
+    pooled = [pool(x, *level) for level in levels]
+    flat = [y.reshape(y.shape[0], math.prod(y.shape[1:])) for y in pooled]
+    return jnp.concatenate(flat, axis=-1)
 
 
 def avg_pool(

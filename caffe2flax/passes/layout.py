@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from caffe2flax.errors import Span
 from caffe2flax.ir import Graph, Node, Value
 from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.registry import Array, Layer, Layouts, Site, arguments, literal, unless
+from caffe2flax.registry import Array, Layer, Layouts, Site, arguments, literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Relayout(Layer):
         for axis, order in enumerate(self.have.orders):
             if order and not self.want.orders[axis]:
                 segments = tuple((tuple(s.dims), tuple(s.perm)) for s in order)
-                place = unless(layout.position(axis), -1)
-                x = f"to_caffe_order({arguments(x, literal(segments), axis=place)})"
+                place = layout.position(axis)
+                x = f"to_caffe_order({arguments(x, place, literal(segments))})"
         if self.have.axes != self.want.axes:
             x = f"jnp.transpose({x}, {self.have.permutation(self.want)})"
         return x

@@ -1,0 +1,265 @@
+"""Deconvolution and Im2col: a convolution's gradient, and its windows laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from typing import Self
+
+import numpy as np
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.layers._fields import (
+    Sliding,
+    filler,
+    initialisers,
+    kernel_axes,
+    one_shape,
+    output_counts,
+)
+from caffe2flax.layers.fillers import Filler
+from caffe2flax.layers.window import Padding, conv_output, deconv_output, reconcile
+from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import (
+    Array,
+    Blob,
+    Layer,
+    Layouts,
+    Site,
+    arguments,
+    layer,
+    literal,
+    same,
+    unless,
+)
+
+DIRECT = ("constant", "uniform", "gaussian", "bilinear")
+"""Fillers that look the same in a blob of any arrangement, turned around or not."""
+
+
+@layer("Deconvolution", "convolution_param")
+@dataclass(frozen=True, slots=True)
+class Deconvolution(Layer):
+    """y[o, stride * i + dilation * k - pad] = b[o] + sum of w[c, o, k] * x[c, i]."""
+
+    bottoms = (1, None)
+    tops = (1, None)
+    in_place = False
+
+    num_output: int
+    sliding: Sliding
+    group: int = 1
+    bias: bool = True
+    weight_filler: Filler = Filler()
+    bias_filler: Filler = Filler()
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        if params.bottoms != params.tops:
+            params.error(None, "as many tops as bottoms are needed")
+        num_output, group = output_counts(params)
+        return cls(
+            num_output,
+            Sliding.parse(params),
+            group,
+            params.get("bias_term", True),
+            filler(params, "weight_filler"),
+            filler(params, "bias_filler"),
+        )
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        shape = one_shape(inputs)
+        axis = self.sliding.channel_axis(shape)
+        if shape[axis] % self.group:
+            raise ConversionError(
+                f"{shape[axis]} input channels are no multiple of group {self.group}"
+            )
+        sizes = map(deconv_output, shape[axis + 1 :], self.sliding.windows(shape))
+        return ((*shape[:axis], self.num_output, *sizes),) * len(inputs)
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        channels = inputs[0][self.sliding.channel_axis(inputs[0])]
+        kernel = (w.kernel for w in self.sliding.windows(inputs[0]))
+        shape = (channels, self.num_output // self.group, *kernel)
+        bias = Blob((self.num_output,), self.bias_filler)
+        return (Blob(shape, self.weight_filler), *([bias] if self.bias else []))
+
+    def names(self) -> tuple[str, ...]:
+        return ("kernel", "bias")
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        shape = inputs[0].shape
+        layout = Layout.channels_last(len(shape), self.sliding.channel_axis(shape))
+        return Layouts((layout,) * len(inputs), (layout,) * len(inputs))
+
+    def build(self, at: Site) -> str:
+        """nnx.ConvTranspose; as that has no groups, a grouped one is an nnx.Conv over
+        the dilated input."""
+        shape = at.input.shape
+        spatial = self.sliding.windows(shape)
+        # Flax counts pads from where a window touches a single pixel.
+        padding = tuple((w.extent - 1 - w.pad,) * 2 for w in spatial)
+        even = len(set(padding)) == 1
+        stride = unless(same([w.stride for w in spatial] or [1]), 1)
+        grouped = self.group > 1
+        blobs = self.blobs(shape)
+        return "nnx.{}({})".format(
+            "Conv" if grouped else "ConvTranspose",
+            arguments(
+                shape[self.sliding.channel_axis(shape)],
+                self.num_output,
+                literal(tuple(w.kernel for w in spatial)),
+                strides=None if grouped else stride,
+                padding=literal(padding[0][0] if even else padding)
+                if spatial
+                else None,
+                input_dilation=stride if grouped else None,
+                kernel_dilation=unless(same([w.dilation for w in spatial] or [1]), 1),
+                feature_group_count=unless(self.group, 1),
+                use_bias=unless(self.bias, True),
+                transpose_kernel=None if grouped else True,
+                conv_general_dilated="transposed_conv" if grouped and stride else None,
+                **initialisers(at, blobs, self._kernel_init(blobs[0])),
+                dtype="dtype",
+                rngs="rngs",
+            ),
+        )
+
+    def _kernel_init(self, weight: Blob) -> str:
+        axes = kernel_axes(len(weight.shape))
+        init = weight.filler.initializer(weight.shape, axes)
+        direct = weight.filler.type in DIRECT and weight.filler.sparse < 0
+        if self.group == 1 or direct:
+            return init
+        return f"grouped_transpose_init({init}, {self.group})"
+
+    def call(self, at: Site) -> str:
+        return ", ".join(f"{at.module}({x})" for x in at.args)
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        """(c, o / group, *window) as (*window, o, c) for nnx.ConvTranspose, or turned
+        around as (*window, c / group, o) for nnx.Conv."""
+        weight = blobs[0]
+        if self.group > 1:
+            inputs, outputs, *window = weight.shape
+            split = weight.reshape(self.group, inputs // self.group, *weight.shape[1:])
+            swapped = split.swapaxes(1, 2)
+            weight = swapped.reshape(self.group * outputs, -1, *window)
+            weight = np.flip(weight, tuple(range(2, weight.ndim)))
+        kernel = weight.transpose(kernel_axes(weight.ndim))
+        return {"kernel": kernel} | ({"bias": blobs[1]} if self.bias else {})
+
+    def reference(
+        self, blobs: Sequence[Array], *inputs: Array
+    ) -> Array | tuple[Array, ...]:
+        outputs = tuple(self._spread(blobs, x) for x in inputs)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def _spread(self, blobs: Sequence[Array], x: Array) -> Array:
+        """Each pixel adds its window of products to the top."""
+        axis = self.sliding.channel_axis(x.shape)
+        (shape,) = self.infer(x.shape)
+        spatial = self.sliding.windows(x.shape)
+        sizes, outs = x.shape[axis + 1 :], shape[axis + 1 :]
+        pixels = x.reshape(-1, self.group, x.shape[axis] // self.group, prod(sizes))
+        weight = blobs[0].reshape(self.group, pixels.shape[2], *blobs[0].shape[1:])
+        full = [
+            w.stride * (size - 1) + w.extent
+            for size, w in zip(sizes, spatial, strict=True)
+        ]
+        total = np.zeros((len(pixels), self.num_output, *full))
+        for taps in product(*(range(w.kernel) for w in spatial)):
+            tap = weight[(slice(None),) * 3 + taps]
+            added = tap.swapaxes(1, 2) @ pixels
+            at = tuple(
+                slice(
+                    i * w.dilation, i * w.dilation + (size - 1) * w.stride + 1, w.stride
+                )
+                for i, size, w in zip(taps, sizes, spatial, strict=True)
+            )
+            total[(slice(None), slice(None), *at)] += added.reshape(
+                len(pixels), self.num_output, *sizes
+            )
+        cut = tuple(
+            slice(w.pad, w.pad + out) for w, out in zip(spatial, outs, strict=True)
+        )
+        top = total[(slice(None), slice(None), *cut)]
+        if self.bias:
+            top = top + blobs[1].reshape(-1, *(1,) * len(outs))
+        return top.reshape(shape)
+
+
+@layer("Im2col", "convolution_param")
+@dataclass(frozen=True, slots=True)
+class Im2col(Layer):
+    """y[(c, k), i] = x[c, stride * i + dilation * k - pad]."""
+
+    in_place = False
+
+    sliding: Sliding
+    padding: Padding | None = None
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("num_output", "bias_term", "group")
+        params.ignore("weight_filler", "bias_filler")
+        return cls(Sliding.parse(params))
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        (shape,) = inputs
+        axis = self.sliding.channel_axis(shape)
+        spatial = self.sliding.windows(shape)
+        if not spatial:
+            raise ConversionError(f"a blob of shape {shape} leaves no spatial axes")
+        columns = shape[axis] * prod(w.kernel for w in spatial)
+        sizes = map(conv_output, shape[axis + 1 :], spatial)
+        return ((*shape[:axis], columns, *sizes),)
+
+    def windows(self, shape: Shape, outputs: Shape) -> Padding:
+        first = self.sliding.channel_axis(shape) + 1
+        return reconcile(shape[first:], self.sliding.windows(shape), outputs[first:])
+
+    def with_padding(self, padding: Padding) -> Im2col:
+        return replace(self, padding=padding)
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        """Channels last; the columns are in Caffe's order."""
+        shape = inputs[0].shape
+        layout = Layout.channels_last(len(shape), self.sliding.channel_axis(shape))
+        return Layouts((layout,), (layout,))
+
+    def call(self, at: Site) -> str:
+        assert self.padding is not None, "reconcile_padding has not run"
+        spatial = self.sliding.windows(at.input.shape)
+        dilation = tuple(w.dilation for w in spatial)
+        emitted = self.padding.emitted
+        return "im2col({})".format(
+            arguments(
+                at.x,
+                literal(tuple(w.kernel for w in spatial)),
+                literal(tuple(w.stride for w in spatial)),
+                padding=unless(emitted, "VALID"),
+                dilation=literal(dilation) if set(dilation) != {1} else None,
+            )
+        )
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        axis = self.sliding.channel_axis(x.shape)
+        (shape,) = self.infer(x.shape)
+        spatial = self.sliding.windows(x.shape)
+        sizes = shape[axis + 1 :]
+        pads = [(w.pad, w.pad + w.extent + w.stride) for w in spatial]
+        padded = np.pad(x, [(0, 0)] * (axis + 1) + pads)
+        columns = []
+        for taps in product(*(range(w.kernel) for w in spatial)):
+            at = (tap * w.dilation for tap, w in zip(taps, spatial, strict=True))
+            cut = tuple(
+                slice(start, start + (size - 1) * w.stride + 1, w.stride)
+                for start, size, w in zip(at, sizes, spatial, strict=True)
+            )
+            columns.append(padded[(slice(None),) * (axis + 1) + cut])
+        return np.stack(columns, axis + 1).reshape(shape)
