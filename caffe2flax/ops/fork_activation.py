@@ -1,0 +1,19 @@
+"""Activations that Caffe's forks added."""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def capped_relu(x: Array, negative_slope: float, threshold: float) -> Array:
+    """x where positive, else negative_slope * x, at most threshold."""
+    return jnp.minimum(jnp.where(x > 0, x, negative_slope * x), threshold)
+
+
+def hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
+    """alpha * x + beta between 0 and 1."""
+    return jnp.clip(alpha * x + beta, 0, 1)
+
+
+def scaled_elu(x: Array, alpha: float, scale: float) -> Array:
+    """scale * x where x is positive, else scale * alpha * (exp(x) - 1)."""
+    return scale * jnp.where(x > 0, x, alpha * jnp.expm1(jnp.minimum(x, 0)))

@@ -1,0 +1,322 @@
+"""Tries every net below a folder: `python -m tests.corpus DIR [--no-run]`.
+
+Each one is converted (deploy nets as TEST, train_val nets as TEST and as TRAIN), the
+emitted module is built and run on zeros, and a table by repository tells how many were
+converted, refused, ended in a traceback or took too long. Nothing is written, and
+nothing that a net names is opened. Every worker is a process of its own with limits on
+time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".prototxt", ".pt", ".txt", ".prototxt.template")
+SOLVER_FIELDS = ("base_lr", "train_net", "solver_mode", "net", "lr_policy")
+LOSS = re.compile(r"Loss|Accuracy|_loss\b|LOSS|accuracy")
+CHEAP = 40_000_000
+"""Numbers in blobs and weights up to which a net is run, not only traced."""
+OUTCOMES = ("converted", "refused", "traceback", "slow", "nan")
+
+
+@dataclass(frozen=True)
+class Try:
+    """A net file under one phase."""
+
+    path: str
+    repository: str
+    kind: str
+    phase: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a Try: an outcome, the seconds it took, and why."""
+
+    attempt: Try
+    outcome: str
+    seconds: float
+    reasons: tuple[str, ...] = ()
+    given: bool = False
+    """Whether the shape of an input that only its data tells was given."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _options(argv)
+    if options.worker:
+        return _work(options.run)
+    folder = Path(options.folder)
+    tries = [t for path in sorted(_files(folder)) for t in _tries(folder, path)]
+    if options.only:
+        tries = [t for t in tries if re.search(options.only, t.path)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        results = list(pool.map(_Workers(options.run, options.limit), tries))
+    print(_table(results))
+    print()
+    print(_reasons(results))
+    if options.list:
+        print()
+        print(_listing(results, options.list))
+    return 0 if all(r.outcome in ("converted", "refused") for r in results) else 1
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.corpus")
+    parser.add_argument("folder", nargs="?", default=".", metavar="DIR")
+    parser.add_argument(
+        "--no-run", dest="run", action="store_false", help="convert only"
+    )
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds a try")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--only", metavar="REGEX", help="paths that hold this")
+    parser.add_argument(
+        "--list", choices=OUTCOMES, action="append", help="name the files, too"
+    )
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (
+        path
+        for path in folder.rglob("*")
+        if path.name.endswith(SUFFIXES) and path.is_file()
+    )
+
+
+def _tries(folder: Path, path: Path) -> Iterator[Try]:
+    relative = path.relative_to(folder)
+    repository = relative.parts[0] if len(relative.parts) > 1 else "."
+    kind = _kind(path)
+    if kind:
+        for phase in ("TEST",) if kind == "deploy" else ("TEST", "TRAIN"):
+            yield Try(str(path), repository, kind, phase)
+
+
+def _kind(path: Path) -> str:
+    """`deploy`, `train_val`, or nothing for what is no net."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    text = re.sub(r"#.*", "", text)
+    if not re.search(r"^\s*layers?\s*:?\s*[{<]", text, re.MULTILINE):
+        return ""
+    if re.search(rf"^({'|'.join(SOLVER_FIELDS)})\s*:", text, re.MULTILINE):
+        return ""
+    types = re.findall(r"^\s*type\s*:\s*[\"']?(\w+)", text, re.MULTILINE)
+    data = any(re.search(r"Data\d?$|_DATA$|^DATA$|^data$", t) for t in types)
+    return "train_val" if data or any(map(LOSS.search, types)) else "deploy"
+
+
+class _Workers:
+    """One worker process for each thread, replaced when it dies or takes too long."""
+
+    def __init__(self, run: bool, limit: float):
+        self.command = [sys.executable, "-m", "tests.corpus", "--worker"]
+        self.command += [] if run else ["--no-run"]
+        self.limit = limit
+        self.local = threading.local()
+
+    def __call__(self, attempt: Try) -> Result:
+        worker = getattr(self.local, "worker", None) or self._start()
+        timer = threading.Timer(self.limit * 6, worker.kill)
+        started = time.monotonic()
+        timer.start()
+        try:
+            worker.stdin.write(json.dumps(asdict(attempt)) + "\n")
+            worker.stdin.flush()
+            answer = worker.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        finally:
+            timer.cancel()
+        seconds = time.monotonic() - started
+        if not answer:
+            self.local.worker = None
+            return Result(attempt, "slow", seconds, ("the worker was ended",))
+        found = json.loads(answer)
+        outcome, seconds = found["outcome"], found["seconds"]
+        if seconds > self.limit:
+            outcome = "slow"
+        return Result(
+            attempt, outcome, seconds, tuple(found["reasons"]), found["given"]
+        )
+
+    def _start(self) -> subprocess.Popen[str]:
+        self.local.worker = subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        return self.local.worker
+
+
+def _work(run: bool) -> int:
+    """Answers each line of stdin, a Try, with one of stdout."""
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        attempt = Try(**json.loads(line))
+        answers.write(json.dumps(_attempt(attempt, run)) + "\n")
+        answers.flush()
+    return 0
+
+
+def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
+    import caffe2flax
+
+    started = time.monotonic()
+    seconds, given = 0.0, False
+    try:
+        conversion, given = _convert(attempt)
+        seconds = time.monotonic() - started
+        outcome = "converted"
+        reasons = _run(conversion) if run else []
+        if reasons:
+            outcome = "nan"
+    except caffe2flax.ConversionError as error:
+        outcome, reasons = "refused", [p.message for p in error.problems]
+    except Exception:
+        outcome = "traceback"
+        reasons = [" / ".join(traceback.format_exc().splitlines()[-7:])]
+    return {
+        "outcome": outcome,
+        "seconds": seconds or time.monotonic() - started,
+        "reasons": reasons,
+        "given": given,
+    }
+
+
+_UNKNOWN = re.compile(r"give --input-shape (\S+)=(N\b[N,CHW.]*)")
+_GUESSES = (
+    {"N,C,H,W": (1, 3, 224, 224), "N": (1,), "N,...": (1, 3, 224, 224)},
+    {"N,C,H,W": (1, 3, 321, 321), "N": (1,), "N,...": (1, 1)},
+    {"N,C,H,W": (1, 1, 28, 28), "N": (1,), "N,...": (1, 100)},
+)
+
+
+def _convert(attempt: Try) -> tuple[Any, bool]:
+    """The conversion; where only its data tell an input's shape, one is guessed."""
+    import caffe2flax
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    failure: caffe2flax.ConversionError | None = None
+    for guess in ({}, *_GUESSES):
+        if failure is not None:
+            found = [_UNKNOWN.search(p.message) for p in failure.problems]
+            if not all(found):
+                break
+            shapes = {m[1]: guess.get(m[2], (1,)) for m in found if m}
+        try:
+            conversion = caffe2flax.convert(
+                attempt.path, phase=attempt.phase, input_shapes=shapes or None
+            )
+        except caffe2flax.ConversionError as error:
+            failure = failure or error
+            continue
+        return conversion, bool(shapes)
+    assert failure is not None
+    raise failure
+
+
+def _run(conversion: Any) -> list[str]:
+    """Builds the module and calls it on zeros; what is NaN in its outputs."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    from caffe2flax.runner import _load_class, _parameters
+
+    graph = conversion.graph
+    inputs = [graph.operand(value).emitted for value in graph.arguments]
+    cls = _load_class(conversion.name, conversion.source)
+    seeded = "rngs" in _parameters(cls, "__init__")
+    options = {}
+    if "rngs" in _parameters(cls, "__call__"):
+        options["rngs"] = nnx.Rngs(0)
+
+    def forward(*args: Any) -> Any:
+        model = cls(rngs=nnx.Rngs(0)) if seeded else cls()
+        model.train() if graph.phase == "TRAIN" else model.eval()
+        return model(*args, **options)
+
+    size = sum(np.prod(shape, dtype=float) for shape in graph.shapes.values())
+    weights = {w for node in graph.nodes for w in node.weights}
+    size += sum(np.prod(w.shape, dtype=float) for w in weights)
+    if size > CHEAP or len(graph.nodes) > 150:
+        abstract = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs]
+        jax.eval_shape(forward, *abstract)
+        return []
+    outputs = jax.jit(forward)(*(jnp.zeros(shape) for shape in inputs))
+    return [
+        f"NaN in {jax.tree_util.keystr(path)}"
+        for path, x in jax.tree_util.tree_leaves_with_path(outputs)
+        if np.isnan(np.asarray(x)).any()
+    ]
+
+
+def _table(results: Iterable[Result]) -> str:
+    rows: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for result in results:
+        for key in (
+            (result.attempt.repository, ""),
+            ("all", result.attempt.kind),
+            ("all", f"{result.attempt.kind} {result.attempt.phase}"),
+        ):
+            rows[key]["tries"] += 1
+            rows[key][result.outcome] += 1
+            rows[key]["shape given"] += result.given
+    heads = ("tries", *OUTCOMES, "shape given")
+    names = [" ".join(key).strip() for key in rows]
+    width = max(map(len, names), default=0)
+    lines = [" " * width + "".join(f"{head:>12}" for head in heads)]
+    for key in sorted(rows, key=lambda key: (key[0] == "all", key)):
+        counts = "".join(f"{rows[key][head] or '':>12}" for head in heads)
+        share = rows[key]["converted"] / rows[key]["tries"]
+        lines.append(f"{' '.join(key).strip():{width}}{counts} {share:7.1%}")
+    return "\n".join(lines)
+
+
+def _reasons(results: Iterable[Result]) -> str:
+    """How many tries have each reason, names and numbers aside."""
+    counts: Counter[str] = Counter()
+    for result in results:
+        general = {_general(reason) for reason in result.reasons}
+        counts.update(f"{result.outcome}: {reason}" for reason in general)
+    return "\n".join(f"{n:5} {reason}" for reason, n in counts.most_common())
+
+
+def _general(reason: str) -> str:
+    if reason.startswith("layer type") or " / " in reason:
+        return re.sub(r" \(\d+ layers\)", "", reason)
+    return re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "#", re.sub(r"'[^']*'", "'...'", reason))
+
+
+def _listing(results: Iterable[Result], outcomes: list[str]) -> str:
+    lines = []
+    for r in results:
+        if r.outcome in outcomes:
+            lines.append(
+                f"{r.outcome} {r.attempt.phase} {r.seconds:.1f}s {r.attempt.path}"
+            )
+            lines += [f"    {reason}" for reason in r.reasons]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
