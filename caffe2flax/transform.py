@@ -23,6 +23,10 @@ class Transform:
     mirror: bool = False
     force_color: bool = False
     force_gray: bool = False
+    resize: tuple[int, int] = (0, 0)
+    """Height and width that images are brought to first, (0, 0) for as they are."""
+    augmented: tuple[str, ...] = ()
+    """What else SSD's data layers do at random."""
 
     def describe(self, phase: str = "TEST") -> str:
         """The steps in their order as English, "" where there are none."""
@@ -31,6 +35,9 @@ class Transform:
             steps.append("decoded in colour")
         if self.force_gray and not self.force_color:
             steps.append("decoded in gray")
+        if any(self.resize):
+            steps.append("resized to {} x {}".format(*self.resize))
+        steps += [f"changed at random by {name}" for name in self.augmented]
         if self.crop_size:
             where = "at random" if phase == "TRAIN" else "from the middle"
             steps.append(f"cropped to {self.crop_size} x {self.crop_size} {where}")
@@ -60,9 +67,29 @@ def read_transform(layer: Params) -> Transform | None:
         mirror=params.get("mirror", False),
         force_color=params.get("force_color", False),
         force_gray=params.get("force_gray", False),
+        resize=_resize(params.sub("resize_param")),
+        augmented=tuple(name for name in AUGMENTATIONS if params.has(name)),
     )
+    # Which boxes are kept, not what the image becomes.
+    params.ignore("emit_constraint")
     if transform.crop_size < 0:
         params.error("crop_size", f"crop_size {transform.crop_size} is negative")
     if transform.mean_value and params.has("mean_file"):
         params.error("mean_file", "give either mean_value or mean_file, not both")
     return transform
+
+
+AUGMENTATIONS = ("distort_param", "expand_param", "noise_param")
+"""SSD's random changes of colour, size and content."""
+
+
+def _resize(params: Params) -> tuple[int, int]:
+    """SSD's `resize_param`."""
+    # How missing pixels are made, or for boxes only.
+    params.ignore("prob", "pad_mode", "pad_value", "interp_mode")
+    params.ignore("height_scale", "width_scale")
+    modes = ("WARP", "FIT_SMALL_SIZE", "FIT_LARGE_SIZE_AND_PAD")
+    mode = params.choice("resize_mode", "", *modes, default="WARP")
+    size = params.get("height", 0), params.get("width", 0)
+    # The side that is not the small one follows from the image.
+    return (0, 0) if mode == "FIT_SMALL_SIZE" else size

@@ -1,0 +1,92 @@
+"""What layer types of Caffe's forks have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.layout import Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import Arity, Array, Layer, Site
+
+AXES = ("number", "channels", "height", "width")
+
+
+def four_axes(shape: Shape) -> Shape:
+    """`shape` with the axes that it lacks as 1. Raises ConversionError beyond four."""
+    if len(shape) > 4:
+        raise ConversionError(f"takes blobs of at most 4 axes, not {shape}")
+    return (*shape, *(1,) * (4 - len(shape)))
+
+
+def ignore_all(params: Params) -> None:
+    """Marks every field of a message as read."""
+    if params.message is not None:
+        params.ignore(*(field.name for field in params.message.fields))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOnly(Layer):
+    """A layer that compares with ground truth: left out of a net at test.
+
+    Where something still needs it, it is refused.
+    """
+
+    bottoms: ClassVar[Arity] = (0, None)
+    tops: ClassVar[Arity] = (0, None)
+    metric = True
+
+    what: str = "This layer"
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        ignore_all(params)
+        return cls(cls.type)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        raise ConversionError(
+            f"{self.what} works on ground truth while a net is trained and is not "
+            "converted: convert the net as TEST, or give the layer by a plug-in"
+        )
+
+    def call(self, at: Site) -> str:
+        raise AssertionError("refused by `infer`")
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        raise AssertionError("refused by `infer`")
+
+
+class Feed(Layer):
+    """A layer whose tops the caller of the module provides."""
+
+    __slots__ = ()
+
+    bottoms: ClassVar[Arity] = 0
+    tops: ClassVar[Arity] = (1, None)
+    source = True
+    optional = True
+    training_data = True
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        raise ConversionError("a source has a shape for each top")
+
+    def call(self, at: Site) -> str:
+        raise AssertionError("a source is an argument of the module, not a call")
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        raise AssertionError("a source is fed, not computed")
+
+
+def unknown_shape(blob: str, where: str) -> ConversionError:
+    """The shape of an input that only its data tells."""
+    return ConversionError(
+        f"the shape of blob {blob!r} stands in {where}, which is not opened: "
+        f"give --input-shape {blob}=N,..."
+    )
+
+
+def top_names(params: Params) -> tuple[str, ...]:
+    """The tops of the layer that a parameter message belongs to."""
+    return params.parent.all("top", str) if params.parent else ()

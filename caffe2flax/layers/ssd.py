@@ -1,0 +1,330 @@
+"""What an SSD detector adds in front of its predictions: Normalize and PriorBox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import numpy as np
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.layers._fields import filler
+from caffe2flax.layers._forks import four_axes
+from caffe2flax.layers.fillers import Filler
+from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import (
+    Array,
+    Blob,
+    Elementwise,
+    Layer,
+    Layouts,
+    Site,
+    arguments,
+    layer,
+    literal,
+    unless,
+)
+
+HAPPYNEAR_EPS = 1e-6
+
+
+@layer("Normalize", "norm_param", "normalize_param")
+@dataclass(frozen=True, slots=True)
+class Normalize(Elementwise):
+    """x / sqrt(sum of x^2 + eps) * scale, along the channels or over the whole image.
+
+    SSD's and ParseNet's layer, with `norm_param`. With `normalize_param` it is that of
+    caffe-windows: along the channels, by L2 or L1 norm, without a scale.
+    """
+
+    tops = (1, 2)
+
+    across_spatial: bool = True
+    channel_shared: bool = True
+    eps: float = 1e-10
+    scale_filler: Filler = Filler("constant", value=1.0)
+    scaled: bool = True
+    norm: str = "L2"
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        line = params.parent
+        assert line is not None
+        meaning = _meaning(params, line)
+        if params.tops > 1:
+            params.error(None, "the norm as a second top of Normalize is not supported")
+        if meaning == "happynear":
+            return cls._without_scale(line.sub("normalize_param"))
+        params.ignore("fix_scale")
+        eps = params.get("eps", 1e-10)
+        if not 0 <= eps < float("inf"):
+            params.error("eps", f"eps cannot be {eps}")
+        return cls(
+            across_spatial=params.get("across_spatial", True),
+            channel_shared=params.get("channel_shared", True),
+            eps=eps,
+            scale_filler=filler(params, "scale_filler", 1.0),
+        )
+
+    @classmethod
+    def _without_scale(cls, params: Params) -> Self:
+        params.ignore("fix_gradient", "bp_norm")
+        norm = params.get("normalize_type", "L2")
+        if norm not in ("L1", "L2"):
+            params.error("normalize_type", f"normalize_type is L1 or L2, not {norm!r}")
+        return cls(False, True, HAPPYNEAR_EPS, scaled=False, norm=norm)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        four_axes(inputs[0])
+        if not self.scaled:
+            return (four_axes(inputs[0]),)
+        if len(inputs[0]) < 2:
+            raise ConversionError(f"needs a blob of 2 axes or more, not {inputs[0]}")
+        return inputs
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        if self.scaled or len(inputs[0].shape) == 4:
+            return Layouts((inputs[0].layout,), (inputs[0].layout,))
+        return Layouts((Layout.caffe(len(inputs[0].shape)),), (Layout.caffe(4),))
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        if not self.scaled:
+            return ()
+        shape = () if self.channel_shared else (inputs[0][1],)
+        return (Blob(shape, self.scale_filler),)
+
+    def names(self) -> tuple[str, ...]:
+        return ("scale",)
+
+    def build(self, at: Site) -> str | None:
+        if not self.scaled:
+            return None
+        shape = () if self.channel_shared else (at.input.shape[1],)
+        plain = self.scale_filler == Filler("constant", value=1.0)
+        return "Normalize({})".format(
+            arguments(
+                literal(shape),
+                axis=unless(at.axis(1), -1),
+                across_spatial=unless(self.across_spatial, False),
+                epsilon=unless(self.eps, 1e-10),
+                scale_init=None
+                if plain or not at.initialise
+                else self.scale_filler.initializer(shape),
+                rngs="rngs",
+            )
+        )
+
+    def call(self, at: Site) -> str:
+        if self.scaled:
+            return f"{at.module}({at.x})"
+        x, same = at.x, len(at.input.shape) == 4
+        if not same:
+            dims = ", ".join(map(str, at.output.reshape_dims()))
+            x = f"{at.operands[0]}.reshape({dims})"
+        axis = at.axis(1) if same else 1
+        return f"unit_{self.norm.lower()}({arguments(x, axis=unless(axis, -1))})"
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        if self.channel_shared:
+            return {"scale": blobs[0].reshape(())} if self.scaled else {}
+        return {"scale": at.input.arrange_blob(blobs[0], 1)}
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        x = inputs[0] if self.scaled else inputs[0].reshape(four_axes(inputs[0].shape))
+        sizes = np.abs(x) if self.norm == "L1" else x**2
+        top = np.empty_like(x)
+        for n in range(len(x)):
+            axes = tuple(range(x.ndim - 1)) if self.across_spatial else 0
+            total = sizes[n].sum(axes, keepdims=True) + self.eps
+            top[n] = x[n] / (total if self.norm == "L1" else np.sqrt(total))
+        if not self.scaled:
+            return top
+        scale = blobs[0].reshape(-1, *(1,) * (x.ndim - 2))
+        return top * (scale.reshape(()) if self.channel_shared else scale)
+
+
+def _meaning(params: Params, line: Params) -> str:
+    """Which of the two layers of that name this is."""
+    given = line.has("norm_param"), line.has("normalize_param")
+    if chosen := params.dialect("Normalize"):
+        return chosen
+    if given == (True, False):
+        return params.decided("Normalize", "ssd", "it has norm_param")
+    if given == (False, True):
+        return params.decided("Normalize", "happynear", "it has normalize_param")
+    params.undecided("Normalize")
+    return ""
+
+
+@layer("PriorBox", "prior_box_param")
+@dataclass(frozen=True, slots=True)
+class PriorBox(Layer):
+    """Boxes of these sizes and ratios around each cell of a feature map.
+
+    (1, 2, H * W * boxes * 4): corners as shares of the image, then their variances.
+    """
+
+    bottoms = 2
+    in_place = False
+
+    min_sizes: tuple[float, ...]
+    max_sizes: tuple[float, ...] = ()
+    ratios: tuple[float, ...] = ()
+    """Beside 1: none twice, nor its inverse if that comes by `flip`."""
+    flip: bool = True
+    clip: bool = False
+    variances: tuple[float, ...] = (0.1,)
+    image: tuple[int, int] | None = None
+    step: tuple[float, float] | None = None
+    offset: float = 0.5
+    halved: bool = False
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        # Caffe holds sizes in C++ ints when it makes the boxes.
+        given = params.all("min_size", float), params.all("max_size", float)
+        low, high = given
+        if not low:
+            params.error(None, "PriorBox needs min_size")
+        for name, sizes in zip(("min_size", "max_size"), given, strict=True):
+            if not all(0 < size < 2**31 for size in sizes):
+                params.error(name, f"{name} must be positive: {sizes}")
+            elif any(size != int(size) for size in sizes):
+                text = f"{params.span(name)}: Caffe cuts {name} to whole pixels: "
+                params.note(text + ", ".join(f"{size:g}" for size in sizes))
+        if high and len(high) != len(low):
+            text = f"{len(high)} max_size for {len(low)} min_size: give one each"
+            params.error("max_size", text)
+        elif any(h <= w for w, h in zip(low, high, strict=False)):
+            params.error("max_size", "max_size must be greater than min_size")
+        ratios = params.all("aspect_ratio", float)
+        if not all(0 < ratio < float("inf") for ratio in ratios):
+            params.error("aspect_ratio", f"aspect_ratio must be positive: {ratios}")
+            ratios = ()
+        flip = params.get("flip", True)
+        variances = params.all("variance", float) or (0.1,)
+        if len(variances) not in (1, 4) or not all(v > 0 for v in variances):
+            params.error("variance", f"give 1 or 4 positive variances, not {variances}")
+        return cls(
+            low,
+            high,
+            _distinct(ratios, flip),
+            flip,
+            params.get("clip", False),
+            variances,
+            _pair(params, "img", "img_size", int),
+            _pair(params, "step", "step", float),
+            params.get("offset", 0.5),
+            params.get("reduce_boxes", False),
+        )
+
+    @property
+    def boxes(self) -> int:
+        """How many a cell has."""
+        others = len(self.ratios) * (2 if self.flip else 1)
+        return len(self.min_sizes) * (others + 1) + len(self.max_sizes)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        *_, height, width = four_axes(inputs[0])
+        four_axes(inputs[1])
+        return ((1, 2, height * width * self.boxes * 4),)
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        # Only their shapes count.
+        return Layouts(tuple(x.layout for x in inputs), (Layout.caffe(3),))
+
+    def call(self, at: Site) -> str:
+        image = literal(self.image) if self.image else _size(at, 1)
+        return "prior_boxes({})".format(
+            arguments(
+                _size(at, 0),
+                image,
+                min_sizes=literal(tuple(int(size) for size in self.min_sizes)),
+                max_sizes=unless(tuple(int(size) for size in self.max_sizes), ()),
+                aspect_ratios=unless(self.ratios, ()),
+                variances=literal(self.variances),
+                step=unless(self.step, None),
+                offset=unless(self.offset, 0.5),
+                flip=unless(self.flip and bool(self.ratios), False),
+                inside=unless(self.clip, False),
+                halve_smallest=unless(self.halved, False),
+            )
+        )
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        *_, height, width = four_axes(inputs[0].shape)
+        *_, image_height, image_width = four_axes(inputs[1].shape)
+        if self.image:
+            image_height, image_width = self.image
+        step_h, step_w = self.step or (image_height / height, image_width / width)
+        rows = []
+        for h in range(height):
+            for w in range(width):
+                x, y = (w + self.offset) * step_w, (h + self.offset) * step_h
+                for box_w, box_h in self._sizes():
+                    rows.append([x - box_w / 2, y - box_h / 2])
+                    rows.append([x + box_w / 2, y + box_h / 2])
+        corners = np.array(rows) / [image_width, image_height]
+        if self.clip:
+            corners = corners.clip(0, 1)
+        variances = np.resize(np.array(self.variances), corners.size)
+        return np.stack([corners.ravel(), variances])[None]
+
+    def _sizes(self) -> list[tuple[float, float]]:
+        """Width and height of the boxes of a cell, in Caffe's order."""
+        sizes: list[tuple[float, float]] = []
+        for i, low in enumerate(int(size) for size in self.min_sizes):
+            sizes.append((low / 2, low / 2) if self.halved else (low, low))
+            if self.max_sizes:
+                middle = (low * int(self.max_sizes[i])) ** 0.5
+                sizes.append((middle, middle))
+            for ratio in self.ratios:
+                root = ratio**0.5
+                sizes.append((low * root, low / root))
+                if self.flip:
+                    sizes.append((low / root, low * root))
+        return sizes
+
+
+def _distinct(ratios: Sequence[float], flip: bool) -> tuple[float, ...]:
+    """Ratios beside 1, each once."""
+    seen, kept = [1.0], []
+    for ratio in ratios:
+        if all(abs(ratio - other) >= 1e-6 for other in seen):
+            seen += [ratio, 1 / ratio] if flip else [ratio]
+            kept.append(ratio)
+    return tuple(kept)
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _pair(
+    params: Params, stem: str, single: str, type_: type[Number]
+) -> tuple[Number, Number] | None:
+    """(height, width), from one field or two; None where neither is given."""
+    both = params.optional(f"{stem}_h", type_), params.optional(f"{stem}_w", type_)
+    one = params.optional(single, type_)
+    if both == (None, None) and one is None:
+        return None
+    if one is not None and both != (None, None):
+        params.error(single, f"give {single} or {stem}_h and {stem}_w, not both")
+    height, width = both if one is None else (one, one)
+    if height is None or width is None or height <= 0 or width <= 0:
+        text = f"{single} must be positive, {stem}_h and {stem}_w both be given"
+        params.error(None, text)
+        return None
+    return height, width
+
+
+def _size(at: Site, index: int) -> str:
+    """Source text of (height, width) of an input."""
+    operand, x = at.inputs[index], at.operands[index]
+    if len(operand.shape) < 4:
+        return literal(four_axes(operand.shape)[2:])
+    height, width = operand.layout.axes.index(2), operand.layout.axes.index(3)
+    if width == height + 1:
+        return f"{x}.shape[{height}:{width + 1 if width < 3 else ''}]"
+    return f"({x}.shape[{height}], {x}.shape[{width}])"
