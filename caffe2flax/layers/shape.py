@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Self
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layout import Layout, Operand, Shape, regroup
+from caffe2flax.layers._regroup import Regroup
+from caffe2flax.layout import Shape
 from caffe2flax.params import Params
-from caffe2flax.registry import Array, Layer, Layouts, Site, canonical_axis, layer
-
-
-class Regroup(Layer):
-    """A change of shape that keeps Caffe's C order of the elements."""
-
-    __slots__ = ()
-
-    def layouts(self, *inputs: Operand) -> Layouts:
-        (x,) = inputs
-        (shape,) = self.infer(x.shape)
-        try:
-            (scaled,) = self.infer(x.scaled)
-        except ConversionError:
-            scaled = ()
-        free = regroup(x, shape, scaled)
-        if free is not None:
-            return Layouts((x.layout,), (free,))
-        return Layouts((Layout.caffe(len(x.shape)),), (Layout.caffe(len(shape)),))
-
-    def call(self, at: Site) -> str:
-        if at.input.emitted == at.output.emitted:
-            return at.x
-        dims = at.output.reshape_dims()
-        if len(dims) == 2 and at.output.is_batch(0) and at.input.is_batch(0):
-            return f"flatten({at.x})"
-        return f"{at.operands[0]}.reshape({', '.join(map(str, dims)) or '()'})"
-
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        (x,) = inputs
-        (shape,) = self.infer(x.shape)
-        return x.reshape(shape)
+from caffe2flax.registry import canonical_axis, layer
 
 
 @layer("Flatten", "flatten_param")
@@ -70,7 +39,8 @@ class Flatten(Regroup):
 @layer("Reshape", "reshape_param")
 @dataclass(frozen=True, slots=True)
 class Reshape(Regroup):
-    """The shape `dim`: 0 copies an extent, -1 is what remains; `num_axes` axes from `axis`."""
+    """The shape `dim`: 0 copies an extent, -1 is what remains; `num_axes` axes from
+    `axis`."""
 
     dims: Shape = ()
     axis: int = 0
