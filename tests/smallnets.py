@@ -11,7 +11,7 @@ import numpy as np
 import caffe2flax
 from caffe2flax.reference import evaluate
 from tests import wireformat
-from tests.golden import Arrays
+from tests.golden import Arrays, distance
 
 Weights = Mapping[str, Sequence[np.ndarray]]
 
@@ -50,3 +50,24 @@ def expected(text: str, weights: Path | None, inputs: Arrays, **options: Any) ->
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:
     """Standard normal numbers, the same at every call."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def single(type_: str, parameters: str = "", *more: str, top: str = "y") -> str:
+    """A layer "l" from x, and more, to `top`."""
+    bottoms = " ".join(f'bottom: "{name}"' for name in ("x", *more))
+    return f'name: "l" type: "{type_}" {bottoms} top: "{top}" {parameters}'
+
+
+def run(text: str, weights: Path | None = None, **inputs: Any) -> np.ndarray:
+    """The only output; the reference must give the same. `phase` is no input."""
+    options = {key: inputs.pop(key) for key in ("phase",) if key in inputs}
+    (y,) = caffe2flax.run(text, weights, inputs, **options).values()
+    (told,) = expected(text, weights, inputs, **options).values()
+    assert distance(y, told) <= 1e-5
+    return y
+
+
+def lying(blob: np.ndarray, x: np.ndarray, start: int) -> np.ndarray:
+    """`blob` along the axes of x from `start` on."""
+    rest = x.ndim - start - blob.ndim
+    return blob.reshape((1,) * start + blob.shape + (1,) * rest)

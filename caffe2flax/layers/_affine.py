@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -106,3 +107,8 @@ def initializer(given: bool, filler: Filler, shape: Shape, usual: Filler) -> str
     """The source of a blob's initializer; None where none is `given` or it is the
     `usual` one."""
     return filler.initializer(shape) if given and filler != usual else None
+
+
+def shapes(operands: Sequence[Operand]) -> tuple[Shape, ...]:
+    """Their shapes in Caffe's axis order."""
+    return tuple(operand.shape for operand in operands)

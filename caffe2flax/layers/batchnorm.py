@@ -18,6 +18,7 @@ from caffe2flax.layers._affine import (
     expanded,
     initializer,
     joined,
+    shapes,
 )
 from caffe2flax.layers._fields import filler
 from caffe2flax.layers.fillers import Filler
@@ -220,12 +221,12 @@ class Scale(Layer):
         if not self.second:
             return Layouts((inputs[0].layout,), (inputs[0].layout,))
         x, other = inputs
-        return joined(x, other, self._span(*_shapes(inputs))[0])
+        return joined(x, other, self._span(*shapes(inputs))[0])
 
     def initializers(self, at: Site) -> dict[str, str | None]:
         """The fillers of the blobs as arguments, where they are wanted."""
         made = {}
-        blobs = self.blobs(*_shapes(at.inputs))
+        blobs = self.blobs(*shapes(at.inputs))
         for name, blob in zip(self.names(), blobs, strict=False):
             usual = ONES if name == "scale" else ZEROS
             init = initializer(at.initialise, blob.filler, blob.shape, usual)
@@ -235,7 +236,7 @@ class Scale(Layer):
     def build(self, at: Site) -> str | None:
         if self.second and not self.bias:
             return None
-        shape, lacking = arranged(at.input, *self._span(*_shapes(at.inputs)))
+        shape, lacking = arranged(at.input, *self._span(*shapes(at.inputs)))
         use_bias = None if self.second else unless(self.bias, True)
         given = arguments(
             literal(shape),
@@ -250,11 +251,11 @@ class Scale(Layer):
         if not self.second:
             return f"{at.module}({at.x})"
         x, scale = at.operands
-        top = f"{x} * {expanded(at.input, scale, *self._span(*_shapes(at.inputs)))}"
+        top = f"{x} * {expanded(at.input, scale, *self._span(*shapes(at.inputs)))}"
         return f"{at.module}({top})" if self.bias else top
 
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
-        start, _ = self._span(*_shapes(at.inputs))
+        start, _ = self._span(*shapes(at.inputs))
         named = zip(self.names(), blobs, strict=False)
         return {name: at.input.arrange_blob(blob, start) for name, blob in named}
 
@@ -263,79 +264,3 @@ class Scale(Layer):
         operands = [*inputs, *blobs]
         top: Array = operands[0] * along(operands[1], inputs[0], start)
         return top + along(operands[2], top, start) if self.bias else top
-
-
-@layer("Bias", "bias_param")
-@dataclass(frozen=True, slots=True)
-class Bias(Layer):
-    """x + bias, on `num_axes` axes of x from `axis` on.
-
-    A second bottom, where there is one, is the bias.
-    """
-
-    bottoms = (1, 2)
-
-    cover: Cover = CHANNELS
-    filler: Filler = ZEROS
-    second: bool = False
-    """Whether the bias is a second bottom."""
-
-    @classmethod
-    def parse(cls, params: Params) -> Self:
-        return cls(Cover.parse(params), filler(params, "filler"), params.bottoms == 2)
-
-    def _span(self, *inputs: Shape) -> tuple[int, int]:
-        if self.second:
-            return self.cover.second(*inputs)
-        return self.cover.of(inputs[0])
-
-    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        self._span(*inputs)
-        return inputs[:1]
-
-    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
-        if self.second:
-            return ()
-        return (Blob(self.cover.shape(inputs[0]), self.filler),)
-
-    def names(self) -> tuple[str, ...]:
-        return ("bias",)
-
-    def layouts(self, *inputs: Operand) -> Layouts:
-        if not self.second:
-            return Layouts((inputs[0].layout,), (inputs[0].layout,))
-        x, other = inputs
-        return joined(x, other, self._span(*_shapes(inputs))[0])
-
-    def build(self, at: Site) -> str | None:
-        if self.second:
-            return None
-        shape, lacking = arranged(at.input, *self._span(at.input.shape))
-        (blob,) = self.blobs(at.input.shape)
-        given = arguments(
-            literal(shape),
-            *([literal(lacking)] if lacking else []),
-            bias_init=initializer(at.initialise, blob.filler, blob.shape, ZEROS),
-            rngs="rngs",
-        )
-        return f"Bias({given})"
-
-    def call(self, at: Site) -> str:
-        if not self.second:
-            return f"{at.module}({at.x})"
-        x, bias = at.operands
-        return f"{x} + {expanded(at.input, bias, *self._span(*_shapes(at.inputs)))}"
-
-    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
-        start, _ = self._span(at.input.shape)
-        return {"bias": at.input.arrange_blob(blobs[0], start)}
-
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        start, _ = self._span(*(x.shape for x in inputs))
-        x, bias = [*inputs, *blobs]
-        top: Array = x + along(bias, x, start)
-        return top
-
-
-def _shapes(operands: Sequence[Operand]) -> tuple[Shape, ...]:
-    return tuple(operand.shape for operand in operands)

@@ -1,0 +1,104 @@
+"""Learned offsets, and those that a second bottom gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from caffe2flax.layers._affine import (
+    CHANNELS,
+    Cover,
+    along,
+    arranged,
+    expanded,
+    initializer,
+    joined,
+    shapes,
+)
+from caffe2flax.layers._fields import filler
+from caffe2flax.layers.fillers import Filler
+from caffe2flax.layout import Operand, Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import (
+    Array,
+    Blob,
+    Layer,
+    Layouts,
+    Site,
+    arguments,
+    layer,
+    literal,
+)
+
+
+@layer("Bias", "bias_param")
+@dataclass(frozen=True, slots=True)
+class Bias(Layer):
+    """x + bias, on `num_axes` axes of x from `axis` on.
+
+    A second bottom, where there is one, is the bias.
+    """
+
+    bottoms = (1, 2)
+
+    cover: Cover = CHANNELS
+    filler: Filler = Filler()
+    second: bool = False
+    """Whether the bias is a second bottom."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        return cls(Cover.parse(params), filler(params, "filler"), params.bottoms == 2)
+
+    def _span(self, *inputs: Shape) -> tuple[int, int]:
+        if self.second:
+            return self.cover.second(*inputs)
+        return self.cover.of(inputs[0])
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        self._span(*inputs)
+        return inputs[:1]
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        if self.second:
+            return ()
+        return (Blob(self.cover.shape(inputs[0]), self.filler),)
+
+    def names(self) -> tuple[str, ...]:
+        return ("bias",)
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        if not self.second:
+            return Layouts((inputs[0].layout,), (inputs[0].layout,))
+        x, other = inputs
+        return joined(x, other, self._span(*shapes(inputs))[0])
+
+    def build(self, at: Site) -> str | None:
+        if self.second:
+            return None
+        shape, lacking = arranged(at.input, *self._span(at.input.shape))
+        (blob,) = self.blobs(at.input.shape)
+        given = arguments(
+            literal(shape),
+            *([literal(lacking)] if lacking else []),
+            bias_init=initializer(at.initialise, blob.filler, blob.shape, Filler()),
+            rngs="rngs",
+        )
+        return f"Bias({given})"
+
+    def call(self, at: Site) -> str:
+        if not self.second:
+            return f"{at.module}({at.x})"
+        x, bias = at.operands
+        return f"{x} + {expanded(at.input, bias, *self._span(*shapes(at.inputs)))}"
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        start, _ = self._span(at.input.shape)
+        return {"bias": at.input.arrange_blob(blobs[0], start)}
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        start, _ = self._span(*(x.shape for x in inputs))
+        x, bias = [*inputs, *blobs]
+        top: Array = x + along(bias, x, start)
+        return top
