@@ -146,6 +146,11 @@ class Graph:
         """Values that leave the module."""
         return frozenset(self.outputs) | frozenset(self.taps)
 
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """Layers whose tops follow the data in size, so that nothing can be jitted."""
+        return tuple(node.name for node in self.nodes if node.layer.dynamic)
+
     def readers(self) -> Mapping[Value, tuple[Node, ...]]:
         """The nodes that read each value; one that reads it twice stands twice."""
         found: dict[Value, list[Node]] = {}

@@ -10,15 +10,17 @@ behind them permutes its rows once, at conversion.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 class Segment(NamedTuple):
@@ -89,7 +91,11 @@ class Layout:
 
     def arrange(self, shape: Shape) -> Shape:
         """Extents in emitted order of a blob of Caffe's `shape`."""
-        return tuple(shape[axis] for axis in self.axes)
+        return self.arrange_each(shape)
+
+    def arrange_each(self, values: Sequence[T]) -> tuple[T, ...]:
+        """`values`, one for each of Caffe's axes, in emitted order."""
+        return tuple(values[axis] for axis in self.axes)
 
     def permutation(self, target: Layout) -> tuple[int, ...]:
         """The argument of `transpose` that turns this axis order into `target`'s."""
@@ -207,6 +213,39 @@ def join_orders(orders: list[tuple[Order, int]]) -> Order:
         return ()
     runs = ((order or (Segment((extent,), (0,)),)) for order, extent in orders)
     return tuple(chain.from_iterable(runs))
+
+
+def split_order(order: Order, sizes: list[int]) -> list[Order] | None:
+    """The orders of the parts of an axis cut into `sizes`; None where a cut goes
+    through a run that is stored in another order."""
+    parts: list[Order] = []
+    runs = list(order[::-1])
+    for size in sizes:
+        part: list[Segment] = []
+        missing = size if order else 0
+        while missing:
+            run = runs.pop()
+            if run.size > missing:
+                if len(run.dims) > 1:
+                    return None
+                runs.append(Segment((run.size - missing,), (0,)))
+                run = Segment((missing,), (0,))
+            part.append(run)
+            missing -= run.size
+        sorted_runs = all(run.perm == tuple(range(len(run.perm))) for run in part)
+        parts.append(() if sorted_runs else tuple(part))
+    return parts
+
+
+def repeat_order(order: Order, times: int) -> Order | None:
+    """The order of `times` copies of an axis, one behind the other; None where no
+    single run tells it."""
+    if not order or times == 1:
+        return order
+    if len(order) > 1:
+        return None
+    dims, perm = order[0]
+    return (Segment((times, *dims), (0, *(p + 1 for p in perm))),)
 
 
 def regroup(source: Operand, shape: Shape, scaled: Shape) -> Layout | None:

@@ -63,6 +63,8 @@ class Site:
     initialise: bool = False
     """Whether the prototxt's fillers go into the source: they do where there are no
     weights."""
+    state: str = ""
+    """What goes on from the call before, as arguments, for a layer that carries it."""
 
     @property
     def x(self) -> str:
@@ -115,6 +117,8 @@ class Layer(ABC):
     """A blank line follows in generated code."""
     section: ClassVar[str] = ""
     """Calls of one section stand together in generated code."""
+    dynamic: ClassVar[bool] = False
+    """The leading extents of its tops depend on the data: the net cannot be jitted."""
     in_place: ClassVar[bool] = True
     """Whether Caffe computes the same when a top is its bottom."""
     default_loss: ClassVar[float] = 0.0
@@ -134,6 +138,12 @@ class Layer(ABC):
     def feed(self, top: int) -> Shape:
         """The shape of one top of a source. ConversionError where nothing says."""
         return self.infer()[top]
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The states that Caffe keeps from one call of the net to the next. The layer's
+        expression is its top and these, and takes them in where `Site.state` is set."""
+        return ()
 
     def files(self, *inputs: Shape) -> Mapping[str, Shape]:
         """Arrays that Caffe reads from files of these names, with their shapes. Here

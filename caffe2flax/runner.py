@@ -33,9 +33,10 @@ def instantiate(conversion: Conversion) -> Any:
         model = cls(rngs=nnx.Rngs(0))
     else:
         model = nnx.eval_shape(lambda: cls(rngs=nnx.Rngs(0)))
+        weights = conversion.weights
+        paths = [path for path, _ in nnx.to_flat_state(nnx.state(model))]
         leaves = (
-            (tuple(name.split(".")), jnp.asarray(array))
-            for name, array in conversion.weights.items()
+            (path, jnp.asarray(weights[".".join(map(str, path))])) for path in paths
         )
         nnx.update(model, nnx.from_flat_state(leaves))
     model.eval()
@@ -73,7 +74,11 @@ def execute(
         model.train()
     if "rngs" in _parameters(type(model), "__call__"):
         options["rngs"] = nnx.Rngs(0)
-    result = jax.jit(lambda m, x, o: m(*x, **o))(model, arguments, options)
+
+    def call(model: Any, arguments: Any, options: Any) -> Any:
+        return model(*arguments, **options)
+
+    result = (call if graph.dynamic else jax.jit(call))(model, arguments, options)
     outputs, taps = result if graph.taps else (result, {})
     if len(graph.outputs) == 1:
         outputs = {graph.outputs[0].blob: outputs}

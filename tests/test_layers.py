@@ -11,9 +11,9 @@ from tests.golden import Case, cases, distance, evaluate_reference, gradients, p
 CASES = cases("layers")
 ACCEPTED = [case for case in CASES if "error" not in case.facts]
 REFUSED = [case for case in CASES if "error" in case.facts]
-NO_BACKWARD = {"embed_4d", "embed_nobias"}
+NO_BACKWARD = {"embed_4d", "embed_nobias", "batchreindex_after_ip"}
 """Nets without a loss whose input takes no gradient: Caffe skipped the backward pass
-and left zeros, whatever stands above. tests/test_dense.py holds these gradients."""
+and left zeros, whatever stands above. Held in test_dense.py and test_parts.py."""
 DIFFERENTIABLE = [
     case for case in ACCEPTED if case.facts.get("grad") and case.name not in NO_BACKWARD
 ]

@@ -50,7 +50,7 @@ def emit(
     body = Body(factored.graph, initialise)
     classes = GAP.join((*factored.classes, _class(name, body)))
     docstring = f"{name}, converted from {_quoted(origin)} by caffe2flax {version}."
-    paragraphs = [_axis_order(graph), *_preparation(graph)]
+    paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph)]
     if any(paragraphs):
         docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"
     parts = [f'"""{docstring}"""', _imports(classes), classes]
@@ -74,6 +74,18 @@ def _axis_order(graph: Graph) -> str:
     if all(graph.layouts[value].is_caffe for value in graph.arguments):
         return ""
     return "Blobs are channels last: N, H, W, C where Caffe has N, C, H, W."
+
+
+def _dynamic(graph: Graph) -> str:
+    """What stands against jax.jit, where something does."""
+    if not graph.dynamic:
+        return ""
+    layers = ", ".join(map(identifier, graph.dynamic))
+    text = (
+        f"Not for jax.jit: how many items pass {layers}, the data decides; the shapes "
+        "behind it are those with all items."
+    )
+    return "\n".join(wrap(text, WIDTH))
 
 
 def _preparation(graph: Graph) -> Iterable[str]:

@@ -14,6 +14,8 @@ class Regroup(Layer):
 
     __slots__ = ()
 
+    in_place = False
+
     def layouts(self, *inputs: Operand) -> Layouts:
         (x,) = inputs
         (shape,) = self.infer(x.shape)
@@ -27,14 +29,22 @@ class Regroup(Layer):
         return Layouts((Layout.caffe(len(x.shape)),), (Layout.caffe(len(shape)),))
 
     def call(self, at: Site) -> str:
-        if at.input.emitted == at.output.emitted:
+        same = at.input.layout.arrange(at.input.scaled)
+        if same == at.output.layout.arrange(at.output.scaled):
             return at.x
-        dims = at.output.reshape_dims()
-        if len(dims) == 2 and at.output.is_batch(0) and at.input.is_batch(0):
+        if len(at.output.shape) == 2 and _keeps_items(at.input, at.output):
             return f"flatten({at.x})"
+        dims = at.output.reshape_dims()
         return f"{at.operands[0]}.reshape({', '.join(map(str, dims)) or '()'})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
         (shape,) = self.infer(x.shape)
         return x.reshape(shape)
+
+
+def _keeps_items(x: Operand, y: Operand) -> bool:
+    """Whether both are batches of the same items, emitted first."""
+    if x.shape[:1] != y.shape[:1] or not (x.is_batch(0) and y.is_batch(0)):
+        return False
+    return x.leads(1) and y.leads(1)

@@ -1,4 +1,4 @@
-"""Several blobs into one, and one into several."""
+"""Several blobs into one: Eltwise and Concat."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.layers._fields import one_shape
 from caffe2flax.layout import Layout, Operand, Shape, join_orders
 from caffe2flax.params import Params
 from caffe2flax.registry import (
@@ -24,7 +25,7 @@ from caffe2flax.registry import (
 
 
 def shared_layout(inputs: Sequence[Operand]) -> Layout:
-    """One layout for blobs of the same rank: that of all, or channels last if one has it."""
+    """One layout for blobs of the same rank: that of all, or channels last."""
     layouts = [operand.layout for operand in inputs]
     if len(set(layouts)) == 1:
         return layouts[0]
@@ -36,7 +37,7 @@ def shared_layout(inputs: Sequence[Operand]) -> Layout:
 @layer("Eltwise", "eltwise_param")
 @dataclass(frozen=True, slots=True)
 class Eltwise(Layer):
-    """Sum with coefficients (SUM), product (PROD) or maximum (MAX) of blobs of one shape."""
+    """Sum with coefficients (SUM), product (PROD) or maximum (MAX) of several blobs."""
 
     bottoms = (2, None)
 
@@ -45,6 +46,7 @@ class Eltwise(Layer):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
+        # The other way to the gradient of PROD divides by the factors: 0 / 0 at zeros.
         params.ignore("stable_prod_grad")
         operation = params.choice("operation", "PROD", "SUM", "MAX", default="SUM")
         coeff = params.all("coeff", float)
@@ -53,13 +55,22 @@ class Eltwise(Layer):
             params.error("coeff", text)
         if coeff and operation == "PROD":
             params.error("coeff", "coeff works with SUM only")
-        return cls(operation, coeff if operation == "SUM" else ())
+        if operation != "SUM":
+            if operation == "MAX" and params.in_place:
+                text = "in place the maximum loses its first bottom; name another top"
+                params.error(None, text)
+            return cls(operation)
+        coeff = coeff or (1.0,) * params.bottoms
+        if params.in_place:
+            params.note(
+                f"{params.span()}: a sum in place loses its first bottom, in Caffe and "
+                "so here too"
+            )
+            coeff = (0.0, *coeff[1:])
+        return cls(operation, coeff)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        if len(set(inputs)) > 1:
-            shapes = ", ".join(map(str, inputs))
-            raise ConversionError(f"all bottoms must have one shape, not {shapes}")
-        return inputs[:1]
+        return (one_shape(inputs),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
         layout = shared_layout(inputs)
@@ -67,21 +78,20 @@ class Eltwise(Layer):
 
     def call(self, at: Site) -> str:
         if self.operation == "MAX":
-            return reduce(lambda a, b: f"jnp.maximum({a}, {b})", at.args)
+            return f"largest({', '.join(at.args)})"
         if self.operation == "PROD":
             return " * ".join(at.operands)
-        coeff = self.coeff or (1.0,) * len(at.args)
-        terms = [_term(c, x) for c, x in zip(coeff, at.operands, strict=True)]
-        first = "-" if coeff[0] < 0 else ""
-        return first + "".join(terms)[len(" + ") :]
+        pairs = list(zip(self.coeff, at.operands, strict=True))
+        pairs = [pair for pair in pairs if pair[0]] or pairs[:1]
+        first = "-" if pairs[0][0] < 0 else ""
+        return first + "".join(_term(c, x) for c, x in pairs)[len(" + ") :]
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         if self.operation == "MAX":
             return reduce(np.maximum, inputs)
         if self.operation == "PROD":
             return reduce(np.multiply, inputs)
-        coeff = self.coeff or (1.0,) * len(inputs)
-        return reduce(np.add, (c * x for c, x in zip(coeff, inputs, strict=True)))
+        return reduce(np.add, (c * x for c, x in zip(self.coeff, inputs, strict=True)))
 
 
 def _term(coeff: float, x: str) -> str:
@@ -146,29 +156,3 @@ class Concat(Layer):
 
 def _without_order(operand: Operand, axis: int) -> Operand:
     return Operand(operand.shape, operand.layout.plain(axis), operand.scaled)
-
-
-@layer("Split")
-@dataclass(frozen=True, slots=True)
-class Split(Layer):
-    """Its bottom, once for each top."""
-
-    tops = (1, None)
-
-    count: int = 1
-
-    @classmethod
-    def parse(cls, params: Params) -> Self:
-        return cls(params.tops)
-
-    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        return inputs * self.count
-
-    def layouts(self, *inputs: Operand) -> Layouts:
-        return Layouts((inputs[0].layout,), (inputs[0].layout,) * self.count)
-
-    def call(self, at: Site) -> str:
-        return ", ".join([at.x] * self.count)
-
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> tuple[Array, ...]:
-        return inputs * self.count

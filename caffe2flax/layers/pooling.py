@@ -222,8 +222,8 @@ MAX_LEVELS = 16
 """Bins beyond the pixels are refused anyway; this bounds the work until then."""
 
 NO_STOCHASTIC = (
-    "STOCHASTIC pooling is not implemented in Caffe either (CPU); a net trained with it "
-    "is tested with AVE or MAX"
+    "STOCHASTIC pooling is not implemented in Caffe either (CPU); a net trained with "
+    "it is tested with AVE or MAX"
 )
 
 

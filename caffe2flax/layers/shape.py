@@ -29,7 +29,7 @@ class Flatten(Regroup):
         (shape,) = inputs
         start = canonical_axis(self.axis, len(shape))
         end = canonical_axis(self.end_axis, len(shape), "end_axis")
-        if end < start:
+        if end < start - 1:  # the axis just before it: Caffe inserts an axis of 1
             raise ConversionError(
                 f"end_axis {self.end_axis} is before axis {self.axis}"
             )
@@ -39,8 +39,7 @@ class Flatten(Regroup):
 @layer("Reshape", "reshape_param")
 @dataclass(frozen=True, slots=True)
 class Reshape(Regroup):
-    """The shape `dim`: 0 copies an extent, -1 is what remains; `num_axes` axes from
-    `axis`."""
+    """`num_axes` axes from `axis` become `shape`: 0 copies, -1 takes what remains."""
 
     dims: Shape = ()
     axis: int = 0

@@ -170,6 +170,8 @@ def _scaled(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
         lambda value: shapes[value][0] == extent,
         lambda value: value == first,
     ]
+    if graph.dynamic:
+        choices.append(lambda value: False)
     for chosen in choices:
         scaled = {v: s for v, s in shapes.items() if v in graph.arguments}
         for value in filter(chosen, arguments):
@@ -188,6 +190,12 @@ def _propagate(graph: Graph, shapes: Mapping[Value, Shape], scaled: Shapes) -> S
     for node in graph.nodes:
         inputs = [scaled[value] for value in node.inputs]
         outputs = node.layer.infer(*inputs)
+        if node.layer.dynamic:
+            leading = (shapes[value][0] * BATCH_SCALE for value in node.outputs)
+            outputs = tuple(
+                (extent, *shape[1:])
+                for extent, shape in zip(leading, outputs, strict=True)
+            )
         usual = node.layer.blobs(*(shapes[value] for value in node.inputs))
         if node.layer.blobs(*inputs) != usual:
             raise ConversionError("weights cannot follow the batch")
