@@ -14,7 +14,7 @@ import pytest
 import caffe2flax
 from caffe2flax import reference
 from caffe2flax.runner import instantiate
-from tests.golden import distance
+from tests.golden import cases, distance
 
 Array = np.ndarray[Any, Any]
 FLT_MIN = float(np.finfo(np.float32).tiny)
@@ -419,6 +419,37 @@ def test_refused(type_: str, shapes: Any, text: str, message: str) -> None:
         caffe2flax.convert(net(type_, shapes, text))
     assert message in str(refused.value)
     assert all(problem.line for problem in refused.value.problems)
+
+
+@pytest.mark.parametrize("name", ["softmaxloss_weight", "two_losses", "softmaxloss"])
+def test_total(name: str) -> None:
+    """In training a module says what Caffe minimises, unless it returns just that."""
+    case = next(case for case in cases("layers") if case.name == name)
+    model = caffe2flax.load(case.prototxt, case.weights, phase="TRAIN")
+    outputs = model(*case.inputs().values())
+    assert hasattr(model, "total_loss") == (name != "softmaxloss")
+    total = model.total_loss(outputs) if hasattr(model, "total_loss") else outputs
+    assert distance(np.asarray(total), case.arrays()["__total_loss__"]) < 1e-6
+
+
+def test_loss_without_top() -> None:
+    """In training its value is an output called like the layer; at test it is none."""
+    text = net("EuclideanLoss", {"a": (2, 3), "b": (2, 3)}).replace('top: "loss"', "")
+    text += 'layer { name: "m" type: "ReLU" bottom: "a" top: "l" } '
+    text += 'layer { name: "n" type: "ReLU" bottom: "b" top: "n" }'
+    inputs = {"a": np.ones((2, 3)), "b": np.zeros((2, 3))}
+    trained = caffe2flax.run(text, None, inputs, phase="TRAIN")
+    assert sorted(trained) == ["l", "l_loss", "n"]
+    assert trained["l_loss"] == 1.5
+    assert sorted(caffe2flax.run(text, None, inputs)) == ["l", "n"]
+
+
+def test_weights_of_other_tops() -> None:
+    """loss_weight on any layer counts, over all entries of the top."""
+    text = net("Power", {"x": (2, 3)}, "loss_weight: -0.5 power_param { scale: 2 }")
+    model = caffe2flax.load(text, phase="TRAIN")
+    x = jnp.arange(6.0).reshape(2, 3)
+    assert float(model.total_loss(model(x))) == -15.0
 
 
 def test_normalization_wins() -> None:

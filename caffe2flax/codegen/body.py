@@ -56,6 +56,8 @@ class Body:
     variables: dict[Value, str] = field(default_factory=dict)
     built: list[tuple[str, str]] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
+    states: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Key and variable of the state that a node carries to the next call, by number."""
     tied: dict[str, dict[str, str]] = field(default_factory=dict)
     """For an attribute, expressions of the variables that another module holds."""
     _pending: dict[Value, str] = field(default_factory=dict)
@@ -92,6 +94,11 @@ class Body:
             if value.blob not in blobs:
                 blobs[value.blob] = names.claim(label or value.blob)
             self.variables[value] = blobs[value.blob]
+        keys = layer_names()
+        for node in self.graph.nodes:
+            if node.layer.carried:
+                key = keys.claim(node.name)
+                self.states[node.number] = key, names.claim(key, "_state")
 
     def _values(self) -> Iterable[Value]:
         yield from self.graph.arguments
@@ -150,7 +157,7 @@ class Body:
             current = self.statements[-1].section if self.statements else ""
             self.statements.append(
                 Statement(
-                    tuple(self.variables[v] for v in node.outputs),
+                    self._targets(node),
                     expression,
                     self._comment(node),
                     node.layer.section or _section(value.blob, current),
@@ -158,10 +165,16 @@ class Body:
                 )
             )
 
+    def _targets(self, node: Node) -> tuple[str, ...]:
+        tops = tuple(self.variables[value] for value in node.outputs)
+        carried = self.states.get(node.number)
+        return (*tops, f"*{carried[1]}") if carried else tops
+
     def _call_site(self, node: Node) -> Site:
         site = self.sites[node.number]
         attribute = self.attributes.get(node.number, "")
         module = f"self.{attribute}"
+        key, _ = self.states.get(node.number, ("", ""))
         if attribute in self.tied:
             module = f"tied({arguments(module, **self.tied[attribute])})"
         return Site(
@@ -170,6 +183,7 @@ class Body:
             module,
             tuple(map(self._argument, node.inputs, self._stopped(node))),
             site.initialise,
+            f"*state.get({literal(key)}, ())" if key else "",
         )
 
     def _argument(self, value: Value, stopped: bool) -> str:
@@ -185,7 +199,7 @@ class Body:
     def _nests(self, node: Node, following: tuple[Node, ...]) -> bool:
         """Whether an in-place layer is all that reads this output: then the call goes
         inside."""
-        if len(node.outputs) != 1 or len(following) != 1:
+        if len(node.outputs) != 1 or len(following) != 1 or node.layer.carried:
             return False
         value = node.outputs[0]
         if value in self.graph.wanted:
@@ -231,6 +245,10 @@ class Body:
             section, ended = statement.section, statement.ends_section
         if ended:
             lines.append("")
+        if self.states:
+            taken = (f"{literal(key)}: {name}" for key, name in self.states.values())
+            first = f"({result})" if self.graph.taps else result
+            result = f"{first}, {{{', '.join(taken)}}}"
         return [*lines, f"        return {result}"]
 
     def _result(self, statements: list[Statement]) -> str:

@@ -10,6 +10,7 @@ from textwrap import wrap
 from caffe2flax.codegen.blocks import factor
 from caffe2flax.codegen.body import WIDTH, Body
 from caffe2flax.codegen.library import library, loaded_names
+from caffe2flax.codegen.methods import stepping, total_loss
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.ir import Graph, Value
 from caffe2flax.registry import Site, literal
@@ -109,11 +110,17 @@ def _class(name: str, body: Body) -> str:
         lines += ["", f"    def __init__(self, {', '.join(parameters)}):"]
         lines += body.init_lines()
     arguments = [f"{body.variables[value]}: Array" for value in graph.arguments]
-    if body.is_random:
-        arguments += ["*", "rngs: nnx.Rngs | None = None"]
-    signature = f"self, {', '.join(arguments)}"
-    lines += ["", f"    def __call__({signature}) -> {_returns(graph)}:"]
-    lines += body.call_lines()
+    if body.states:
+        lines += ["", *stepping(body, arguments, _returns(graph))]
+    else:
+        if body.is_random:
+            arguments += ["*", "rngs: nnx.Rngs | None = None"]
+        signature = f"self, {', '.join(arguments)}"
+        lines += ["", f"    def __call__({signature}) -> {_returns(graph)}:"]
+        lines += body.call_lines()
+    objective = total_loss(graph)
+    if objective:
+        lines += ["", *objective]
     if body.built:
         lines += ["", *_from_pretrained(body.is_typed)]
     return "\n".join(lines)

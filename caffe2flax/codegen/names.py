@@ -39,6 +39,7 @@ MODULE_NAMES = frozenset(
         "rngs",
         "safe_open",
         "self",
+        "state",
         "Sequence",
         "Any",
         "Callable",
@@ -58,6 +59,8 @@ NNX_ATTRIBUTES = frozenset(
         "perturb",
         "set_attributes",
         "sow",
+        "step",
+        "total_loss",
         "train",
     ]
 )
