@@ -22,6 +22,7 @@ from caffe2flax.frontend import caffemodel, prototxt
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.rules import select
 from caffe2flax.frontend.schema import read_architecture
+from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.sniff import is_binary
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 from caffe2flax.ir import Graph
@@ -195,6 +196,8 @@ def read_graph(
     check_dialects(dialect or {})
     message, skipped = _read_net(source)
     net = upgrade(inline_net(message, phase=phase) or message)
+    if not _is_text(source) and is_binary(source):
+        net = as_written(net)
     net = select(net, phase=phase, level=level, stages=stages)
     shapes: dict[str, Shape] = {
         blob: tuple(map(int, shape)) for blob, shape in (input_shapes or {}).items()

@@ -23,6 +23,12 @@ example:
 
 Arrays stand under Caffe's blob names, in Caffe's axis order (N, C, H, W).
 """
+UPGRADE_EXAMPLE = """\
+example:
+  caffe2flax upgrade old.prototxt -o new.prototxt
+
+The result says the same in Caffe's current format; comments stay where they can.
+"""
 DEMO_EXAMPLE = """\
 example:
   caffe2flax demo -o digits
@@ -34,6 +40,7 @@ examples:
   caffe2flax demo
   caffe2flax convert net.prototxt net.caffemodel -o out
   caffe2flax run net.prototxt net.caffemodel --inputs in.npz --outputs out.npz
+  caffe2flax upgrade old.prototxt -o new.prototxt
 
 exit status: 0; 1 for bad input, with every problem on stderr; 2 for wrong usage
 """
@@ -56,6 +63,14 @@ def parser() -> argparse.ArgumentParser:
         _command(commands, "convert", "write a net as a Flax module", CONVERT_EXAMPLE)
     )
     _run(_command(commands, "run", "run a net on arrays, as Caffe would", RUN_EXAMPLE))
+    _upgrade(
+        _command(
+            commands,
+            "upgrade",
+            "bring a prototxt to the current format",
+            UPGRADE_EXAMPLE,
+        )
+    )
     _demo(
         _command(commands, "demo", "convert and run a small trained net", DEMO_EXAMPLE)
     )
@@ -123,6 +138,20 @@ def _run(command: argparse.ArgumentParser) -> None:
         type=_blobs,
         default="outputs",
         help="which blobs to write (default: the net's outputs)",
+    )
+
+
+def _upgrade(command: argparse.ArgumentParser) -> None:
+    command.add_argument("net", metavar="OLD.prototxt", type=Path)
+    command.add_argument(
+        "-o",
+        dest="output",
+        metavar="NEW.prototxt",
+        type=Path,
+        help="where the text goes (default: standard output)",
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace a file that exists"
     )
 
 

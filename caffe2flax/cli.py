@@ -54,7 +54,12 @@ def _status(argv: Sequence[str] | None) -> int:
         options = parser().parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
-    commands = {"convert": _convert, "run": _run, "demo": _demo}
+    commands = {
+        "convert": _convert,
+        "run": _run,
+        "upgrade": _upgrade,
+        "demo": _demo,
+    }
     try:
         report = commands[options.command](options)
     except ConversionError as error:
@@ -112,6 +117,19 @@ def _run(options: argparse.Namespace) -> str:
         write_npz(options.outputs, results)
     shapes = (f"{name} {array.shape}" for name, array in results.items())
     return _lines(*(f"{options.outputs}: {shape}" for shape in shapes))
+
+
+def _upgrade(options: argparse.Namespace) -> str:
+    from caffe2flax.frontend.prototxt import read_text
+    from caffe2flax.frontend.rewrite import upgraded_text
+    from caffe2flax.output import write_text
+
+    text = upgraded_text(read_text(options.net), str(options.net))
+    if options.output is not None:
+        return _lines(write_text(options.output, text, options.force))
+    if sys.stdout.isatty():
+        text = "\t".join(map(printable, text.split("\t")))
+    return text.removesuffix("\n")
 
 
 def _demo(options: argparse.Namespace) -> str:

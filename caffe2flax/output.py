@@ -37,14 +37,29 @@ def write_files(
         targets[directory / f"{stem}.safetensors"] = lambda stream: write_safetensors(
             stream, held, progress
         )
+    return _write(targets, force)
+
+
+def write_text(path: Path, text: str, force: bool = False) -> Path:
+    """Writes `text`, line ends as they are; errors as for `write_files`."""
+    _write({path: lambda stream: stream.write(text.encode())}, force)
+    return path
+
+
+def _write(
+    targets: Mapping[Path, Callable[[IO[bytes]], object]], force: bool
+) -> tuple[Path, ...]:
     existing = [str(path) for path in targets if os.path.lexists(path)]
     if existing and not force:
-        raise FileExistsError(f"{' and '.join(existing)} exist; --force replaces them")
-    directory.mkdir(parents=True, exist_ok=True)
+        what = "exist; --force replaces them"
+        if len(existing) == 1:
+            what = "exists; --force replaces it"
+        raise FileExistsError(f"{' and '.join(existing)} {what}")
     finished: list[tuple[str, Path]] = []
     try:
         for path, write in targets.items():
-            finished.append((_written(directory, path.name, write), path))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            finished.append((_written(path.parent, path.name, write), path))
         for temporary, path in reversed(finished):
             os.replace(temporary, path)
     finally:

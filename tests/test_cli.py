@@ -85,7 +85,7 @@ def test_wrong_usage(
     assert said in err
 
 
-@pytest.mark.parametrize("command", ["", "convert", "run", "demo"])
+@pytest.mark.parametrize("command", ["", "convert", "run", "upgrade", "demo"])
 def test_help_shows_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,6 +38,14 @@ def read(path: str | PathLike[str]) -> Message:
 
     Raises ConversionError when it cannot be read, is no text or has a syntax error.
     """
+    return parse(read_text(path), fspath(path))
+
+
+def read_text(path: str | PathLike[str]) -> str:
+    """The text of the file at `path`, line ends as they are.
+
+    Raises ConversionError when it cannot be read or is no text in UTF-8.
+    """
     file = fspath(path)
     try:
         with open(path, "rb") as stream:
@@ -51,7 +59,7 @@ def read(path: str | PathLike[str]) -> Message:
     if b"\0" in data or data.startswith(b"\x89HDF"):
         raise ConversionError(Problem(_BINARY, Span(file)))
     try:
-        return parse(data.decode("utf-8"), file)
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConversionError(_undecodable(data, error.start, file)) from error
 

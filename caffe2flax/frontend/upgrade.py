@@ -15,7 +15,7 @@ from caffe2flax.frontend.upgrade_v0 import from_v0, is_v0
 from caffe2flax.frontend.upgrade_v1 import from_v1, text_of, wrapped
 
 _FILES = ("net", "train_net", "test_net")
-_INLINE = ("net_param", "train_net_param", "test_net_param")
+INLINE_NETS = ("net_param", "train_net_param", "test_net_param")
 _SOLVER = ("base_lr", "lr_policy", "max_iter", "solver_mode", "snapshot_prefix")
 
 
@@ -102,9 +102,7 @@ def _unmade(inputs: list[Field], rest: list[Field]) -> list[Field]:
         if isinstance(top.value, Scalar)
     }
     return [
-        f
-        for f in inputs
-        if not (isinstance(f.value, Scalar) and f.value.text in made)
+        f for f in inputs if not (isinstance(f.value, Scalar) and f.value.text in made)
     ]
 
 
@@ -138,7 +136,7 @@ def inline_net(message: Message, *, phase: str = "TEST") -> Message | None:
     """
     if message.has("layer") or message.has("layers"):
         return None
-    if not any(message.has(name) for name in (*_FILES, *_INLINE, *_SOLVER)):
+    if not any(message.has(name) for name in (*_FILES, *INLINE_NETS, *_SOLVER)):
         return None
     own = "train" if phase == "TRAIN" else "test"
     nets = list(message.all(f"{own}_net_param")) or list(message.all("net_param"))

@@ -197,6 +197,7 @@ def _layer(entry: Field, problems: list[Problem]) -> Field:
             kept.append(field)
         elif field.name != "type":
             problems.append(_misplaced(field, old))
+    kept.sort(key=lambda field: field.name != "name")
     kept += [*blobs, *_wrap(message, own), *_wrap("transform_param", transform)]
     return replace(entry, value=replace(outer, fields=tuple(kept)))
 

@@ -1,0 +1,309 @@
+"""Parameters shared by name: one parameter in the module, whoever reads it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+import caffe2flax
+from caffe2flax import reference
+from caffe2flax.codegen.sharing import rearrangement
+from tests import wireformat as wire
+
+XAVIER = "weight_filler { type: 'xavier' }"
+
+
+def data(*shape: int) -> str:
+    dims = " ".join(f"dim: {dim}" for dim in shape)
+    return (
+        "layer { name: 'data' type: 'Input' top: 'data' "
+        f"input_param {{ shape {{ {dims} }} }} }}"
+    )
+
+
+def layer(
+    name: str, type_: str, params: str, *shares: str, bottom: str = "data"
+) -> str:
+    specs = " ".join(f"param {{ {share} }}" for share in shares)
+    return (
+        f"layer {{ name: {name!r} type: {type_!r} bottom: {bottom!r} top: {name!r} "
+        f"{specs} {params} }}"
+    )
+
+
+def conv(name: str, params: str, *shares: str, bottom: str = "data") -> str:
+    params = f"convolution_param {{ {params} {XAVIER} }}"
+    return layer(name, "Convolution", params, *shares, bottom=bottom)
+
+
+def dense(name: str, params: str, *shares: str, bottom: str = "data") -> str:
+    params = f"inner_product_param {{ {params} {XAVIER} }}"
+    return layer(name, "InnerProduct", params, *shares, bottom=bottom)
+
+
+W, B = "name: 'w'", "name: 'b'"
+LOOSE = "name: 'w' share_mode: PERMISSIVE"
+
+IMAGE = data(2, 4, 3, 5)
+FLAT = data(2, 6)
+NETS = {
+    "equal": (
+        IMAGE,
+        conv("zz", "num_output: 3 kernel_size: 3", W, B),
+        conv("aa", "num_output: 3 kernel_size: 3", W, B),
+    ),
+    "only the weight": (
+        IMAGE,
+        conv("zz", "num_output: 3 kernel_size: 3", W),
+        conv("aa", "num_output: 3 kernel_size: 3", W),
+    ),
+    "only the bias": (
+        IMAGE,
+        conv("zz", "num_output: 3 kernel_size: 3", "", B),
+        conv("aa", "num_output: 3 kernel_size: 1", "lr_mult: 2", B),
+    ),
+    "another stride": (
+        IMAGE,
+        conv("zz", "num_output: 3 kernel_size: 3 pad: 1", W, B),
+        conv("aa", "num_output: 3 kernel_size: 3 stride: 2", W, B),
+    ),
+    "bias of one, weight of another": (
+        IMAGE,
+        conv("zz", "num_output: 4 kernel_size: 3 pad: 1", W),
+        conv("yy", "num_output: 4 kernel_size: 3 pad: 1", "", B),
+        conv("aa", "num_output: 4 kernel_size: 3 stride: 2", W, B),
+    ),
+    "in a chain": (
+        IMAGE,
+        conv("one", "num_output: 4 kernel_size: 3 pad: 1", W, B),
+        conv("two", "num_output: 4 kernel_size: 3 pad: 1", W, B, bottom="one"),
+        conv("three", "num_output: 4 kernel_size: 3", W, bottom="two"),
+    ),
+    "without a bias": (
+        FLAT,
+        dense("zz", "num_output: 3", W),
+        dense("aa", "num_output: 3 bias_term: false", W),
+    ),
+    "transposed": (
+        FLAT,
+        dense("encode", "num_output: 3", W),
+        dense("decode", "num_output: 6 transpose: true", W, bottom="encode"),
+    ),
+    "rows in another order": (
+        IMAGE,
+        layer("id", "Power", "power_param { scale: 2 }"),
+        dense("encode", "num_output: 3", W, bottom="id"),
+        layer("flat", "Flatten", ""),
+        dense("again", "num_output: 3 bias_term: false", W, bottom="flat"),
+        layer("shift", "Power", "power_param { shift: 2 }", bottom="encode"),
+        dense("decode", "num_output: 60 transpose: true", W, bottom="shift"),
+    ),
+    "permissive": (
+        IMAGE,
+        conv("zz", "num_output: 3 kernel_size: 1", W),
+        layer("pool", "Pooling", "pooling_param { global_pooling: true }"),
+        dense("aa", "num_output: 3", LOOSE, bottom="pool"),
+    ),
+    "permissive, other factors": (
+        data(2, 6, 4, 4),
+        conv("zz", "num_output: 3 kernel_size: 2", W),
+        layer("pool", "Pooling", "pooling_param { global_pooling: true }"),
+        dense("aa", "num_output: 12", LOOSE, bottom="pool"),
+    ),
+    "a learned blob": (
+        FLAT,
+        "layer { name: 'p' type: 'Parameter' top: 'p' param { name: 'w' } "
+        "parameter_param { shape { dim: 3 dim: 6 } } }",
+        dense("aa", "num_output: 3", W),
+    ),
+}
+
+
+def text(name: str) -> str:
+    return "\n".join(NETS[name])
+
+
+def entry(name: str, *blobs: np.ndarray) -> bytes:
+    """A layer of a weights file."""
+    encoded = (
+        wire.dims(*blob.shape) + wire.chunk(5, wire.floats(*blob.ravel()))
+        for blob in blobs
+    )
+    return wire.layer(*encoded, name=name)
+
+
+def weighted(name: str, path: Path) -> caffe2flax.Conversion:
+    """The net with random weights from a file that holds every layer's blobs."""
+    graph = caffe2flax.convert(text(name)).graph
+    rng = np.random.default_rng(0)
+    layers = (
+        entry(node.name, *(rng.standard_normal(w.shape) for w in node.weights))
+        for node in graph.nodes
+        if node.weights
+    )
+    path.write_bytes(b"".join(layers))
+    return caffe2flax.convert(text(name), path)
+
+
+@pytest.mark.parametrize("name", NETS, ids=list(NETS))
+def test_one_parameter(name: str, tmp_path: Path) -> None:
+    """Values as in the reference, through a written module; every parameter once, under
+    names that agree; training keeps it so."""
+    conversion = weighted(name, tmp_path / "net.caffemodel")
+    model = imported(conversion, tmp_path)
+    assert conversion.weights is not None
+    state = nnx.to_flat_state(nnx.state(model))
+    held = {".".join(map(str, key)): value[...] for key, value in state}
+    assert held.keys() == conversion.weights.keys()
+    shared = {w: None for node in conversion.graph.nodes for w in node.weights}
+    assert sum(x.size for x in held.values()) == sum(np.prod(w.shape) for w in shared)
+
+    graph = conversion.graph
+    shape = graph.shapes[graph.arguments[0]]
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    wanted = reference.evaluate(graph, conversion.blobs, {"data": x})
+    moved = jnp.asarray(x.transpose(graph.layouts[graph.arguments[0]].axes))
+
+    def outputs(model: Any, x: jax.Array) -> dict[str, jax.Array]:
+        found = model(x)
+        return found if isinstance(found, dict) else {graph.outputs[0].blob: found}
+
+    compare(graph, jax.jit(outputs)(model, moved), wanted)
+
+    def loss(model: Any) -> jax.Array:
+        return sum(jnp.sum(y**2) for y in outputs(model, moved).values())
+
+    for gradient in (jax.grad(loss)(model), nnx.grad(loss)(model)):
+        flat = nnx.to_flat_state(nnx.state(gradient))
+        assert {".".join(map(str, key)) for key, _ in flat} == held.keys()
+    optimizer = nnx.Optimizer(model, optax.sgd(1e-3), wrt=nnx.Param)
+    optimizer.update(model, nnx.grad(loss)(model))
+    trained = {".".join(map(str, k)): v for k, v in nnx.to_flat_state(nnx.state(model))}
+    assert trained.keys() == held.keys()
+    assert any(bool((trained[key][...] != held[key]).any()) for key in held)
+
+
+def imported(conversion: caffe2flax.Conversion, folder: Path) -> Any:
+    """The module as its user gets it."""
+    source, _ = conversion.write(folder)
+    spec = importlib.util.spec_from_file_location(source.stem, source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, conversion.name).from_pretrained()
+
+
+def compare(graph: Any, ours: dict[str, jax.Array], wanted: Any) -> None:
+    for value in graph.outputs:
+        axes = np.argsort(graph.layouts[value].axes)
+        found = np.asarray(ours[value.blob]).transpose(axes)
+        np.testing.assert_allclose(found, wanted[value], rtol=1e-4, atol=1e-4)
+
+
+@given(
+    st.permutations(range(4)),
+    st.tuples(*[st.integers(1, 4)] * 4),
+    st.integers(0, 4),
+    st.integers(0, 4),
+)
+def test_rearrangements(axes: list[int], dims: tuple[int, ...], a: int, b: int) -> None:
+    """Whatever a reshape, a transpose and a reshape do is found again."""
+    size = int(np.prod(dims))
+    places = np.random.default_rng(0).permutation(size)
+    source = places.reshape(*dims[:a], -1)
+    target = places.reshape(dims).transpose(axes)
+    target = target.reshape(*target.shape[:b], -1)
+    view = rearrangement(source, target)
+    assert view is not None
+    assert np.array_equal(eval(f"source{view}"), target)
+
+
+def test_what_no_view_can_give() -> None:
+    target = np.array([0, 2, 1, 3, 4, 5, 6])
+    assert rearrangement(np.arange(7), target) is None
+
+
+REFUSED = {
+    "another shape": (
+        (
+            FLAT,
+            dense("a", "num_output: 3", W),
+            dense("b", "num_output: 4", W),
+        ),
+        "its shape is (3, 6), not (4, 6)",
+    ),
+    "another count, permissive": (
+        (
+            FLAT,
+            dense("a", "num_output: 3", LOOSE),
+            dense("b", "num_output: 4", LOOSE),
+        ),
+        "its shape is (3, 6), not (4, 6)",
+    ),
+    "another learning rate": (
+        (
+            FLAT,
+            dense("a", "num_output: 3", "name: 'w' lr_mult: 1"),
+            dense("b", "num_output: 3", "name: 'w'"),
+            dense("c", "num_output: 3", "name: 'w' lr_mult: 2"),
+        ),
+        "lr_mult 1.0 elsewhere, not 2.0",
+    ),
+    "another weight decay": (
+        (
+            FLAT,
+            dense("a", "num_output: 3", "name: 'w'"),
+            dense("b", "num_output: 3", "name: 'w' decay_mult: 0"),
+            dense("c", "num_output: 3", "name: 'w' decay_mult: 1"),
+        ),
+        "decay_mult 0.0 elsewhere, not 1.0",
+    ),
+    "more than there are": (
+        (FLAT, dense("a", "num_output: 3 bias_term: false", W, B)),
+        "2 param messages for 1 weight blobs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name: str) -> None:
+    layers, message = REFUSED[name]
+    with pytest.raises(caffe2flax.ConversionError) as refused:
+        caffe2flax.convert("\n".join(layers))
+    assert message in str(refused.value)
+    assert all(problem.line for problem in refused.value.problems)
+
+
+def test_the_last_of_the_sharers_wins(tmp_path: Path) -> None:
+    """As Caffe loads: one blob, whichever entries of the file there are."""
+    net = "\n".join(
+        (
+            FLAT,
+            dense("a", "num_output: 3 bias_term: false", W),
+            dense("b", "num_output: 3 bias_term: false", W),
+        )
+    )
+    first, last = (np.full((3, 6), x, np.float32) for x in (1, 2))
+    path = tmp_path / "net.caffemodel"
+    for entries, wanted in (
+        ({"a": first, "b": last}, last),
+        ({"b": last, "a": first}, first),
+        ({"a": first}, first),
+        ({"b": last}, last),
+    ):
+        path.write_bytes(b"".join(entry(*item) for item in entries.items()))
+        weights = caffe2flax.convert(net, path).weights
+        assert weights is not None
+        assert [*weights] == ["a.kernel"]
+        assert np.array_equal(weights["a.kernel"], wanted.T)
