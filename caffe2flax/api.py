@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
 from caffe2flax.codegen.names import Namespace
-from caffe2flax.codegen.weights import Blobs, Progress, collect, variables
+from caffe2flax.codegen.weights import Blobs, Progress, bare, collect, variables
 from caffe2flax.dialects import check_dialects
 from caffe2flax.frontend import caffemodel, prototxt
 from caffe2flax.frontend.message import Message
@@ -64,7 +65,8 @@ class Conversion:
     @property
     def parameter_count(self) -> int:
         """Numbers in the weight blobs, as Caffe counts them."""
-        return sum(blob.size for blob in self.blobs.values())
+        weights = {w for node in self.graph.nodes for w in node.weights}
+        return sum(prod(weight.shape) for weight in weights)
 
     def write(
         self,
@@ -94,6 +96,7 @@ def convert(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     taps: Sequence[str] | str = (),
     dialect: Mapping[str, str] | None = None,
+    flat: bool = False,
 ) -> Conversion:
     """Converts a net: `prototxt` is a path or the text itself, `weights` a path or
     several. A weights file alone will do where it carries its net.
@@ -101,8 +104,9 @@ def convert(
     phase, level, stages choose among the net's layers as Caffe does. input_shapes (in
     Caffe's axis order) replace those of the file. taps are blobs that the module
     returns beside its output; "all" is every blob. dialect says what a layer type with
-    several meanings means ({"Crop": "auto"}) where the file leaves that open. Raises
-    ConversionError with every problem of the files.
+    several meanings means ({"Crop": "auto"}) where the file leaves that open. flat
+    writes repeated blocks out instead of making classes of them. Raises ConversionError
+    with every problem of the files.
     """
     return _convert(
         prototxt,
@@ -114,17 +118,24 @@ def convert(
         input_shapes=input_shapes,
         taps=taps,
         dialect=dialect,
+        flat=flat,
     )
 
 
 def _convert(
-    prototxt: PathOrText, weights: Weights | None, name: str | None = None, **net: Any
+    prototxt: PathOrText,
+    weights: Weights | None,
+    name: str | None = None,
+    *,
+    filled: bool = False,
+    **net: Any,
 ) -> Conversion:
+    """`filled` makes weights of the fillers where there is no file."""
     graph = read_graph(prototxt, **net)
     if weights is None and not _is_text(prototxt) and is_binary(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in _paths(weights)]
-    blobs, notes = collect(graph, files)
+    blobs, notes = collect(graph, files) if files or filled else ({}, bare(graph))
     class_name = Namespace(library().definitions).claim(name or graph.name)
     module = emit(
         graph,
@@ -136,12 +147,10 @@ def _convert(
     return Conversion(
         class_name,
         format_source(module.source),
-        variables(graph, module, blobs) if files else None,
+        variables(graph, module, blobs) if files or filled else None,
         graph,
         blobs,
-        (*graph.notes, *(note for file in files for note in file.notes), *notes)
-        if files
-        else graph.notes,
+        (*graph.notes, *(note for file in files for note in file.notes), *notes),
     )
 
 
@@ -176,7 +185,9 @@ def run(
     else:
         taps = "all" if wanted == ["all"] else wanted
     at_hand = {blob: np.shape(array) for blob, array in inputs.items()}
-    conversion = _convert(prototxt, weights, taps=taps, at_hand=at_hand, **options)
+    conversion = _convert(
+        prototxt, weights, taps=taps, at_hand=at_hand, filled=True, **options
+    )
     return execute(conversion, inputs, wanted)
 
 
@@ -190,6 +201,7 @@ def read_graph(
     at_hand: Mapping[str, Shape] | None = None,
     taps: Sequence[str] | str = (),
     dialect: Mapping[str, str] | None = None,
+    flat: bool = False,
 ) -> Graph:
     """The graph of a prototxt, all passes run. Raises ConversionError."""
     register_all()
@@ -212,7 +224,8 @@ def read_graph(
         dialects=dialect,
         name=stem,
     )
-    return run_passes(graph).with_notes(*skipped)
+    done = run_passes(graph).with_notes(*skipped)
+    return replace(done, blocks=()) if flat else done
 
 
 def _read_net(source: PathOrText) -> tuple[Message, tuple[str, ...]]:

@@ -112,6 +112,11 @@ def _convert(command: argparse.ArgumentParser) -> None:
         help="also return this blob, or all; may be repeated",
     )
     command.add_argument(
+        "--flat",
+        action="store_true",
+        help="write repeated blocks out instead of making classes of them",
+    )
+    command.add_argument(
         "--force", action="store_true", help="replace files that exist"
     )
 

@@ -87,6 +87,7 @@ def _convert(options: argparse.Namespace) -> str:
             options.weights or None,
             name=options.name,
             taps=tuple(options.taps),
+            flat=options.flat,
             **_selection(options),
         )
         paths = conversion.write(options.directory, force=options.force, progress=bar)

@@ -110,7 +110,7 @@ class BlockClass:
         declared = [p.declaration() for p in self.parameters.values()]
         head = [text for text in declared if text.startswith(f"{FEATURES}:")]
         rest = [text for text in declared if text not in head]
-        rest += ["dtype: DTypeLike | None = None"] if body.is_typed else []
+        rest += ["dtype: Dtype = None"] if body.is_typed else []
         star = [] if self._is_terse() else ["*"]
         signature = ", ".join(["self", *head, *star, *rest, "rngs: nnx.Rngs"])
         if self._is_terse():

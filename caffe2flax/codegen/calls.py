@@ -42,10 +42,13 @@ class Call(NamedTuple):
         default = FLAX_DEFAULTS.get(self.func, {}).get(slot, "")
         return self.keywords.get(slot, default)
 
-    def __str__(self) -> str:
+    def expression(self) -> str:
         given = [*self.positional, *(f"{k}={v}" for k, v in self.keywords.items())]
         comment = f"  # {self.comment}" if self.comment else ""
-        return f"self.{self.attribute} = {self.func}({', '.join(given)}){comment}"
+        return f"{self.func}({', '.join(given)}){comment}"
+
+    def __str__(self) -> str:
+        return f"self.{self.attribute} = {self.expression()}"
 
 
 def parse_call(attribute: str, text: str) -> Call | None:
@@ -95,10 +98,24 @@ def assignments(built: Sequence[tuple[str, str]]) -> list[str]:
             lines.append(f"self.{name} = {text}")
             continue
         agreed = shared[call.func]
+        call = _repeated(call, shared)
         rest = {k: v for k, v in call.keywords.items() if k not in agreed}
         func = snake_case(call.func) if agreed else call.func
         lines.append(str(call._replace(func=func, keywords=rest)))
     return lines
+
+
+def _repeated(call: Call, shared: Mapping[str, Mapping[str, str]]) -> Call:
+    """`nnx.Sequential(*[Block(...) for ...])` with the partial of Block."""
+    if call.func != "nnx.Sequential":
+        return call
+    text = call.positional[0]
+    for func, agreed in shared.items():
+        given = "".join(f", {k}={v}" for k, v in agreed.items())
+        if agreed and text.startswith(f"*[{func}(") and f"{given})" in text:
+            short = text.replace(f"{given})", ")", 1)
+            return call._replace(positional=(short.replace(func, snake_case(func), 1),))
+    return call
 
 
 def _agreed(func: str, calls: Iterable[Call]) -> Mapping[str, str]:

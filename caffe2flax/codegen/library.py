@@ -63,6 +63,7 @@ def library() -> Library:
 
 
 BASE_IMPORTS = {
+    "Any": "from typing import Any",
     "Path": "from pathlib import Path",
     "Self": "from typing import Self",
     "partial": "from functools import partial",
@@ -71,7 +72,7 @@ BASE_IMPORTS = {
     "nnx": "from flax import nnx",
     "Array": "from jax import Array",
     "lax": "from jax import lax",
-    "DTypeLike": "from jax.typing import DTypeLike",
+    "Dtype": "from flax.typing import Dtype",
     "load_file": "from safetensors.flax import load_file",
 }
 """What the class itself may need."""

@@ -12,6 +12,7 @@ from caffe2flax.codegen.body import WIDTH, Body
 from caffe2flax.codegen.library import library, loaded_names
 from caffe2flax.codegen.methods import stepping, total_loss
 from caffe2flax.codegen.names import Namespace, identifier
+from caffe2flax.codegen.options import Option, find_options
 from caffe2flax.ir import Graph, Value
 from caffe2flax.registry import Site, literal
 
@@ -101,9 +102,10 @@ def _preparation(graph: Graph) -> Iterable[str]:
 
 def _class(name: str, body: Body) -> str:
     graph = body.graph
-    parameters = ["*"]
+    options = find_options(body)
+    parameters = ["*", *map(str, options)]
     if body.is_typed:
-        parameters.append("dtype: DTypeLike | None = None")
+        parameters.append("dtype: Dtype = None")
     parameters.append("rngs: nnx.Rngs")
     lines = [f"class {name}(nnx.Module):", f'    """{_signature(graph)}"""']
     if body.built:
@@ -122,7 +124,7 @@ def _class(name: str, body: Body) -> str:
     if objective:
         lines += ["", *objective]
     if body.built:
-        lines += ["", *_from_pretrained(body.is_typed)]
+        lines += ["", *_from_pretrained(options, body.is_typed)]
     return "\n".join(lines)
 
 
@@ -180,16 +182,29 @@ def _quoted(text: str) -> str:
     return literal(text)[1:-1].replace('"', "'")
 
 
-def _from_pretrained(typed: bool) -> list[str]:
-    option = ", *, dtype: DTypeLike | None = None" if typed else ""
-    given = "dtype=dtype, " if typed else ""
+def _from_pretrained(options: tuple[Option, ...], typed: bool) -> list[str]:
+    """The class method that loads the weights; a classifier of another width starts
+    fresh."""
+    given = ["**options"] if options or typed else []
+    extra = ", **options: Any" if given else ""
+    make = f"cls({', '.join([*given, 'rngs=nnx.Rngs(0)'])})"
+    path = 'path or Path(__file__).with_suffix(".safetensors")'
+    doc = "The network in eval mode, weights from `path` or beside this file."
+    head = next((option for option in options if option.head), None)
+    fresh = []
+    if head is not None:
+        doc = f"In eval mode; with another `{head.name}`, `{head.head}` starts fresh."
+        known = f"{literal(head.name)} in options"
+        fresh = [f"    head = {literal(head.head)} if {known} else ''"]
+        path += ", head"
     lines = [
         "@classmethod",
-        f"def from_pretrained(cls, path: str | Path | None = None{option}) -> Self:",
-        '    """The network in eval mode, weights from `path` or beside this file."""',
-        f"    model = nnx.eval_shape(lambda: cls({given}rngs=nnx.Rngs(0)))",
-        '    load_weights(model, path or Path(__file__).with_suffix(".safetensors"))',
+        f"def from_pretrained(cls, path: str | Path | None = None{extra}) -> Self:",
+        f'    """{doc}"""',
+        f"    model = nnx.eval_shape(lambda: {make})",
+        *fresh,
+        f"    load_weights(model, {path})",
         "    model.eval()",
         "    return model",
     ]
-    return [f"    {line}" for line in lines]
+    return [f"    {line}" if line else "" for line in lines]

@@ -19,7 +19,7 @@ LONGEST = 60
 MODULE_NAMES = frozenset(
     [
         "Array",
-        "DTypeLike",
+        "Dtype",
         "Path",
         "Self",
         "cls",

@@ -15,6 +15,7 @@ from caffe2flax.codegen.module import Module
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
 from caffe2flax.ir import Graph, Weight
+from caffe2flax.layers.fillers import Filler
 
 Array = NDArray[Any]
 Blobs = dict[tuple[int, int], Array]
@@ -93,6 +94,7 @@ def initial(weight: Weight) -> Array:
 def _notes(
     graph: Graph, foreign: Iterable[str], unfilled: Iterable[str]
 ) -> Iterable[str]:
+    """Weights that find no layer, and layers that find no weights."""
     dropped = {d.name for d in graph.dropped}
     strange = [name for name in foreign if name not in dropped]
     if strange:
@@ -100,6 +102,20 @@ def _notes(
     missing = list(unfilled)
     if missing:
         yield f"layers without weights start from their fillers: {_listed(missing)}"
+
+
+def bare(graph: Graph) -> tuple[str, ...]:
+    """Notes on a conversion without weights."""
+    names = dict.fromkeys(
+        weight.layer
+        for node in graph.nodes
+        for weight in node.weights[:1]
+        if weight.filler == Filler() and not weight.filler.given and node.layer.names()
+    )
+    if not names:
+        return ()
+    text = "no weights, and no weight_filler where Caffe would start from zeros; Flax's"
+    return (f"{text} own initialiser stands there: {_listed(list(names))}",)
 
 
 def _listed(names: Sequence[str], limit: int = 8) -> str:

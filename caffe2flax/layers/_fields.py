@@ -45,6 +45,7 @@ def read_filler(given: Params) -> Filler:
         std=given.get("std", 1.0),
         sparse=given.get("sparse", -1),
         variance_norm=given.choice("variance_norm", "FAN_IN", "FAN_OUT", "AVERAGE"),
+        given=True,
     )
 
 
@@ -188,13 +189,14 @@ def kernel_axes(rank: int) -> tuple[int, ...]:
 def initialisers(
     at: Site, blobs: tuple[Blob, ...], kernel_init: str | None
 ) -> dict[str, str | None]:
-    """The arguments of an nnx module that fill its kernel and bias as Caffe does."""
+    """The arguments of an nnx module that fill its kernel and bias as the file asks; a
+    kernel that it does not mention is Flax's affair."""
     if not at.initialise:
         return {}
     bias = blobs[1] if len(blobs) > 1 else None
     plain = bias is None or bias.filler == Filler()
     return {
-        "kernel_init": kernel_init,
+        "kernel_init": kernel_init if blobs[0].filler.given else None,
         "bias_init": None
         if plain or bias is None
         else bias.filler.initializer(bias.shape),

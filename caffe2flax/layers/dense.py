@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from caffe2flax.layers._fields import filler
+from caffe2flax.layers._fields import filler, initialisers
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
@@ -82,31 +82,21 @@ class InnerProduct(Layer):
     def build(self, at: Site) -> str:
         axis = self._axis(at.input.shape)
         features = prod(at.input.shape[axis:])
+        blobs = self.blobs(at.input.shape)
+        axes = (0, 1) if self.transpose else (1, 0)
+        kernel_init = blobs[0].filler.initializer(blobs[0].shape, axes)
         made = "nnx.Linear({})".format(
             arguments(
                 features,
                 self.num_output,
                 use_bias=unless(self.bias, True),
-                **self._initialisers(at),
+                **initialisers(at, blobs, kernel_init),
                 dtype="dtype",
                 rngs="rngs",
             )
         )
         reordered = not np.all(np.diff(at.input.flat_indices(axis)) == 1)
         return made + ("  # rows in H, W, C order" if reordered else "")
-
-    def _initialisers(self, at: Site) -> dict[str, str | None]:
-        if not at.initialise:
-            return {}
-        weight, *bias = self.blobs(at.input.shape)
-        axes = (0, 1) if self.transpose else (1, 0)
-        plain = bias and bias[0].filler != Filler()
-        return {
-            "kernel_init": weight.filler.initializer(weight.shape, axes),
-            "bias_init": bias[0].filler.initializer(bias[0].shape, (0,))
-            if plain
-            else None,
-        }
 
     def call(self, at: Site) -> str:
         axis = self._axis(at.input.shape)

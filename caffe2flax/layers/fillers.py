@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ class Filler:
     std: float = 1.0
     sparse: int = -1
     variance_norm: str = "FAN_IN"
+    given: bool = field(default=False, compare=False)
+    """Whether the file asks for it; Caffe fills with zeros where none is given."""
 
     def __post_init__(self) -> None:
         problems = []

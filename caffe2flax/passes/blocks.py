@@ -49,10 +49,11 @@ def factor_blocks(graph: Graph) -> Graph:
     lengths = {len(block.nodes) for block in whole if block and counts[block.kind] > 1}
     kept = []
     for nodes, block in zip(groups, whole, strict=True):
-        # A last block may have layers behind it that only share its number: pool6.
+        # Layers behind a block may only share its number, as pool3 does fire3's.
         heads = (_block(nodes[:n], uses) for n in sorted(lengths) if n < len(nodes))
         fitting = [x for x in (block, *heads) if x and counts[x.kind] > 1]
-        kept += fitting[:1]
+        if fitting:
+            kept.append(max(fitting, key=lambda x: counts[x.kind]))
     return replace(graph, blocks=tuple(kept))
 
 

@@ -1,0 +1,222 @@
+"""Repeated blocks as classes: who is one, who looks like one, what stays equal."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import caffe2flax
+from caffe2flax import reference
+from caffe2flax.api import read_graph
+from caffe2flax.codegen.weights import collect
+from tests import architectures, wireformat
+from tests.golden import FIXTURES, distance
+from tests.test_module import imported
+
+OPERATIONS = "# Operations that Flax lacks"
+NETWORKS = FIXTURES / "networks"
+
+
+def own_lines(source: str) -> int:
+    """Lines of a module without the operations that it carries along."""
+    return len(source.split(OPERATIONS)[0].rstrip().splitlines())
+
+
+def classes(source: str) -> list[str]:
+    return re.findall(
+        r"^class (\w+)\(nnx\.Module\):", source.split(OPERATIONS)[0], re.M
+    )
+
+
+PUBLISHED = {
+    "alexnet": (NETWORKS / "alexnet.prototxt", ["AlexNet"], 150),
+    "lenet": (NETWORKS / "lenet.prototxt", ["LeNet"], 60),
+    "googlenet": (
+        NETWORKS / "googlenet.prototxt",
+        ["Inception", "GoogleNet"],
+        150,
+    ),
+    "resnet50": (
+        NETWORKS / "resnet50.prototxt",
+        ["ProjectionBottleneck", "Bottleneck", "ResNet_50"],
+        150,
+    ),
+    "mobilenet": (
+        NETWORKS / "mobilenet.prototxt",
+        ["SeparableConv", "MOBILENET"],
+        150,
+    ),
+    "resnet152": (
+        architectures.resnet(152),
+        ["ProjectionBottleneck", "Bottleneck", "ResNet_152"],
+        150,
+    ),
+    "squeezenet": (architectures.squeezenet(), ["Fire", "SqueezeNet_v1_1"], 150),
+}
+
+
+@pytest.mark.parametrize(
+    ("net", "expected", "limit"), PUBLISHED.values(), ids=PUBLISHED
+)
+def test_classes(net: str | Path, expected: list[str], limit: int) -> None:
+    """Few classes, few lines, and methods that fit on a screen."""
+    source = caffe2flax.convert(net).source
+    assert classes(source) == expected
+    assert own_lines(source) < limit
+    for body in re.split(r"\n    def ", source.split(OPERATIONS)[0])[1:]:
+        method = re.split(r"\n(?=    @|class )", body)[0]
+        assert len(method.rstrip().splitlines()) <= 60
+
+
+def test_inception_is_used_nine_times() -> None:
+    source = caffe2flax.convert(NETWORKS / "googlenet.prototxt").source
+    assert len(re.findall(r"self\.inception_\w+ = inception\(", source)) == 9
+    assert "inception(192, 64, 96, 128, 16, 32, 32)" in source
+
+
+def small_googlenet() -> str:
+    """Two inception blocks behind one convolution, narrow."""
+    text = (NETWORKS / "googlenet.prototxt").read_text()
+    layers = re.findall(r"^layer \{.*?^\}", text, re.M | re.S)
+    wanted = [x for x in layers if re.search(r'name: "(data|inception_3)', x)]
+    net = "\n".join(wanted).replace("pool2/3x3_s2", "data").replace("224", "8")
+    return re.sub(r"num_output: (\d+)", lambda m: f"num_output: {int(m[1]) // 16}", net)
+
+
+PLANTED = {
+    "as published": (),
+    "another kernel": (r'(?s)(3b/3x3".*?kernel_size: )3(.*?pad: )1', r"\g<1>3\g<2>1"),
+    "a relu less": (
+        r'(?s)layer \{\s*name: "inception_3b/relu_1x1".*?\n\}\n',
+        "",
+    ),
+    "other wiring": (
+        r'(?s)(name: "inception_3b/5x5_reduce".*?bottom: ")inception_3a/output',
+        r"\g<1>inception_3b/3x3_reduce",
+    ),
+    "another type": (
+        r'(?s)(name: "inception_3b/relu_1x1"\s*type: ")ReLU',
+        r"\g<1>Sigmoid",
+    ),
+    "another pooling": (r'(?s)(name: "inception_3b/pool".*?pool: )MAX', r"\g<1>AVE"),
+}
+
+
+def evaluate(
+    net: str, folder: Path, **options: object
+) -> tuple[np.ndarray, np.ndarray]:
+    """(our output, the reference's) with random weights written to a file."""
+    graph = read_graph(net)
+    rng = np.random.default_rng(0)
+    path = folder / "net.caffemodel"
+    chunks = []
+    for name, weights in graph.slots.items():
+        blobs = [
+            wireformat.dims(*w.shape)
+            + wireformat.chunk(
+                5, rng.normal(0.0, 0.3, w.shape).astype(np.float32).tobytes()
+            )
+            for w in weights
+        ]
+        chunks.append(wireformat.layer(*blobs, name=name, type="x"))
+    path.write_bytes(b"".join(chunks))
+    inputs = {
+        v.blob: rng.normal(size=graph.shapes[v]).astype(np.float32)
+        for v in graph.arguments
+    }
+    ours = caffe2flax.run(net, path, inputs, **options)
+    conversion = caffe2flax.convert(net, path)
+    values = reference.evaluate(conversion.graph, conversion.blobs, inputs)
+    (output,) = conversion.graph.outputs
+    return ours[output.blob], values[output]
+
+
+@pytest.mark.parametrize("change", PLANTED.values(), ids=PLANTED)
+@pytest.mark.parametrize("flat", [False, True])
+def test_planted_differences(
+    change: tuple[str, str], flat: bool, tmp_path: Path
+) -> None:
+    """Blocks of the same names but other structure stay apart, and every form computes
+    what the reference does."""
+    net = small_googlenet()
+    if change:
+        changed = re.sub(*change, net, count=1)
+        same = changed == net
+        net = changed
+    else:
+        same = True
+    source = caffe2flax.convert(net, flat=flat).source
+    assert ("Inception" in classes(source)) == (same and not flat)
+    ours, expected = evaluate(net, tmp_path, flat=flat)
+    assert distance(ours, expected) <= 1e-5
+
+
+SMALL = {
+    "resnet152": architectures.resnet(152, width=2, size=33, classes=7),
+    "resnet50": architectures.resnet(50, width=4, size=33, classes=7),
+    "squeezenet": architectures.squeezenet(size=67, classes=9, shrink=4),
+}
+
+
+@pytest.mark.parametrize("net", SMALL.values(), ids=SMALL)
+def test_small_networks(net: str, tmp_path: Path) -> None:
+    """Blocks, options of blocks and runs of blocks give the reference's numbers."""
+    positive = net.replace("use_global_stats: true", "eps: 1")
+    ours, expected = evaluate(positive, tmp_path)
+    assert distance(ours, expected) <= 1e-4
+
+
+def test_long_runs_are_sequential() -> None:
+    source = caffe2flax.convert(SMALL["resnet152"]).source
+    assert source.count("nnx.Sequential") == 2
+    assert "for _ in range(35)" in source
+
+
+def operations(model: nnx.Module, size: int) -> Counter[str]:
+    text = (
+        jax.jit(lambda m, x: m(x)).lower(model, jnp.zeros((1, size, size, 3))).as_text()
+    )
+    return Counter(re.findall(r"stablehlo\.\w+", text))
+
+
+def test_the_compiled_program_is_the_same() -> None:
+    net = SMALL["resnet50"]
+    block, flat = (caffe2flax.load(net, flat=flat) for flat in (False, True))
+    assert operations(block, 33) == operations(flat, 33)
+
+
+def test_tapped_blobs_keep_their_block_flat() -> None:
+    source = caffe2flax.convert(small_googlenet(), taps=["inception_3b/3x3"]).source
+    assert "inception_3b_3x3 = " in source
+    assert classes(source) == ["Net"]
+
+
+def test_another_number_of_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All but the last layer is loaded, and a log line says so."""
+    folder = FIXTURES / "digits"
+    net, weights = folder / "deploy.prototxt", folder / "digits_lenet.caffemodel"
+    path, _ = caffe2flax.convert(net, weights).write(tmp_path)
+    cls = imported(path).DigitsLeNet
+    same, other = cls.from_pretrained(), cls.from_pretrained(num_classes=20)
+    assert "ip2 starts fresh" in caplog.text
+    assert other.ip2.kernel.shape == (48, 20)
+    np.testing.assert_array_equal(other.ip1.kernel[...], same.ip1.kernel[...])
+    assert other(jnp.zeros((1, 28, 28, 1))).shape == (1, 20)
+    assert float(jnp.std(other.ip2.kernel[...])) > 0
+    tuned = cls.from_pretrained(dropout=0.1)
+    assert tuned.drop3.rate == 0.1
+
+
+def test_weights_go_by_caffes_names() -> None:
+    graph = read_graph(NETWORKS / "googlenet.prototxt")
+    blobs, _ = collect(graph, [])
+    assert len(blobs) == 116
