@@ -16,25 +16,64 @@ def drop_unused(graph: Graph) -> Graph:
     After:  data = Data; fc8 = ...(data), and fc8 is an output.
 
     Labels are blobs that a data layer reads from disk and that reach the loss through
-    no layer with weights. A loss whose labels come from an Input stays, and so does one
-    that is tapped.
+    no layer with weights. What reads such a loss goes with it. A loss whose labels come
+    from an Input stays, and so does one that a tap depends on.
     """
     nodes = [node for node in graph.nodes if node.outputs]
     silent = [node for node in graph.nodes if not node.outputs]
     dropped = [_dropped(node, "it has no top") for node in silent]
     if graph.phase != "TEST":
-        return _without(graph, nodes, dropped, ())
+        done = _without(graph, nodes, dropped, ())
+        return done.with_notes(*_hidden_losses(done))
 
     labels = _labels(graph)
-    lost = [node for node in nodes if _needs_labels(node, labels, graph)]
-    nodes = [node for node in nodes if node not in lost]
-    dropped += [_dropped(node, "its labels come from a data layer") for node in lost]
+    lost = _lost(graph, nodes, labels)
+    nodes = [node for node in nodes if node.number not in lost]
+    gone = [node for node in graph.nodes if node.number in lost]
+    dropped += [_dropped(node, lost[node.number]) for node in gone]
 
+    unmade = {value for node in gone for value in node.outputs} | labels
     read = {value for node in nodes for value in node.inputs}
-    freed = [value for node in (*lost, *silent) for value in node.inputs]
-    kept = [v for v in freed if v not in read and v not in labels]
+    freed = [value for node in (*gone, *silent) for value in node.inputs]
+    kept = [v for v in freed if v not in read and v not in unmade]
     ended = lost or not any(_leaves(node, graph) for node in (*graph.inputs, *nodes))
     return _without(graph, nodes, dropped, kept if ended else ())
+
+
+def _hidden_losses(graph: Graph) -> Iterable[str]:
+    """Notes on losses that count in Caffe's total, but that the module does not return,
+    because other layers read them."""
+    for node in graph.nodes:
+        for value, weight in zip(node.outputs, node.loss_weights, strict=False):
+            if weight and value not in graph.wanted:
+                yield (
+                    f"{node.span}: {value.blob!r} counts {weight} times in Caffe's "
+                    "total loss, but is no output, as another layer reads it: tap it"
+                )
+
+
+def _lost(graph: Graph, nodes: list[Node], labels: set[Value]) -> dict[int, str]:
+    """Why each node cannot stay, by number: losses without labels, and what reads them.
+
+    Nodes that a tap depends on stay all the same.
+    """
+    needed = set(graph.taps)
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.outputs):
+            needed.update(node.inputs)
+    lost: dict[int, str] = {}
+    gone: set[Value] = set()
+    for node in nodes:
+        if not needed.isdisjoint(node.outputs):
+            continue
+        if node.layer.metric and not labels.isdisjoint(node.inputs):
+            lost[node.number] = "its labels come from a data layer"
+        elif not gone.isdisjoint(node.inputs):
+            lost[node.number] = "it reads a layer that is left out"
+        else:
+            continue
+        gone.update(node.outputs)
+    return lost
 
 
 def _leaves(node: Node, graph: Graph) -> bool:
@@ -63,18 +102,13 @@ def _has_weights(layer: Layer) -> bool:
     return type(layer).blobs is not Layer.blobs
 
 
-def _needs_labels(node: Node, labels: set[Value], graph: Graph) -> bool:
-    wanted = not set(graph.taps).isdisjoint(node.outputs)
-    return node.layer.metric and not wanted and not labels.isdisjoint(node.inputs)
-
-
 def _without(
     graph: Graph, nodes: list[Node], dropped: list[Dropped], freed: Iterable[Value]
 ) -> Graph:
     """`graph` with these nodes, and without what only served the dropped ones."""
     made = {value for node in nodes for value in node.outputs} | set(graph.arguments)
-    outputs = [value for value in graph.outputs if value in made]
-    outputs += [v for v in dict.fromkeys(freed) if v not in outputs]
+    still = (value for value in graph.outputs if value in made)
+    outputs = tuple(dict.fromkeys((*still, *freed)))
     needed = set(outputs) | set(graph.taps)
     kept: list[Node] = []
     for node in reversed(nodes):
@@ -87,7 +121,7 @@ def _without(
     return replace(
         graph,
         nodes=tuple(reversed(kept)),
-        outputs=tuple(outputs),
+        outputs=outputs,
         unread=frozenset(value for value in optional if value not in needed),
         dropped=(*graph.dropped, *dropped),
     )
