@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 from typing import Self
 
 import numpy as np
@@ -143,3 +144,36 @@ class SeLUDropout(Elementwise):
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         return inputs[0]
+
+
+@layer("RReLU", "rrelu_param")
+@dataclass(frozen=True, slots=True)
+class RReLU(Elementwise):
+    """x where positive, else x / slope; at test slope is the logarithmic mean of lb and
+    ub."""
+
+    low: float = 3.0
+    high: float = 8.0
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        low, high = params.get("lb", 3.0), params.get("ub", 8.0)
+        if not 0 < low < high:
+            params.error(
+                None, f"lb must be positive and below ub, not {low} and {high}"
+            )
+            low, high = 3.0, 8.0
+        if params.phase == "TRAIN":
+            params.error(None, "RReLU is random in training: it is converted for TEST")
+        return cls(low, high)
+
+    @property
+    def slope(self) -> float:
+        return log(self.high / self.low) / (self.high - self.low)
+
+    def call(self, at: Site) -> str:
+        return f"leaky_relu({at.x}, {literal(self.slope)})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        return np.where(x > 0, x, self.slope * x)
