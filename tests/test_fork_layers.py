@@ -9,11 +9,6 @@ import caffe2flax
 from tests.golden import Case, cases, distance, evaluate_reference, gradients, part
 
 LATER = {
-    "Pad",
-    "PixelShuffle",
-    "Unsqueeze",
-    "Upsample",
-    "MaxUnPool",
     "InfogainLoss",
     "SmoothL1Loss",
 }
