@@ -168,7 +168,7 @@ def _imports(source: str) -> str:
 
 
 STANDARD = frozenset(
-    ["collections", "functools", "itertools", "math", "pathlib", "typing"]
+    ["collections", "functools", "itertools", "logging", "math", "pathlib", "typing"]
 )
 
 

@@ -12,8 +12,8 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.typing import Dtype
 from jax import Array, lax
-from jax.typing import DTypeLike
 
 
 class Recurrence(nnx.Module):
@@ -33,7 +33,7 @@ class Recurrence(nnx.Module):
         static_features: int = 0,
         kernel_init: nnx.Initializer | None = None,
         bias_init: nnx.Initializer | None = None,
-        dtype: DTypeLike | None = None,
+        dtype: Dtype | None = None,
         rngs: nnx.Rngs,
     ):
         kernel = kernel_init or nnx.initializers.lecun_normal()
