@@ -374,3 +374,51 @@ def test_refusals(type_: str, case: tuple[str, str]) -> None:
     text, message = case
     with pytest.raises(caffe2flax.ConversionError, match=message):
         caffe2flax.convert(single(type_, text, (2, 8, 4, 4)))
+
+
+def depthwise(x: Array, weight: Array, bias: Array) -> Array:
+    """Stride 2, a border of 1."""
+    wide = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    rows, columns = (x.shape[2] - 1) // 2 + 1, (x.shape[3] - 1) // 2 + 1
+    top = np.empty((*x.shape[:2], rows, columns))
+    for i, j in np.ndindex(rows, columns):
+        window = wide[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        top[:, :, i, j] = (window * weight[:, 0]).sum((2, 3)) + bias
+    return top
+
+
+@pytest.mark.parametrize(
+    ("type_", "group"),
+    [
+        ("ConvolutionDepthwise", ""),
+        ("ConvolutionDepthwise", "group: 3"),
+        ("DepthwiseConvolution", "group: 3"),
+    ],
+)
+def test_depthwise(tmp_path: Path, type_: str, group: str) -> None:
+    x, weight, bias = normal(2, 3, 5, 6), normal(3, 1, 3, 3), normal(3)
+    text = f"num_output: 3 kernel_size: 3 stride: 2 pad: 1 {group}"
+    file = weights_file(tmp_path / "net.caffemodel", {"l": [weight, bias]})
+    check(
+        single(type_, f"convolution_param {{ {text} }}", x.shape),
+        {"x0": x},
+        {"out": depthwise(x, weight, bias)},
+        file,
+    )
+
+
+@pytest.mark.parametrize(
+    ("type_", "text", "message"),
+    [
+        ("ConvolutionDepthwise", "num_output: 3 group: 1", "a group for each"),
+        ("ConvolutionDepthwise", "num_output: 4", "number of channels, 3"),
+        ("DepthwiseConvolution", "num_output: 3", "as many groups as channels"),
+    ],
+)
+def test_depthwise_refusals(type_: str, text: str, message: str) -> None:
+    with pytest.raises(caffe2flax.ConversionError, match=message):
+        caffe2flax.convert(
+            single(
+                type_, f"convolution_param {{ kernel_size: 3 {text} }}", (1, 3, 5, 5)
+            )
+        )

@@ -183,3 +183,43 @@ class Convolution(Layer):
         if self.bias:
             total += blobs[1].reshape(self.group, -1, 1)
         return total.reshape(*batch, self.num_output, *sizes)
+
+
+@register("ConvolutionDepthwise", "convolution_param")
+@dataclass(frozen=True, slots=True)
+class ConvolutionDepthwise(Convolution):
+    """y[c, i] = b[c] + sum of w[c, k] * x[c, stride * i + dilation * k - pad]."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        made = super(ConvolutionDepthwise, cls).parse(params)
+        if params.has("group") and made.group != made.num_output:
+            text = f"a group for each of {made.num_output} channels, not {made.group}"
+            params.error("group", text)
+        return replace(made, group=made.num_output)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        channels = inputs[0][self.sliding.channel_axis(inputs[0])]
+        if channels != self.num_output:
+            raise ConversionError(
+                f"num_output must be the number of channels, {channels}, "
+                f"not {self.num_output}"
+            )
+        return super(ConvolutionDepthwise, self).infer(*inputs)
+
+
+@register("DepthwiseConvolution", "convolution_param")
+@dataclass(frozen=True, slots=True)
+class DepthwiseConvolution(ConvolutionDepthwise):
+    """y[c, i] = b[c] + sum of w[c, k] * x[c, stride * i + dilation * k - pad]."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        made = super(DepthwiseConvolution, cls).parse(params)
+        if not params.has("group") and made.num_output > 1:
+            params.error(
+                None,
+                "without group, the fork that has this type does one thing on CPU and "
+                "another on GPU: give as many groups as channels",
+            )
+        return made
