@@ -17,7 +17,7 @@ import caffe2flax
 from caffe2flax import reference
 from caffe2flax.api import Conversion
 from caffe2flax.codegen.module import emit
-from caffe2flax.codegen.weights import variables
+from caffe2flax.codegen.weights import initial, variables
 from caffe2flax.ops.recurrent import LSTM, RNN, lstm_unit
 from caffe2flax.runner import execute, instantiate
 from tests.golden import cases, distance, part
@@ -68,9 +68,12 @@ def fed(shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
 
 def weighted(conversion: Conversion) -> Conversion:
     """With the fillers' values as its weights."""
-    graph, blobs = conversion.graph, conversion.blobs
+    graph = conversion.graph
+    weights = [weight for node in graph.nodes for weight in node.weights]
+    blobs = {(weight.owner, weight.index): initial(weight) for weight in weights}
     module = emit(graph, conversion.name, initialise=False, origin="", version="")
-    return replace(conversion, weights=variables(graph, module, blobs))
+    named = variables(graph, module, blobs)
+    return replace(conversion, weights=named, blobs=blobs)
 
 
 def loop(type_: str, blobs: list[Array], data: dict[str, Array]) -> list[Array]:
@@ -241,7 +244,8 @@ def test_fillers() -> None:
     assert (model.r.input_bias[...] == 0.5).all()
     assert (model.r.output_bias[...] == 0.5).all()
     plain = caffe2flax.load(recurrent("LSTM", shapes, "num_output: 3"))
-    assert not plain.r.hidden_kernel[...].any()
+    assert plain.r.hidden_kernel[...].any()  # Flax's, as nothing is asked for
+    assert not plain.r.input_bias[...].any()
 
 
 def test_shared_weights() -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers._fields import filler
+from caffe2flax.layers._fields import filler, initialisers
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
@@ -118,26 +118,18 @@ class Recurrent(Layer):
 
     def build(self, at: Site) -> str:
         blobs = self.blobs(*(operand.shape for operand in at.inputs))
+        # One for all kernels: their shapes are no part of an initializer.
+        kernels = [blob for blob in blobs if len(blob.shape) > 1]
+        inits = [k.filler.initializer(k.shape, (1, 0)) for k in kernels]
         given = arguments(
             prod(at.input.shape[2:]),
             self.num_output,
             static_features=prod(at.inputs[2].shape[1:]) if self.static else None,
-            **(self._initialisers(blobs) if at.initialise else {}),
+            **initialisers(at, blobs, inits[0]),
             dtype="dtype",
             rngs="rngs",
         )
         return f"{self.type}({given})"
-
-    def _initialisers(self, blobs: Sequence[Blob]) -> dict[str, str | None]:
-        """One for all kernels: their shapes are no part of it."""
-        kernels = [b for b in blobs if len(b.shape) > 1]
-        sources = {b.filler.initializer(b.shape, (1, 0)) for b in kernels}
-        bias = blobs[1]
-        plain = bias.filler == ZEROS
-        return {
-            "kernel_init": sources.pop(),
-            "bias_init": None if plain else bias.filler.initializer(bias.shape, (0,)),
-        }
 
     def call(self, at: Site) -> str:
         x, cont, *others = at.args
