@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
 from caffe2flax.codegen.names import Namespace
-from caffe2flax.codegen.weights import Blobs, Progress, bare, collect, variables
+from caffe2flax.codegen.places import Places
+from caffe2flax.codegen.safetensors import Progress
+from caffe2flax.codegen.weights import Blobs, Variables, bare, collect
 from caffe2flax.dialects import check_dialects
 from caffe2flax.frontend import caffemodel, prototxt
 from caffe2flax.frontend.message import Message
@@ -48,14 +50,16 @@ class Conversion:
     name: the class. source: its module. weights: variable -> float32 array, None
     without a weights file. graph: the net as it was emitted. notes: what the user
     should know. blobs: the weights as Caffe holds them, by (owner's number, index).
+    places: where the module has each node, by its number.
     """
 
     name: str
     source: str
-    weights: Mapping[str, Array] | None
+    weights: Variables | None
     graph: Graph
     blobs: Blobs
     notes: tuple[str, ...]
+    places: Places = field(default_factory=dict)
 
     @property
     def layer_count(self) -> int:
@@ -147,10 +151,11 @@ def _convert(
     return Conversion(
         class_name,
         format_source(module.source),
-        variables(graph, module, blobs) if files or filled else None,
+        Variables(graph, module, blobs) if files or filled else None,
         graph,
         blobs,
         (*graph.notes, *(note for file in files for note in file.notes), *notes),
+        module.places,
     )
 
 

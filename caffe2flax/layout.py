@@ -17,7 +17,7 @@ from math import prod
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -103,6 +103,20 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class Merged:
+    """`array` as an array of another shape, in C order; nothing is copied before it is
+    asked for."""
+
+    array: NDArray[Any]
+    shape: Shape
+
+    def __array__(
+        self, dtype: DTypeLike = None, copy: bool | None = None
+    ) -> NDArray[Any]:
+        return np.asarray(self.array.reshape(self.shape), dtype, copy=copy)
+
+
+@dataclass(frozen=True, slots=True)
 class Operand:
     """A blob as a layer meets it in generated code.
 
@@ -159,10 +173,14 @@ class Operand:
     def arrange_rows(self, rows: NDArray[Any], start: int) -> NDArray[Any]:
         """`rows` (K, ...), one for each entry of Caffe's axes `start` and on, in
         emitted order."""
+        return np.asarray(self.merged_rows(rows, start))
+
+    def merged_rows(self, rows: NDArray[Any], start: int) -> Merged:
+        """`arrange_rows` without the copy."""
         tail = self.shape[start:]
         axes = [axis - start for axis in self.layout.axes if axis >= start]
         if any(len(order) > 1 for order in self.layout.orders):
-            return rows[self.flat_indices(start)]
+            return Merged(rows[self.flat_indices(start)], rows.shape)
         dims: list[int] = []
         places: list[list[int]] = []
         for extent, order in zip(tail, self.layout.orders[start:], strict=True):
@@ -173,7 +191,7 @@ class Operand:
         rest = rows.shape[1:]
         view = rows.reshape(*dims, *rest)
         kept = range(len(dims), len(dims) + len(rest))
-        return view.transpose(*stored, *kept).reshape(rows.shape)
+        return Merged(view.transpose(*stored, *kept), rows.shape)
 
     def arrange_blob(self, blob: NDArray[Any], start: int) -> NDArray[Any]:
         """`blob` over Caffe's axes `start` and on, its axes and entries in emitted

@@ -10,7 +10,8 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from caffe2flax.codegen.weights import Progress, write_safetensors
+from caffe2flax.codegen.safetensors import Progress, write_safetensors
+from caffe2flax.codegen.weights import Variables
 
 Array = NDArray[Any]
 
@@ -19,7 +20,7 @@ def write_files(
     directory: Path,
     stem: str,
     source: str,
-    weights: Mapping[str, Array] | None,
+    weights: Variables | None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Path, ...]:
@@ -72,7 +73,7 @@ def _written(directory: Path, name: str, write: Callable[[IO[bytes]], object]) -
     """The path of a complete temporary file beside the target."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "w+b") as stream:
             write(stream)
         umask = os.umask(0)
         os.umask(umask)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from caffe2flax.errors import ConversionError
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import Padding
-from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.layout import Layout, Merged, Operand, Shape
 from caffe2flax.params import Params
 
 Array = NDArray[Any]
@@ -113,6 +113,9 @@ class Layer(ABC):
     metric: ClassVar[bool] = False
     """A loss or a score: in TEST it is left out where its labels come from a data
     layer."""
+    unconverted: ClassVar[bool] = False
+    """It serves training alone and has no counterpart in the module: left out in either
+    phase where no weights depend on it, refused by `infer` otherwise."""
     ends_section: ClassVar[bool] = False
     """A blank line follows in generated code."""
     section: ClassVar[str] = ""
@@ -175,8 +178,9 @@ class Layer(ABC):
     def call(self, at: Site) -> str:
         """The expression of its top; a tuple's where it has several."""
 
-    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
-        """Caffe's blobs as the variables of the nnx module."""
+    def weights(self, blobs: Sequence[Array], at: Site) -> Mapping[str, Array | Merged]:
+        """Caffe's blobs as the variables of the nnx module: views of them, where it can
+        be, as they may be larger than memory."""
         return {}
 
     @abstractmethod
@@ -194,6 +198,10 @@ class Layer(ABC):
         """A top without the rows that only fill up its fixed shape, for layers whose
         number of rows follows from the data."""
         return top
+
+    def caption(self, *inputs: Shape) -> str:
+        """Its parameters in a few words, for pictures: "96, 11x11, stride 4"."""
+        return ""
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding | None:
         """For a windowed layer, how its pads are to be emitted for an input of

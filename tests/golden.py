@@ -14,7 +14,7 @@ from caffe2flax import reference
 from caffe2flax.api import Conversion
 from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
-from caffe2flax.codegen.weights import variables
+from caffe2flax.codegen.weights import Variables
 from caffe2flax.frontend.caffemodel import read_binaryproto
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -196,4 +196,4 @@ def _parameters(conversion: Conversion, caffe: Arrays) -> Arrays:
     blobs = {k: diffs.get(k, np.zeros_like(b)) for k, b in conversion.blobs.items()}
     module = emit(graph, conversion.name, initialise=False, origin="", version="")
     assert library() is not None
-    return variables(graph, module, blobs)
+    return Variables(graph, module, blobs)

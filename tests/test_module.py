@@ -181,7 +181,7 @@ def test_a_tap_keeps_what_a_fold_would_swallow() -> None:
     assert "Scale(" in kept.source
     x = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
     found = caffe2flax.run(net(BN), None, {"data": x}, blobs=["bn", "sc"])
-    np.testing.assert_allclose(found["bn"], x / np.sqrt(1 + 1e-5), rtol=1e-5)
+    np.testing.assert_allclose(found["bn"], x / np.sqrt(1e-5), rtol=1e-5)
 
 
 def test_no_fold_over_a_layer_between() -> None:

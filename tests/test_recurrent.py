@@ -72,7 +72,7 @@ def weighted(conversion: Conversion) -> Conversion:
     weights = [weight for node in graph.nodes for weight in node.weights]
     blobs = {(weight.owner, weight.index): initial(weight) for weight in weights}
     module = emit(graph, conversion.name, initialise=False, origin="", version="")
-    named = variables(graph, module, blobs)
+    named = Variables(graph, module, blobs)
     return replace(conversion, weights=named, blobs=blobs)
 
 

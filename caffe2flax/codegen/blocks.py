@@ -10,6 +10,7 @@ from caffe2flax.codegen.blockclass import BlockClass, Instance, common_shape
 from caffe2flax.codegen.body import Body, Labels
 from caffe2flax.codegen.calls import parse_call
 from caffe2flax.codegen.names import Namespace, identifier
+from caffe2flax.codegen.places import Home
 from caffe2flax.ir import Block, Graph, Node, Value
 from caffe2flax.layout import Shape
 from caffe2flax.registry import LAYERS, Array, Layer, Site
@@ -64,6 +65,7 @@ class Factored:
     classes: tuple[str, ...] = ()
     members: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     sites: Mapping[int, Site] = field(default_factory=dict)
+    homes: Mapping[int, Home] = field(default_factory=dict)
 
 
 def factor(graph: Graph, names: Namespace, *, initialise: bool) -> Factored:
@@ -77,6 +79,7 @@ def factor(graph: Graph, names: Namespace, *, initialise: bool) -> Factored:
     groups = [group for group in kinds.values() if len(group) > 1]
     calls: dict[int, Node] = {}
     members: Members = {}
+    homes: dict[int, Home] = {}
     sites: dict[int, Site] = {}
     classes = []
     for group, name in zip(groups, _class_names(groups), strict=True):
@@ -87,15 +90,19 @@ def factor(graph: Graph, names: Namespace, *, initialise: bool) -> Factored:
             calls[head] = _call(made, i, graph)
             sites.update(instance.body.sites)
             members.update((n, (head, a)) for n, a in instance.body.attributes.items())
+            homes.update(
+                (n, Home(head, "", made.name, spot))
+                for n, spot in instance.body.spots.items()
+            )
     inside = {n for group in groups for instance in group for n in instance.block.nodes}
     nodes = [
         calls.get(node.number, node)
         for node in graph.nodes
         if node.number in calls or node.number not in inside
     ]
-    nodes = _with_runs(nodes, graph, members)
+    nodes = _with_runs(nodes, graph, members, homes)
     reduced = replace(graph, nodes=tuple(nodes), blocks=())
-    return Factored(reduced, tuple(classes), members, sites)
+    return Factored(reduced, tuple(classes), members, sites, homes)
 
 
 def _instance(block: Block, graph: Graph, initialise: bool) -> Instance | None:
@@ -191,8 +198,10 @@ def _call(made: BlockClass, i: int, graph: Graph) -> Node:
     )
 
 
-def _with_runs(nodes: list[Node], graph: Graph, members: Members) -> list[Node]:
-    """Long runs of equal blocks as one call each; `members` follow them."""
+def _with_runs(
+    nodes: list[Node], graph: Graph, members: Members, homes: dict[int, Home]
+) -> list[Node]:
+    """Long runs of equal blocks as one call each; `members` and `homes` follow them."""
     counts: dict[Value, int] = {}
     for node in nodes:
         for value in node.inputs:
@@ -214,6 +223,10 @@ def _with_runs(nodes: list[Node], graph: Graph, members: Members) -> list[Node]:
         for number, (call, path) in list(members.items()):
             if call in places:
                 members[number] = run[0].number, f"layers.{places[call]}.{path}"
+        for number, home in list(homes.items()):
+            if home.call in places:
+                path = f"layers.{places[home.call]}"
+                homes[number] = home._replace(call=run[0].number, path=path)
     return result
 
 

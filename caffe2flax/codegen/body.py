@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from caffe2flax.codegen.calls import assignments
 from caffe2flax.codegen.library import library
 from caffe2flax.codegen.names import Namespace, layer_names
+from caffe2flax.codegen.places import Spot
 from caffe2flax.codegen.sharing import Ties
 from caffe2flax.ir import Graph, Node, Value
 from caffe2flax.registry import Site, arguments, literal
 
 WIDTH = 88
 """Columns of a line in ruff's default style."""
+
+DEEPEST = 8
+"""Calls inside one another; Python's parser ends at a hundred or two."""
 
 
 @dataclass(slots=True)
@@ -60,10 +64,14 @@ class Body:
     """Key and variable of the state that a node carries to the next call, by number."""
     tied: dict[str, dict[str, str]] = field(default_factory=dict)
     """For an attribute, expressions of the variables that another module holds."""
+    spots: dict[int, Spot] = field(default_factory=dict)
+    """By the node's number; those of one statement from the inside out."""
     _pending: dict[Value, str] = field(default_factory=dict)
     """Expressions of values that are not assigned, but nested where they are read."""
     _starts: dict[Value, Value] = field(default_factory=dict)
     """The value that a chain of in-place layers started from."""
+    _inside: dict[Value, dict[int, str]] = field(default_factory=dict)
+    """The nodes whose calls are in a pending expression, and their expressions."""
 
     def __post_init__(self) -> None:
         self._name_variables()
@@ -115,7 +123,7 @@ class Body:
             expression = node.layer.build(site)
             if expression is None:
                 continue
-            key = (node.weights, expression)
+            key = (node.weights, expression, ties.arrangement(node, site))
             shared = made.get(key) if node.weights else None
             label = self.labels.nodes.get(node.number) if self.labels else None
             attribute = shared or names.claim(label or node.name)
@@ -145,15 +153,22 @@ class Body:
             if any(expression.count(self._pending[v]) > 1 for v in nested):
                 for v in nested:
                     text = self._pending.pop(v)
+                    self._place(self._inside.pop(v))
                     self.statements.append(Statement((self.variables[v],), text))
                 expression = node.layer.call(self._call_site(node))
+            inside: dict[int, str] = {}
             for v in nested:
                 self._pending.pop(v, None)
+                inside |= self._inside.pop(v, {})
+            inside[node.number] = expression
             value = node.outputs[0]
             self._starts[value] = self._start(node, nested)
-            if self._nests(node, readers.get(value, ())):
+            shallow = len(inside) < DEEPEST
+            if shallow and self._nests(node, readers.get(value, ())):
                 self._pending[value] = expression
+                self._inside[value] = inside
                 continue
+            self._place(inside)
             current = self.statements[-1].section if self.statements else ""
             self.statements.append(
                 Statement(
@@ -164,6 +179,11 @@ class Body:
                     node.layer.ends_section,
                 )
             )
+
+    def _place(self, expressions: Mapping[int, str]) -> None:
+        """Keeps that the next statement makes these calls."""
+        at = len(self.statements)
+        self.spots |= {n: Spot(at, text) for n, text in expressions.items()}
 
     def _targets(self, node: Node) -> tuple[str, ...]:
         tops = tuple(self.variables[value] for value in node.outputs)

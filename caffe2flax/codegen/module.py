@@ -13,6 +13,7 @@ from caffe2flax.codegen.library import library, loaded_names
 from caffe2flax.codegen.methods import stepping, total_loss
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.options import Option, find_options
+from caffe2flax.codegen.places import Home, Place, Places
 from caffe2flax.ir import Graph, Value
 from caffe2flax.registry import Site, literal
 
@@ -33,6 +34,7 @@ class Module:
     sites: Mapping[int, Site]
     tied: Mapping[int, Collection[str]] = field(default_factory=dict)
     """Variables of a node's nnx module that another module holds, by its number."""
+    places: Places = field(default_factory=dict)
 
 
 def emit(
@@ -63,12 +65,30 @@ def emit(
         number: f"{body.attributes[call]}.{attribute}"
         for number, (call, attribute) in factored.members.items()
     }
+    attributes = {**body.attributes, **members}
     return Module(
         GAP.join(parts) + "\n",
-        {**body.attributes, **members},
+        attributes,
         {**body.sites, **factored.sites},
         {n: body.tied[a] for n, a in body.attributes.items() if a in body.tied},
+        _places(name, body, factored.homes, attributes),
     )
+
+
+def _places(
+    name: str, body: Body, homes: Mapping[int, Home], attributes: Mapping[int, str]
+) -> Places:
+    places = {
+        number: Place(name, "", spot, attributes.get(number, ""))
+        for number, spot in body.spots.items()
+    }
+    for number, home in homes.items():
+        held = body.attributes[home.call]
+        path = f"{held}.{home.path}" if home.path else held
+        own = attributes.get(number, "").removeprefix(f"{path}.")
+        outer = body.spots[home.call].statement
+        places[number] = Place(home.cls, path, home.spot, own, outer)
+    return places
 
 
 def _axis_order(graph: Graph) -> str:

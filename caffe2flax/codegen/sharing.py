@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from math import prod
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ Indices = NDArray[np.integer[Any]]
 class _Owner(NamedTuple):
     attribute: str
     variable: str
-    places: Indices
-    """The place in Caffe's blob of every entry of the variable."""
+    places: Indices | None
+    """The place in Caffe's blob of every entry of the variable; None where the variable
+    is made of more than that, or not at all."""
 
 
 @dataclass(slots=True)
@@ -30,6 +32,21 @@ class Ties:
 
     uses: Mapping[Weight, int]
     owners: dict[Weight, _Owner] = field(default_factory=dict)
+
+    def arrangement(self, node: Node, site: Site) -> object:
+        """What must be equal, too, in modules that are one: how shared blobs become
+        variables. A square matrix and its transpose differ in nothing else."""
+        if all(self.uses[weight] == 1 for weight in node.weights):
+            return None
+        blobs, start = [], 1.0
+        for weight in node.weights:
+            size = prod(weight.shape)
+            blobs.append(
+                start + np.arange(size, dtype=np.float64).reshape(weight.shape)
+            )
+            start += size
+        made = node.layer.weights(blobs, site)
+        return tuple((name, _digest(np.asarray(x))) for name, x in made.items())
 
     def add(self, node: Node, site: Site, attribute: str) -> dict[str, str]:
         """For the module `attribute`, expressions of its variables that others hold.
@@ -43,16 +60,20 @@ class Ties:
             names = node.layer.names()
             name = names[i] if i < len(names) else ""
             places = _places(node, site, i, name) if name else None
-            if places is None:
-                raise _refused(node, weight, i)
             owner = self.owners.setdefault(weight, _Owner(attribute, name, places))
             if owner.attribute == attribute and owner.variable == name:
                 continue
+            if owner.places is None or places is None:
+                raise _refused(node, weight, i)
             view = rearrangement(owner.places, places)
             if view is None:
                 raise _refused(node, weight, i)
             views[name] = f"self.{owner.attribute}.{owner.variable}[...]{view}"
         return views
+
+
+def _digest(array: NDArray[Any]) -> bytes:
+    return sha256(np.ascontiguousarray(array)).digest()
 
 
 def _places(node: Node, site: Site, index: int, name: str) -> Indices | None:
@@ -61,8 +82,11 @@ def _places(node: Node, site: Site, index: int, name: str) -> Indices | None:
     blobs = [np.full(w.shape, -1, np.int64) for w in node.weights]
     size = blobs[index].size
     blobs[index] = np.arange(size).reshape(node.weights[index].shape)
-    made = node.layer.weights(blobs, site).get(name)
-    if made is None or made.size != size or made.dtype.kind != "i":
+    found = node.layer.weights(blobs, site).get(name)
+    if found is None:
+        return None
+    made = np.asarray(found)
+    if made.size != size or made.dtype.kind != "i":
         return None
     seen = np.zeros(size, bool)
     seen[made] = True

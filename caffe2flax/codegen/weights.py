@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +12,13 @@ from numpy.typing import NDArray
 from caffe2flax.codegen.module import Module
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
-from caffe2flax.ir import Graph, Weight
+from caffe2flax.ir import Graph, Node, Weight
 from caffe2flax.layers.fillers import Filler
+from caffe2flax.layout import Merged, Shape
 
 Array = NDArray[Any]
 Blobs = dict[tuple[int, int], Array]
-"""Weight blobs by (owner's number, index), float32, in Caffe's shape."""
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+"""Weight blobs by (owner's number, index), as the file holds them, in Caffe's shape."""
 
 
 def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str, ...]]:
@@ -70,7 +66,7 @@ def _lay(
             text = f"{where}: blob {i} has shape {blob.shape}, the net's {slot.shape}"
             yield Problem(text, span)
             continue
-        blobs[slot.owner, slot.index] = as_float32(blob).reshape(slot.shape)
+        blobs[slot.owner, slot.index] = blob.reshape(slot.shape)
 
 
 def _fits(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
@@ -123,47 +119,45 @@ def _listed(names: Sequence[str], limit: int = 8) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def variables(graph: Graph, module: Module, blobs: Blobs) -> dict[str, Array]:
-    """`attribute.variable` -> array, for every variable of the generated module."""
-    named: dict[str, Array] = {}
-    for node in graph.nodes:
-        attribute = module.attributes.get(node.number)
-        if attribute is None or not node.weights:
-            continue
-        own = [blobs[w.owner, w.index].reshape(w.shape) for w in node.weights]
-        made = node.layer.weights(own, module.sites[node.number])
-        tied = module.tied.get(node.number, ())
-        named.update(
-            (f"{attribute}.{name}", array)
-            for name, array in made.items()
-            if name not in tied
-        )
-    return named
+class Variables(Mapping[str, Array]):
+    """`attribute.variable` -> float32 array, for every variable of the module.
 
-
-def write_safetensors(
-    stream: IO[bytes], arrays: Mapping[str, Array], progress: Progress | None = None
-) -> None:
-    """Writes float32 arrays in the safetensors format, one at a time.
-
-    The format: 8 bytes length, a JSON header with types, shapes and offsets, the data.
+    Made when it is asked for, of views into the weights file: however large the model
+    is, memory holds little of it.
     """
-    header: dict[str, object] = {}
-    offset = 0
-    for name, array in arrays.items():
-        end = offset + array.size * 4
-        place = {"dtype": "F32", "shape": array.shape, "data_offsets": (offset, end)}
-        header[name] = place
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little") + text)
-    done = 0
-    for array in arrays.values():
-        data = np.ascontiguousarray(array, "<f4").reshape(-1)
-        stream.write(data.data)
-        done += data.nbytes
-        if progress:
-            progress(done, offset)
-    stream.flush()
-    os.fsync(stream.fileno())
+
+    def __init__(self, graph: Graph, module: Module, blobs: Blobs):
+        self._module = module
+        self._blobs = blobs
+        self._nodes: dict[str, tuple[Node, str]] = {}
+        self.shapes: dict[str, Shape] = {}
+        for node in graph.nodes:
+            attribute = module.attributes.get(node.number)
+            if attribute is None or not node.weights:
+                continue
+            nothing = [np.broadcast_to(np.float32(0), w.shape) for w in node.weights]
+            tied = module.tied.get(node.number, ())
+            made = node.layer.weights(nothing, module.sites[node.number])
+            for variable, array in made.items():
+                if variable not in tied:
+                    self._nodes[f"{attribute}.{variable}"] = node, variable
+                    self.shapes[f"{attribute}.{variable}"] = array.shape
+
+    def stored(self, name: str) -> Array:
+        """The variable, perhaps with more axes than it has: its C order counts."""
+        node, variable = self._nodes[name]
+        own = [
+            as_float32(self._blobs[w.owner, w.index]).reshape(w.shape)
+            for w in node.weights
+        ]
+        made = node.layer.weights(own, self._module.sites[node.number])[variable]
+        return made.array if isinstance(made, Merged) else made
+
+    def __getitem__(self, name: str) -> Array:
+        return self.stored(name).reshape(self.shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Self
@@ -11,7 +11,7 @@ import numpy as np
 
 from caffe2flax.layers._fields import filler, initialisers
 from caffe2flax.layers.fillers import Filler
-from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.layout import Layout, Merged, Operand, Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (
     Array,
@@ -73,6 +73,9 @@ class InnerProduct(Layer):
     def names(self) -> tuple[str, ...]:
         return ("kernel", "bias")
 
+    def caption(self, *inputs: Shape) -> str:
+        return str(self.num_output)
+
     def layouts(self, *inputs: Operand) -> Layouts:
         (x,) = inputs
         axis = self._axis(x.shape)
@@ -111,9 +114,9 @@ class InnerProduct(Layer):
         dims = literal((*lead, prod(at.input.shape[axis:])))[1:-1].rstrip(",")
         return f"{at.module}({at.operands[0]}.reshape({dims}))"
 
-    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+    def weights(self, blobs: Sequence[Array], at: Site) -> Mapping[str, Array | Merged]:
         kernel = blobs[0] if self.transpose else blobs[0].T
-        rows = at.input.arrange_rows(kernel, self._axis(at.input.shape))
+        rows = at.input.merged_rows(kernel, self._axis(at.input.shape))
         return {"kernel": rows} | ({"bias": blobs[1]} if self.bias else {})
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:

@@ -1,0 +1,97 @@
+"""Writing safetensors as fast as a file is copied.
+
+The format: 8 bytes length, a JSON header with types, shapes and offsets, the data.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.codegen.weights import Variables
+
+Array = NDArray[Any]
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+BLOCK = 32
+"""Columns that are transposed at a time: their rows stay in the cache."""
+
+LARGE = 1 << 20
+"""Elements from which a copy is worth a second thread."""
+
+
+def write_safetensors(
+    stream: IO[bytes], variables: Variables, progress: Progress | None = None
+) -> None:
+    """Writes all variables to a file that is open for reading and writing.
+
+    The file is mapped and filled in place, so nothing is held in memory. OSError where
+    the disk has no room for it.
+    """
+    header: dict[str, object] = {}
+    offset = 0
+    for name, shape in variables.shapes.items():
+        end = offset + int(np.prod(shape)) * 4
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (offset, end)}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    stream.flush()
+    if not offset:
+        return
+    # Room is taken at once: a full disk must not fail under a mapping.
+    os.posix_fallocate(stream.fileno(), 0, start + offset)
+    with mmap.mmap(stream.fileno(), start + offset) as mapped:
+        for done in _fill(memoryview(mapped)[start:], variables):
+            if progress:
+                progress(done, offset)
+
+
+def _fill(data: memoryview, variables: Variables) -> Iterator[int]:
+    """Copies one variable after another into `data`; yields the bytes done."""
+    done = 0
+    with data:
+        for name in variables:
+            source = variables.stored(name)
+            end = done + source.size * 4
+            with data[done:end] as part:
+                target = np.frombuffer(part, "<f4").reshape(source.shape)
+                copy_blocked(target, source)
+                del target
+            done = end
+            yield done
+
+
+def copy_blocked(target: Array, source: Array) -> None:
+    """target[...] = source, some columns at a time where `source` is transposed: numpy
+    alone would walk through all of its memory once for each cache line."""
+    rank = source.ndim
+    if source.size < LARGE or rank < 2 or source.flags.c_contiguous:
+        target[...] = source
+        return
+
+    def part(first: int, last: int) -> None:
+        for i in range(first, last, BLOCK):
+            columns = slice(i, min(i + BLOCK, last))
+            target[..., columns] = source[..., columns]
+
+    width = source.shape[-1]
+    half = width // 2 // BLOCK * BLOCK
+    if not half:
+        part(0, width)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        for finished in (pool.submit(part, 0, half), pool.submit(part, half, width)):
+            finished.result()
