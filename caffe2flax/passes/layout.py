@@ -121,6 +121,10 @@ class _Walk:
         have = self.layouts[value]
         if have == want:
             return value
+        assert all(
+            not to or to == given
+            for given, to in zip(have.orders, want.orders, strict=True)
+        ), f"{value}: entries are only ever put back into Caffe's order"
         known = self.moved.get((value, want))
         if known is not None:
             return known
