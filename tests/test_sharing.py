@@ -51,6 +51,17 @@ def dense(name: str, params: str, *shares: str, bottom: str = "data") -> str:
     return layer(name, "InnerProduct", params, *shares, bottom=bottom)
 
 
+def tower(norm: str, scale: str, shares: tuple[str, ...]) -> tuple[str, str]:
+    """BatchNorm and Scale, which share by these param messages."""
+    return (
+        layer(norm, "BatchNorm", "", *shares[:3]),
+        layer(
+            scale, "Scale", "scale_param { bias_term: true }", *shares[3:], bottom=norm
+        ),
+    )
+
+
+STATISTICS = tuple(f"name: {name!r} lr_mult: 0" for name in "mvf")
 W, B = "name: 'w'", "name: 'b'"
 LOOSE = "name: 'w' share_mode: PERMISSIVE"
 
@@ -98,6 +109,26 @@ NETS = {
         FLAT,
         dense("encode", "num_output: 3", W),
         dense("decode", "num_output: 6 transpose: true", W, bottom="encode"),
+    ),
+    "transposed and square": (
+        FLAT,
+        dense("encode", "num_output: 6", W),
+        dense("decode", "num_output: 6 transpose: true", W, bottom="encode"),
+    ),
+    "statistics and all": (
+        IMAGE,
+        *tower("b1", "s1", (*STATISTICS, W, B)),
+        *tower("b2", "s2", (*STATISTICS, W, B)),
+    ),
+    "only the scale": (
+        IMAGE,
+        *tower("b1", "s1", ("", "", "", W, B)),
+        *tower("b2", "s2", ("", "", "", W, B)),
+    ),
+    "only the statistics": (
+        IMAGE,
+        *tower("b1", "s1", (*STATISTICS, "", "")),
+        *tower("b2", "s2", (*STATISTICS, "", "")),
     ),
     "rows in another order": (
         IMAGE,
@@ -147,9 +178,9 @@ def weighted(name: str, path: Path) -> caffe2flax.Conversion:
     graph = caffe2flax.convert(text(name)).graph
     rng = np.random.default_rng(0)
     layers = (
-        entry(node.name, *(rng.standard_normal(w.shape) for w in node.weights))
-        for node in graph.nodes
-        if node.weights
+        entry(name, *(np.abs(rng.standard_normal(w.shape)) for w in slots))
+        for name, slots in graph.slots.items()
+        if slots
     )
     path.write_bytes(b"".join(layers))
     return caffe2flax.convert(text(name), path)
@@ -166,7 +197,9 @@ def test_one_parameter(name: str, tmp_path: Path) -> None:
     held = {".".join(map(str, key)): value[...] for key, value in state}
     assert held.keys() == conversion.weights.keys()
     shared = {w: None for node in conversion.graph.nodes for w in node.weights}
-    assert sum(x.size for x in held.values()) == sum(np.prod(w.shape) for w in shared)
+    # BatchNorm's factor, of one element, goes into the others.
+    sizes = [np.prod(w.shape) for w in shared]
+    assert sum(x.size for x in held.values()) == sum(n for n in sizes if n > 1)
 
     graph = conversion.graph
     shape = graph.shapes[graph.arguments[0]]
@@ -183,14 +216,19 @@ def test_one_parameter(name: str, tmp_path: Path) -> None:
     def loss(model: Any) -> jax.Array:
         return sum(jnp.sum(y**2) for y in outputs(model, moved).values())
 
+    own = {".".join(map(str, k)) for k, _ in nnx.to_flat_state(parameters(model))}
     for gradient in (jax.grad(loss)(model), nnx.grad(loss)(model)):
-        flat = nnx.to_flat_state(nnx.state(gradient))
-        assert {".".join(map(str, key)) for key, _ in flat} == held.keys()
+        flat = nnx.to_flat_state(parameters(gradient))
+        assert {".".join(map(str, key)) for key, _ in flat} == own
     optimizer = nnx.Optimizer(model, optax.sgd(1e-3), wrt=nnx.Param)
     optimizer.update(model, nnx.grad(loss)(model))
     trained = {".".join(map(str, k)): v for k, v in nnx.to_flat_state(nnx.state(model))}
     assert trained.keys() == held.keys()
     assert any(bool((trained[key][...] != held[key]).any()) for key in held)
+
+
+def parameters(model: Any) -> Any:
+    return nnx.state(model, nnx.Param)
 
 
 def imported(conversion: caffe2flax.Conversion, folder: Path) -> Any:
@@ -268,6 +306,14 @@ REFUSED = {
             dense("c", "num_output: 3", "name: 'w' decay_mult: 1"),
         ),
         "decay_mult 0.0 elsewhere, not 1.0",
+    ),
+    "statistics with another eps": (
+        (
+            IMAGE,
+            layer("a", "BatchNorm", "", *STATISTICS),
+            layer("b", "BatchNorm", "batch_norm_param { eps: 1 }", *STATISTICS),
+        ),
+        "layer 'b' shares its blob 0 with layer 'a', but a BatchNorm layer can share",
     ),
     "more than there are": (
         (FLAT, dense("a", "num_output: 3 bias_term: false", W, B)),

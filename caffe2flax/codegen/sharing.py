@@ -73,7 +73,7 @@ class Ties:
 
 
 def _digest(array: NDArray[Any]) -> bytes:
-    return sha256(np.ascontiguousarray(array)).digest()
+    return sha256(array.tobytes()).digest()
 
 
 def _places(node: Node, site: Site, index: int, name: str) -> Indices | None:

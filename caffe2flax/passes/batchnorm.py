@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from caffe2flax.ir import Graph, Node, Value
+from caffe2flax.registry import Layer
 
 
 def fold_batchnorm(graph: Graph) -> Graph:
@@ -14,28 +16,40 @@ def fold_batchnorm(graph: Graph) -> Graph:
     Before: a = BatchNorm(x); b = Scale(a)
     After:  b = BatchNorm(x), with the weights of both
 
-    Not where another layer reads `a`, or where `a` leaves the module.
+    Not where another layer reads `a`, or where `a` leaves the module, or where one of
+    the two shares weights by itself.
     """
-    readers = graph.readers()
+    pairs = [*_pairs(graph)]
+    uses = Counter(weight for node in graph.nodes for weight in node.weights)
+    alike = Counter(node.weights + follower.weights for node, follower, _ in pairs)
     folded: dict[int, Node] = {}
     gone: set[int] = set()
-    for node in graph.nodes:
-        follower = _only_reader(node, readers, graph.wanted)
-        if follower is None or not all(follower.propagate_down):
-            continue
-        layer = node.layer.fold(follower.layer)
-        if layer is None:
+    for node, follower, layer in pairs:
+        weights = node.weights + follower.weights
+        if any(uses[weight] != alike[weights] for weight in weights):
             continue
         folded[node.number] = replace(
             node,
             layer=layer,
             outputs=follower.outputs,
-            weights=node.weights + follower.weights,
+            weights=weights,
             shares=(),
         )
         gone.add(follower.number)
     nodes = (folded.get(n.number, n) for n in graph.nodes if n.number not in gone)
     return replace(graph, nodes=tuple(nodes))
+
+
+def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Layer]]:
+    """Two nodes, and the layer that does the work of both."""
+    readers = graph.readers()
+    for node in graph.nodes:
+        follower = _only_reader(node, readers, graph.wanted)
+        if follower is None or not all(follower.propagate_down):
+            continue
+        layer = node.layer.fold(follower.layer)
+        if layer is not None:
+            yield node, follower, layer
 
 
 def _only_reader(
