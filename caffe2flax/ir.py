@@ -63,6 +63,13 @@ class Node:
     loss_weights: tuple[float, ...] = ()
     propagate_down: tuple[bool, ...] = ()
     weights: tuple[Weight, ...] = ()
+    parts: tuple[Node, ...] = ()
+    """The net's layers that this one does the work of, where it was made of several."""
+
+    @property
+    def layers(self) -> tuple[Node, ...]:
+        """The layers of the net, as the prototxt has them."""
+        return self.parts or (self,)
 
     def fail(self, error: ConversionError) -> ConversionError:
         """`error` with this layer's place where it has none."""

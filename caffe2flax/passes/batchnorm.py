@@ -34,6 +34,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
             outputs=follower.outputs,
             weights=weights,
             shares=(),
+            parts=(*node.layers, follower),
         )
         gone.add(follower.number)
     nodes = (folded.get(n.number, n) for n in graph.nodes if n.number not in gone)
