@@ -17,7 +17,7 @@ import caffe2flax
 from caffe2flax import reference
 from caffe2flax.api import Conversion
 from caffe2flax.codegen.module import emit
-from caffe2flax.codegen.weights import initial, variables
+from caffe2flax.codegen.weights import Variables, initial
 from caffe2flax.ops.recurrent import LSTM, RNN, lstm_unit
 from caffe2flax.runner import execute, instantiate
 from tests.golden import cases, distance, part
