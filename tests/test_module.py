@@ -206,16 +206,16 @@ def test_from_pretrained_refuses_other_weights(tmp_path: Path) -> None:
 
 
 def test_initialises_by_fillers() -> None:
-    """Without weights: the prototxt's fillers, Caffe's zeros where it names none."""
-    text = net(conv("c", "data")).replace("xavier", "gaussian")
-    source = caffe2flax.convert(
-        text.replace("'gaussian'", "'gaussian' std: 0.01")
-    ).source
-    assert "kernel_init=nnx.initializers.normal(0.01)" in source
-    model = caffe2flax.load(
-        net(conv("c", "data").replace("weight_filler", "bias_filler"))
-    )
-    assert float(jnp.abs(model.c.kernel[...]).max()) == 0
+    """Without weights: the prototxt's fillers; where it names none, Flax's, and a note."""
+    text = net(conv("c", "data")).replace("'xavier'", "'gaussian' std: 0.01")
+    named = caffe2flax.convert(text)
+    assert "kernel_init=nnx.initializers.normal(0.01)" in named.source
+    assert named.notes == ()
+    zero = caffe2flax.load(text.replace("'gaussian' std: 0.01", "'constant'"))
+    assert float(jnp.abs(zero.c.kernel[...]).max()) == 0
+    bare = caffe2flax.convert(text.replace("weight_filler", "bias_filler"))
+    assert "kernel_init" not in bare.source
+    assert "no weight_filler" in bare.notes[0]
 
 
 def test_dropout_trains_with_rngs(digits: Any) -> None:
