@@ -14,6 +14,7 @@ ORDER = (
     {"caffe2flax.frontend"},
     {"caffe2flax.layers.window", "caffe2flax.layers.fillers"},
     {"caffe2flax.layout", "caffe2flax.dialects"},
+    {"caffe2flax.regroup"},
     {"caffe2flax.params"},
     {"caffe2flax.transform"},
     {"caffe2flax.registry"},

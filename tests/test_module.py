@@ -206,7 +206,7 @@ def test_from_pretrained_refuses_other_weights(tmp_path: Path) -> None:
 
 
 def test_initialises_by_fillers() -> None:
-    """Without weights: the prototxt's fillers; where it names none, Flax's, and a note."""
+    """The prototxt's fillers; where it names none, Flax's own, and a note says so."""
     text = net(conv("c", "data")).replace("'xavier'", "'gaussian' std: 0.01")
     named = caffe2flax.convert(text)
     assert "kernel_init=nnx.initializers.normal(0.01)" in named.source
