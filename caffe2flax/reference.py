@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.ir import Graph, Value
+from caffe2flax.ir import Graph, Node, Value
 
 Array = NDArray[Any]
 
@@ -31,11 +31,18 @@ def evaluate(
         value: np.asarray(inputs[value.blob], np.float64) for value in graph.arguments
     }
     for node in graph.nodes:
-        weights = [
-            np.asarray(blobs[w.owner, w.index], np.float64).reshape(w.shape)
-            for w in node.weights
-        ]
-        made = node.layer.reference(weights, *(values[v] for v in node.inputs))
-        outputs = made if isinstance(made, tuple) else (made,)
-        values.update(zip(node.outputs, outputs, strict=True))
+        values.update(evaluate_node(node, blobs, values))
     return values
+
+
+def evaluate_node(
+    node: Node, blobs: Mapping[tuple[int, int], Array], values: Mapping[Value, Array]
+) -> dict[Value, Array]:
+    """What one node makes of `values`."""
+    weights = [
+        np.asarray(blobs[w.owner, w.index], np.float64).reshape(w.shape)
+        for w in node.weights
+    ]
+    made = node.layer.reference(weights, *(values[v] for v in node.inputs))
+    outputs = made if isinstance(made, tuple) else (made,)
+    return dict(zip(node.outputs, outputs, strict=True))

@@ -3,6 +3,7 @@ lazily."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import linecache
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.codegen.sourcemap import PROBE, SourceMap, probed
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.ir import Graph, Value
 
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-def instantiate(conversion: Conversion) -> Any:
-    """The module of `conversion` with its weights, in eval mode."""
+def instantiate(conversion: Conversion, cls: Any = None) -> Any:
+    """The module of `conversion` with its weights, in eval mode; `cls` in place of its
+    own class."""
     import jax.numpy as jnp
     from flax import nnx
 
-    cls = _load_class(conversion.name, conversion.source)
+    cls = cls or _load_class(conversion.name, conversion.source)
     if "rngs" not in _parameters(cls, "__init__"):
         return cls()
     if conversion.weights is None:
@@ -43,13 +46,20 @@ def instantiate(conversion: Conversion) -> Any:
     return model
 
 
-def _load_class(name: str, source: str) -> Callable[..., Any]:
-    """Runs our own generated source; its lines show in tracebacks."""
+def _load_class(
+    name: str,
+    source: str,
+    tree: ast.Module | None = None,
+    bindings: Mapping[str, object] | None = None,
+) -> Callable[..., Any]:
+    """Runs our own generated source, or `tree` in its place; its lines show in
+    tracebacks. `bindings` are further global names."""
     file = f"<{name.lower()}.py>"
     module = ModuleType(name.lower())
     module.__file__ = file
+    module.__dict__.update(bindings or {})
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-    exec(compile(source, file, "exec"), module.__dict__)
+    exec(compile(tree or source, file, "exec"), module.__dict__)
     found: Callable[..., Any] = module.__dict__[name]
     return found
 
@@ -64,16 +74,11 @@ def execute(
     """Outputs, or the named blobs, in Caffe's axis order. Raises ConversionError for
     inputs that the net lacks, that are missing, or that have another shape."""
     import jax
-    from flax import nnx
 
     graph = conversion.graph
     arguments = _arguments(graph, inputs)
     model = instantiate(conversion)
-    options: dict[str, Any] = {}
-    if graph.phase == "TRAIN":
-        model.train()
-    if "rngs" in _parameters(type(model), "__call__"):
-        options["rngs"] = nnx.Rngs(0)
+    options = _prepared(model, graph)
 
     def call(model: Any, arguments: Any, options: Any) -> Any:
         return model(*arguments, **options)
@@ -98,6 +103,66 @@ def execute(
     if list(blobs) == ["all"]:
         return {**given, **known}
     return {name: known[name] if name in known else given[name] for name in blobs}
+
+
+def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
+    """Options of the call, for a model that is brought into the phase of `graph`."""
+    from flax import nnx
+
+    if graph.phase == "TRAIN":
+        model.train()
+    random = "rngs" in _parameters(type(model), "__call__")
+    return {"rngs": nnx.Rngs(0)} if random else {}
+
+
+def observe(conversion: Conversion, inputs: Mapping[str, Array]) -> dict[Value, Array]:
+    """Every value that the layers of the module compute, in Caffe's axis order: the
+    module as it is written, with a probe around each call. Raises ConversionError as
+    `execute` does."""
+    import jax
+    from flax import nnx
+
+    graph = conversion.graph
+    arguments = _arguments(graph, inputs)
+    source = SourceMap.of(conversion.source, conversion.name)
+    tree, probes = probed(source, conversion.places)
+    seen: dict[tuple[str, str], Any] = {}
+    paths: dict[int, str] = {}
+
+    def probe(instance: Any, key: str, value: Any) -> Any:
+        seen[paths[id(instance)], key] = value
+        return value
+
+    cls = _load_class(conversion.name, conversion.source, tree, {PROBE: probe})
+    model = instantiate(conversion, cls)
+    options = _prepared(model, graph)
+    definition, state = nnx.split(model)
+    instances = {found.path for found in probes.values()}
+
+    def call(state: Any, arguments: Any, options: Any) -> Any:
+        model = nnx.merge(definition, state)
+        paths.update((id(_follow(model, path)), path) for path in instances)
+        model(*arguments, **options)
+        return dict(seen)
+
+    made = (call if graph.dynamic else jax.jit(call))(state, arguments, options)
+    values: dict[Value, Array] = {}
+    for node in graph.nodes:
+        found = probes.get(node.number)
+        if found is None:
+            continue
+        tops = made[found.path, found.key]
+        tops = tops if isinstance(tops, tuple | list) else (tops,)
+        for value, top in zip(node.outputs, tops, strict=False):
+            values[value] = graph.layouts[value].restore(np.asarray(top))
+    return values
+
+
+def _follow(model: Any, path: str) -> Any:
+    """The module at a path of attributes and places in lists."""
+    for step in path.split(".") if path else ():
+        model = model[int(step)] if step.isdigit() else getattr(model, step)
+    return model
 
 
 def _arguments(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
