@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import caffe2flax
 from caffe2flax.cli import main
+from tests.readme import README, code_blocks, example, layer_table, part
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-WEIGHTS = ROOT / "fixtures" / "digits" / "digits_lenet.caffemodel"
+TEXT = README.read_text(encoding="utf-8")
 
 FAULTY = """\
 name: "Faulty"
@@ -31,24 +29,20 @@ layer {
 """
 
 
-def blocks(part: str) -> list[str]:
-    """The code blocks between the markers of a part."""
-    text = README.partition(f"<!-- {part}:begin -->")[2]
-    text = text.partition(f"<!-- {part}:end -->")[0]
-    return [block.partition("\n")[2] for block in text.split("```")[1::2]]
-
-
 def test_the_example_is_what_comes_out() -> None:
-    prototxt, module = blocks("example")
+    prototxt, module = code_blocks(part(TEXT, "example"))
     assert len(prototxt.splitlines()) == 12
-    conversion = caffe2flax.convert(prototxt, WEIGHTS, name="DigitsLeNet")
-    assert module in conversion.source
+    assert module == example(prototxt)
+
+
+def test_the_layers_are_those_registered() -> None:
+    assert part(TEXT, "layers") == layer_table()
 
 
 def test_the_errors_are_what_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (printed,) = blocks("errors")
+    (printed,) = code_blocks(part(TEXT, "errors"))
     monkeypatch.chdir(tmp_path)
     Path("deploy.prototxt").write_text(FAULTY)
     assert main(["convert", "deploy.prototxt"]) == 1

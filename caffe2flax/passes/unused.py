@@ -17,27 +17,34 @@ def drop_unused(graph: Graph) -> Graph:
 
     Labels are blobs that a data layer reads from disk and that reach the loss through
     no layer with weights. What reads such a loss goes with it. A loss whose labels come
-    from an Input stays, and so does one that a tap depends on.
+    from an Input stays, and so does one that a tap depends on. In either phase, what is
+    not converted because it serves training alone goes, unless weights depend on it.
     """
     nodes = [node for node in graph.nodes if node.outputs]
     silent = [node for node in graph.nodes if not node.outputs]
     dropped = [_dropped(node, "it has no top") for node in silent]
-    if graph.phase != "TEST":
+    training = graph.phase != "TEST"
+    labels = _labels(graph)
+    lost = _lost(graph, nodes, set() if training else labels)
+    if training and not lost:
         done = _without(graph, nodes, dropped, ())
         return done.with_notes(*_hidden_losses(done))
 
-    labels = _labels(graph)
-    lost = _lost(graph, nodes, labels)
     nodes = [node for node in nodes if node.number not in lost]
     gone = [node for node in graph.nodes if node.number in lost]
     dropped += [_dropped(node, lost[node.number]) for node in gone]
 
     unmade = {value for node in gone for value in node.outputs} | labels
     read = {value for node in nodes for value in node.inputs}
-    freed = [value for node in (*gone, *silent) for value in node.inputs]
+    enders = gone if training else (*gone, *silent)
+    freed = [value for node in enders for value in node.inputs]
     kept = [v for v in freed if v not in read and v not in unmade]
     ended = lost or not any(_leaves(node, graph) for node in (*graph.inputs, *nodes))
-    return _without(graph, nodes, dropped, kept if ended else ())
+    done = _without(graph, nodes, dropped, kept if ended else ())
+    if not training:
+        return done
+    left = (f"{n.span}: {n.name!r} is left out: {lost[n.number]}" for n in gone)
+    return done.with_notes(*_hidden_losses(done), *left)
 
 
 def _hidden_losses(graph: Graph) -> Iterable[str]:
@@ -61,12 +68,15 @@ def _lost(graph: Graph, nodes: list[Node], labels: set[Value]) -> dict[int, str]
     for node in reversed(nodes):
         if not needed.isdisjoint(node.outputs):
             needed.update(node.inputs)
+    weighed = _weighed(nodes)
     lost: dict[int, str] = {}
     gone: set[Value] = set()
     for node in nodes:
         if not needed.isdisjoint(node.outputs):
             continue
-        if node.layer.metric and not labels.isdisjoint(node.inputs):
+        if node.layer.unconverted and weighed.isdisjoint(node.outputs):
+            lost[node.number] = f"{node.layer.type} serves training alone"
+        elif node.layer.metric and not labels.isdisjoint(node.inputs):
             lost[node.number] = "its labels come from a data layer"
         elif not gone.isdisjoint(node.inputs):
             lost[node.number] = "it reads a layer that is left out"
@@ -74,6 +84,15 @@ def _lost(graph: Graph, nodes: list[Node], labels: set[Value]) -> dict[int, str]
             continue
         gone.update(node.outputs)
     return lost
+
+
+def _weighed(nodes: list[Node]) -> set[Value]:
+    """Values that layers with weights depend on."""
+    found: set[Value] = set()
+    for node in reversed(nodes):
+        if _has_weights(node.layer) or not found.isdisjoint(node.outputs):
+            found.update(node.inputs)
+    return found
 
 
 def _leaves(node: Node, graph: Graph) -> bool:
@@ -95,6 +114,8 @@ def _labels(graph: Graph) -> set[Value]:
             weighed |= roots
         elif node.inputs and all(roots is not None for roots in known):
             origin.update((value, roots) for value in node.outputs)
+    if not weighed:  # a net without weights: what comes first is no label
+        weighed = {node.outputs[0] for node in sources if node.outputs}
     return {value for value, roots in origin.items() if not roots & weighed}
 
 
