@@ -29,14 +29,15 @@ def ignore_all(params: Params) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOnly(Layer):
-    """A layer that compares with ground truth: left out of a net at test.
+    """A layer that compares with ground truth: left out of the net.
 
-    Where something still needs it, it is refused.
+    Where weights depend on it, it is refused.
     """
 
     bottoms: ClassVar[Arity] = (0, None)
     tops: ClassVar[Arity] = (0, None)
     metric = True
+    unconverted = True
 
     what: str = "This layer"
 
