@@ -21,6 +21,9 @@ KNOWN_STEMS = {"res": "Bottleneck", "resx": "Bottleneck"}
 LONG_RUN = 6
 """So many equal blocks one behind the other become an nnx.Sequential."""
 
+CLASS_HEAD = 8
+"""Lines of a class besides those of its modules and statements."""
+
 Members = dict[int, tuple[int, str]]
 """For each node of a block, by number, the number of the call that holds it and the
 path of attributes there."""
@@ -76,7 +79,7 @@ def factor(graph: Graph, names: Namespace, *, initialise: bool) -> Factored:
         if instance is None:
             continue
         kinds.setdefault(common_shape(instance), []).append(instance)
-    groups = [group for group in kinds.values() if len(group) > 1]
+    groups = [group for group in kinds.values() if _pays_off(group)]
     calls: dict[int, Node] = {}
     members: Members = {}
     homes: dict[int, Home] = {}
@@ -105,6 +108,12 @@ def factor(graph: Graph, names: Namespace, *, initialise: bool) -> Factored:
     return Factored(reduced, tuple(classes), members, sites, homes)
 
 
+def _pays_off(group: Sequence[Instance]) -> bool:
+    """Whether a class makes the module shorter: two lines a use, and a head."""
+    lines = len(group[0].calls) + len(group[0].body.statements)
+    return len(group) * (lines - 2) > lines + CLASS_HEAD
+
+
 def _instance(block: Block, graph: Graph, initialise: bool) -> Instance | None:
     """The block as a net of its own; None where a module is made by other than a
     call."""
@@ -126,27 +135,30 @@ def _instance(block: Block, graph: Graph, initialise: bool) -> Instance | None:
 
 
 def _labels(block: Block, nodes: Sequence[Node]) -> Labels:
-    """Names inside the block: `conv_1x1` for what is only `1x1` there, x for the
-    input."""
+    """Names inside the block: `conv_1x1` for what is only `1x1`, x for the input."""
     short = {"Convolution": "conv", "InnerProduct": "linear", "Pooling": "pool"}
-    makers: dict[str, str] = {}
-    for node in nodes:
-        for value in node.outputs:
-            makers.setdefault(block.blobs[value], node.layer.type)
+    prefixes: dict[Value, str] = {}
 
-    def label(name: str, type_: str) -> str:
+    def label(name: str, prefix: str) -> str:
         if not name:
             return "out"
-        prefix = short.get(type_, type_.lower())
         return f"{prefix}_{name}" if name[0].isdigit() else name
 
-    values: dict[Value, str] = {
-        value: label(name, makers[name]) for value, name in block.blobs.items()
-    }
+    attributes: dict[int, str] = {}
+    values: dict[Value, str] = {}
+    made: dict[str, str] = {}
+    for node, name in zip(nodes, block.names, strict=True):
+        type_ = node.layer.type
+        inherited = prefixes.get(node.inputs[0], type_.lower())
+        prefix = short.get(type_, inherited)
+        attributes[node.number] = label(name, prefix)
+        for value in node.outputs:
+            prefixes[value] = prefix
+            blob = block.blobs[value]
+            values[value] = made.setdefault(blob, label(blob, prefix))
     for i, value in enumerate(block.inputs):
         values[value] = f"x{i}" if len(block.inputs) > 1 else "x"
-    named = zip(block.names, nodes, strict=True)
-    return Labels({n.number: label(name, n.layer.type) for name, n in named}, values)
+    return Labels(attributes, values)
 
 
 def _class_names(groups: Sequence[Sequence[Instance]]) -> list[str]:
