@@ -13,9 +13,9 @@ Registration is public: a layer of one's own is written and registered in the sa
 
 from __future__ import annotations
 
-import re
+import ast
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -74,8 +74,7 @@ class Site:
     @property
     def operands(self) -> tuple[str, ...]:
         """The inputs, as operands of an operator."""
-        simple = re.compile(r"[\w.]+(\(.*\))?", re.DOTALL)
-        return tuple(a if simple.fullmatch(a) else f"({a})" for a in self.args)
+        return tuple(a if _is_atom(a) else f"({a})" for a in self.args)
 
     @property
     def input(self) -> Operand:
@@ -116,6 +115,9 @@ class Layer(ABC):
     unconverted: ClassVar[bool] = False
     """It serves training alone and has no counterpart in the module: left out in either
     phase where no weights depend on it, refused by `infer` otherwise."""
+    fed: ClassVar[bool] = False
+    """What it computes is the caller's part, as from ground truth that no net holds:
+    its tops become inputs of the module."""
     ends_section: ClassVar[bool] = False
     """A blank line follows in generated code."""
     section: ClassVar[str] = ""
@@ -299,12 +301,7 @@ def same(values: Sequence[int]) -> int | tuple[int, ...]:
     return values[0] if len(set(values)) == 1 else tuple(values)
 
 
-def first(array: Array | tuple[Array, ...]) -> Array:
-    """The first output of a reference."""
-    return array[0] if isinstance(array, tuple) else array
-
-
-def described(types: Iterable[str]) -> Mapping[str, str]:
-    """Each type with its formula: the first line of its docstring."""
-    docs = {name: (LAYERS[name].__doc__ or "").strip() for name in types}
-    return {name: doc.splitlines()[0] if doc else "" for name, doc in docs.items()}
+def _is_atom(text: str) -> bool:
+    """Whether an operator beside `text` cannot tear it apart."""
+    atoms = ast.Call | ast.Name | ast.Attribute | ast.Subscript
+    return text.isidentifier() or isinstance(ast.parse(text, mode="eval").body, atoms)

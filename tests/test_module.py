@@ -296,3 +296,21 @@ def test_run_checks_its_inputs() -> None:
     ):
         with pytest.raises(caffe2flax.ConversionError, match=text):
             caffe2flax.run(DEPLOY, WEIGHTS, inputs)
+
+
+def test_nested_operands_keep_their_precedence() -> None:
+    """In-place layers on a sum: the sum is computed first."""
+    text = net(
+        conv("a", "data"),
+        conv("b", "data"),
+        "layer { name: 's' type: 'Eltwise' bottom: 'a' bottom: 'b' top: 's' }",
+        "layer { name: 'p' type: 'Power' bottom: 's' top: 's' "
+        "power_param { scale: 3 shift: 1 } }",
+        relu("r", "s", "s"),
+    )
+    x = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
+    found = caffe2flax.run(text, None, {"data": x}, blobs=["a", "b", "s"])
+    expected = np.maximum(3 * (found["a"] + found["b"]) + 1, 0)
+    np.testing.assert_allclose(found["s"], expected, rtol=1e-5)
+    once = caffe2flax.run(text, None, {"data": x})
+    np.testing.assert_allclose(once["s"], expected, rtol=1e-5, atol=1e-5)
