@@ -1,0 +1,156 @@
+"""Pooling beyond the recorded cases: masks, equals, empty windows, pyramids."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import caffe2flax
+from caffe2flax.ops.pooling import global_max_pool, max_pool_with_mask
+from caffe2flax.runner import execute, instantiate
+from tests.smallnets import expected, net, numbers, run, single
+
+LOWEST = np.finfo(np.float32).min
+
+
+def pool(parameters: str, shape: tuple[int, ...], *tops: str) -> str:
+    more = "".join(f'top: "{top}" ' for top in tops)
+    return net(single("Pooling", f"{more} pooling_param {{ {parameters} }}"), x=shape)
+
+
+SETTINGS = {
+    "sides": "kernel_h: 3 kernel_w: 2 stride_h: 1 stride_w: 2 pad_h: 0 pad_w: 1",
+    "empty last window": "kernel_size: 1 stride: 4",
+    "empty last windows": "kernel_h: 1 kernel_w: 2 stride_h: 4 stride_w: 3",
+    "kernel beyond": "kernel_size: 8 stride: 4",
+    "pad": "kernel_size: 3 stride: 2 pad: 2",
+    "pad on one axis": "kernel_size: 3 stride: 3 pad_h: 1 pad_w: 0",
+    "large": "kernel_size: 9 pad: 4",
+    "floor": "kernel_size: 2 stride: 2 round_mode: FLOOR",
+    "floor by number": "kernel_size: 2 stride: 2 round_mode: 1",
+    "everywhere": "global_pooling: true",
+    "everywhere, stride 1": "global_pooling: true stride: 1 pad: 0",
+}
+
+
+@pytest.mark.parametrize("method", ["MAX", "AVE"])
+@pytest.mark.parametrize("parameters", SETTINGS.values(), ids=SETTINGS.keys())
+def test_values(parameters: str, method: str) -> None:
+    """Every window as the reference has it, NaN where it divides by nothing."""
+    shape = (2, 3, 5, 7)
+    run(pool(f"pool: {method} {parameters}", shape), x=numbers(*shape))
+
+
+@pytest.mark.parametrize("parameters", SETTINGS.values(), ids=SETTINGS.keys())
+def test_mask(parameters: str) -> None:
+    """The mask says where each maximum is; -1 where there is none."""
+    shape = (2, 3, 5, 7)
+    x = np.round(numbers(*shape))  # with equals
+    text = pool(parameters, shape, "mask")
+    conversion = caffe2flax.convert(text)
+    found = execute(conversion, {"x": x}, ["outputs"])
+    top, mask = found["y"], found["mask"].astype(int)
+    told = expected(text, None, {"x": x})
+    np.testing.assert_array_equal(mask, told["mask"])
+    flat = x.reshape(2, 3, -1)
+    for n, c, i, j in np.ndindex(*mask.shape):
+        value = flat[n, c, mask[n, c, i, j]] if mask[n, c, i, j] >= 0 else LOWEST
+        assert top[n, c, i, j] == value
+
+
+def test_mask_of_equals_and_nan() -> None:
+    """The first of equals counts, NaN does not; indices are whole in half precision."""
+    image = np.full((1, 40, 40, 1), 1.0, np.float32)
+    image[0, 0, 0] = np.nan
+    image[0, -2:, -2:] = np.nan
+    for dtype in (np.float32, jnp.bfloat16):
+        top, mask = max_pool_with_mask(jnp.asarray(image, dtype), (2, 2), (2, 2))
+        assert mask.dtype == np.float32
+        assert mask[0, 0, 0, 0] == 1
+        assert mask[0, 19, 18, 0] == 38 * 40 + 36
+        assert mask[0, 19, 19, 0] == -1
+        assert top[0, 19, 19, 0] == jnp.finfo(dtype).min
+
+
+@pytest.mark.parametrize("size", [3, 9])
+def test_global_gradient_goes_to_the_first(size: int) -> None:
+    """Of equal maxima only the first gets the gradient, as in Caffe."""
+    x = jnp.zeros((1, size, size, 2))
+    gradient = jax.grad(lambda x: global_max_pool(x).sum())(x)
+    assert gradient.sum() == 2
+    np.testing.assert_array_equal(gradient[0, 0, 0], [1, 1])
+
+
+@pytest.mark.parametrize("method", ["MAX", "AVE"])
+@pytest.mark.parametrize(
+    ("height", "size"),
+    [(1, (5, 4)), (2, (5, 5)), (3, (8, 12)), (3, (11, 7)), (2, (2, 3))],
+)
+def test_pyramid(method: str, height: int, size: tuple[int, int]) -> None:
+    """As many bins as the pooling of each level gives, in Caffe's order."""
+    shape = (2, 3, *size)
+    parameters = f"spp_param {{ pool: {method} pyramid_height: {height} }}"
+    top = run(net(single("SPP", parameters), x=shape), x=numbers(*shape))
+    assert top.shape == ((2, 3, 1, 1) if height == 1 else (2, top.shape[1]))
+    if height > 1 and method == "MAX":
+        whole = numbers(*shape).max((2, 3))
+        np.testing.assert_array_equal(top[:, :3], whole)
+
+
+REFUSED = {
+    "two kernels": "kernel_size: 2 kernel_size: 3",
+    "kernel and side": "kernel_size: 2 kernel_h: 3 kernel_w: 3",
+    "one side": "kernel_h: 3",
+    "one stride": "kernel_size: 3 stride_h: 2",
+    "one pad": "kernel_size: 3 pad_w: 1",
+    "pad too large": "kernel_size: 2 pad: 2",
+    "no kernel": "",
+    "everywhere, stride": "global_pooling: true stride: 2",
+    "everywhere, pad": "global_pooling: true pad: 1",
+    "stochastic": "kernel_size: 2 pool: STOCHASTIC",
+    "stochastic by number": "kernel_size: 2 pool: 2",
+    "no output": "kernel_size: 9 round_mode: FLOOR",
+    "negative": "kernel_size: -1",
+}
+
+
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+@pytest.mark.parametrize("parameters", REFUSED.values(), ids=REFUSED.keys())
+def test_refused(parameters: str, phase: str) -> None:
+    with pytest.raises(caffe2flax.ConversionError):
+        caffe2flax.convert(pool(parameters, (1, 1, 5, 5)), phase=phase)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pool("kernel_size: 2 pool: AVE", (1, 1, 4, 4), "mask"),
+        pool("kernel_size: 2", (1, 1, 4, 4), "mask", "more"),
+        pool("kernel_size: 2", (1, 4, 4)),
+        net(single("SPP", "spp_param { pyramid_height: 0 }"), x=(1, 1, 4, 4)),
+        net(single("SPP", "spp_param { pyramid_height: 99999 }"), x=(1, 1, 4, 4)),
+        net(single("SPP", ""), x=(1, 1, 4, 4)),
+        net(single("SPP", "spp_param { pyramid_height: 4 }"), x=(1, 1, 13, 10)),
+        net(single("SPP", "spp_param { pyramid_height: 2 }"), x=(1, 4, 4)),
+        net(
+            single("SPP", "spp_param { pyramid_height: 1 pool: STOCHASTIC }"),
+            x=(1, 1, 4, 4),
+        ),
+    ],
+)
+def test_refused_nets(text: str) -> None:
+    with pytest.raises(caffe2flax.ConversionError):
+        caffe2flax.convert(text)
+
+
+def test_any_size() -> None:
+    """The module pools images of another size than the file names."""
+    text = pool("kernel_size: 3 stride: 2 pad: 1", (1, 2, 7, 7))
+    model = instantiate(caffe2flax.convert(text))
+    other = pool("kernel_size: 3 stride: 2 pad: 1", (3, 2, 9, 9))
+    x = numbers(3, 2, 9, 9)
+    ours = np.asarray(model(jnp.asarray(x.transpose(0, 2, 3, 1))))
+    told = expected(other, None, {"x": x})["y"]
+    np.testing.assert_allclose(ours.transpose(0, 3, 1, 2), told)
