@@ -122,7 +122,7 @@ class InnerProduct(Layer):
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
         axis = self._axis(x.shape)
-        flat = x.reshape(*x.shape[:axis], -1)
+        flat = x.reshape(*x.shape[:axis], prod(x.shape[axis:]))
         top: Array = flat @ (blobs[0] if self.transpose else blobs[0].T)
         return top + blobs[1] if self.bias else top
 

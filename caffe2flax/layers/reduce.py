@@ -71,7 +71,7 @@ class Reduction(Layer):
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
         first = canonical_axis(self.first_axis, x.ndim)
-        flat = x.reshape(*x.shape[:first], -1)
+        flat = x.reshape(*x.shape[:first], prod(x.shape[first:]))
         if self.operation == "MEAN":
             return np.asarray(self.coeff * flat.mean(-1))
         terms = {"ASUM": np.abs, "SUMSQ": np.square}.get(self.operation, np.positive)
@@ -134,7 +134,7 @@ class ArgMax(Layer):
         (x,) = inputs
         (shape,) = self.infer(x.shape)
         if self.axis is None:
-            rows = x.reshape(len(x), -1)
+            rows = x.reshape(len(x), prod(x.shape[1:]))
         else:
             rows = np.moveaxis(x, self.axis, -1)
         # A stable sort of the reversed entries leaves later ones first among equals.
