@@ -10,7 +10,6 @@ from tests.golden import Case, cases, distance, evaluate_reference, gradients, p
 
 LATER = {
     "InfogainLoss",
-    "SmoothL1Loss",
 }
 CASES = [case for case in cases("fork_layers") if case.facts["type"] not in LATER]
 DIFFERENTIABLE = [case for case in CASES if case.facts.get("grad")]

@@ -53,9 +53,10 @@ class DetectionOutput(Layer):
         # What is drawn or written to files is not part of the top.
         params.ignore("save_output_param", "save_file")
         params.ignore("visualize", "visualize_threshold")
+        known = len(params.problems)
         classes = params.require("num_classes", int)
         background = params.get("background_label_id", 0)
-        if params.has("num_classes") and classes < 1:
+        if len(params.problems) == known and classes < 1:
             params.error("num_classes", f"num_classes cannot be {classes}")
         elif classes == 1 and background == 0:
             params.error("num_classes", "there is no class beside the background")

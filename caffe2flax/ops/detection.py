@@ -14,13 +14,15 @@ def nms(
     eta: float = 1.0,
     limit: int | None = None,
     pixel: float = 0.0,
+    share_of: str = "union",
 ) -> Array:
     """Which boxes non-maximum suppression keeps, True or False, (K,).
 
     boxes (K, 4) are x1, y1, x2, y2, the best first; those that are not `valid` (K,) do
     not take part. A box stays unless it overlaps one that stayed by more than the
     threshold, which each box that stays multiplies by `eta` while it is above 0.5.
-    At most `limit` stay. `pixel` is 1 where x2 and y2 are inside the box.
+    At most `limit` stay. `pixel` is 1 where x2 and y2 are inside the box. The overlap
+    is a share of the union of both, of the "smaller" one, or of the "first".
     """
     places = jnp.arange(len(boxes))
 
@@ -34,7 +36,7 @@ def nms(
         kept, worst, bound, candidates = state
         i = candidates.argmax()
         box = lax.dynamic_slice_in_dim(boxes, i, 1)
-        worst = jnp.maximum(worst, overlap(box, boxes, pixel))
+        worst = jnp.maximum(worst, overlap(box, boxes, pixel, share_of))
         if eta < 1:
             bound = jnp.where(bound > 0.5, bound * eta, bound)
         candidates = valid & (places > i) & (worst <= bound)
@@ -47,14 +49,21 @@ def nms(
     return kept
 
 
-def overlap(box: Array, boxes: Array, pixel: float = 0.0) -> Array:
-    """Intersection over union of `box` (1, 4) with each of `boxes` (K, 4)."""
+def overlap(
+    box: Array, boxes: Array, pixel: float = 0.0, share_of: str = "union"
+) -> Array:
+    """What `box` (1, 4) has in common with each of `boxes` (K, 4), as a share."""
     low = jnp.maximum(box[:, :2], boxes[:, :2])
     high = jnp.minimum(box[:, 2:], boxes[:, 2:])
     sides = high - low + pixel
     area, areas = ((b[:, 2:] - b[:, :2] + pixel).prod(-1) for b in (box, boxes))
     common = sides.prod(-1)
-    return jnp.where((sides > 0).all(-1), common / (area + areas - common), 0)
+    whole = {
+        "union": area + areas - common,
+        "smaller": jnp.minimum(area, areas),
+        "first": jnp.broadcast_to(area, areas.shape),
+    }[share_of]
+    return jnp.where((sides > 0).all(-1), common / whole, 0)
 
 
 def detection_output(

@@ -11,6 +11,7 @@ from caffe2flax.passes.files import feed_files
 from caffe2flax.passes.layout import assign_layouts
 from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import infer_shapes
+from caffe2flax.passes.targets import feed_targets
 from caffe2flax.passes.unused import drop_unused
 
 Pass = Callable[[Graph], Graph]
@@ -18,6 +19,7 @@ Pass = Callable[[Graph], Graph]
 PASSES: tuple[Pass, ...] = (
     drop_unused,  # first: labels of dropped losses need no shape
     infer_shapes,  # everything below asks for shapes or weight blobs
+    feed_targets,  # needs shapes; takes nodes away
     feed_files,  # needs shapes; its inputs are none that follow the batch
     fold_batchnorm,  # before the layouts: it takes nodes away
     reconcile_padding,  # needs sizes only

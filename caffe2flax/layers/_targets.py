@@ -1,0 +1,39 @@
+"""Layers that make training targets of ground truth, which is the caller's part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from caffe2flax.layout import Shape
+from caffe2flax.registry import Arity, Array, Layer, Site
+
+
+class Target(Layer):
+    """A layer whose tops are inputs of the module in training; left out at test."""
+
+    __slots__ = ()
+
+    bottoms: ClassVar[Arity] = (1, None)
+    tops: ClassVar[Arity] = (1, None)
+    in_place = False
+    metric = True
+    fed = True
+
+    def call(self, at: Site) -> str:
+        raise AssertionError("its tops are arguments of the module")
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        raise AssertionError("its tops are fed, not computed")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled(Target):
+    """Regions sampled from proposals, with what they are and where they belong."""
+
+    shapes: tuple[Shape, ...]
+    """One for each top."""
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        return self.shapes

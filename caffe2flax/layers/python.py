@@ -1,0 +1,171 @@
+"""Layers in Python: the few that are known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.layers._forks import Feed, TrainingOnly, top_names
+from caffe2flax.layers._python import PYTHON, numbers, options, python_layer
+from caffe2flax.layers._targets import Sampled, Target
+from caffe2flax.layout import Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import (
+    Array,
+    Elementwise,
+    Layer,
+    Site,
+    arguments,
+    layer,
+    literal,
+)
+
+
+@layer("Python", "python_param")
+class Python(Layer):
+    """What somebody's Python code computes: known by its name, or refused."""
+
+    __slots__ = ()
+
+    bottoms = (0, None)
+    tops = (0, None)
+
+    @classmethod
+    def parse(cls, params: Params) -> Layer:
+        # Whether cards share it; nothing that is computed.
+        params.ignore("share_in_parallel", "param_str")
+        module, name = params.require("module", str), params.require("layer", str)
+        read = PYTHON.get((module, name))
+        if read is not None:
+            return read(params)
+        params.error(
+            "layer",
+            f"the Python layer {name!r} of {module!r} is code that is not imported; "
+            "give a plug-in that says what it computes, or put layers in its place",
+        )
+        return Training(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Training(TrainingOnly):
+    """A Python layer that samples against ground truth."""
+
+
+@python_layer("caffe.layers.detectnet.clustering", "ClusterGroundtruth")
+@python_layer("caffe.layers.detectnet.mean_ap", "ScoreDetections", "mAP")
+def _training(params: Params) -> Layer:
+    params.ignore("param_str")
+    return Training(params.get("layer", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorTarget(Target):
+    """What each anchor of a region proposal network is to predict, sampled."""
+
+    tops = 4
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        scores = inputs[0]
+        if len(scores) != 4 or scores[1] % 2:
+            raise ConversionError(f"needs scores (1, 2 anchors, H, W), not {scores}")
+        _, channels, height, width = scores
+        count = channels // 2
+        boxes = (1, 4 * count, height, width)
+        return ((1, 1, count * height, width), boxes, boxes, boxes)
+
+
+@python_layer("rpn.anchor_target_layer", "AnchorTargetLayer")
+def _anchor_target(params: Params) -> Layer:
+    params.ignore("param_str")
+    return AnchorTarget()
+
+
+@python_layer("rpn.proposal_target_layer", "ProposalTargetLayer")
+@python_layer("rpn.proposal_layer", "ProposalLayer2")
+def _proposal_target(params: Params) -> Layer:
+    known = ("num_classes", "feat_stride", "ratios", "scales")
+    (classes, *_) = numbers(params, options(params, *known), "num_classes")
+    return Sampled(_regions(params.tops, int(classes)))
+
+
+REGIONS = 128
+"""How many py-faster-rcnn's default configuration samples in training."""
+
+
+def _regions(tops: int, classes: int) -> tuple[Shape, ...]:
+    """Shapes of sampled regions, their labels, targets and weights."""
+    targets = ((REGIONS, 4 * classes),) * max(tops - 2, 0)
+    return ((REGIONS, 5), (REGIONS,), *targets)[:tops]
+
+
+@dataclass(frozen=True, slots=True)
+class RoIData(Feed):
+    """Images, their sizes and what is to be found in them, or sampled regions."""
+
+    blobs_made: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+
+    def feed(self, top: int) -> Shape:
+        if top:
+            return self.shapes[top - 1]
+        blob = self.blobs_made[0]
+        raise ConversionError(
+            f"the size of blob {blob!r} stands in a list of images, which is not "
+            f"opened: give --input-shape {blob}=N,C,H,W"
+        )
+
+
+@python_layer("roi_data_layer.layer", "RoIDataLayer")
+def _images(params: Params) -> Layer:
+    (classes, *_) = numbers(params, options(params, "num_classes"), "num_classes")
+    blobs = top_names(params)
+    regions = _regions(len(blobs) - 1, int(classes))
+    return RoIData(blobs, ((1, 3), (1, 5)) if "im_info" in blobs else regions)
+
+
+@dataclass(frozen=True, slots=True)
+class SpatialDropout(Elementwise):
+    """x / (1 - p), of which whole channels are left out in training.
+
+    ENet's own code: which of both it is stands in its `param_str`, and it scales at
+    test, too.
+    """
+
+    p: float
+    training: bool
+    always: bool
+
+    def build(self, at: Site) -> str | None:
+        if not self.training:
+            return None
+        spatial = sorted(at.input.layout.axes.index(a) for a in (2, 3))
+        return (
+            f"nnx.Dropout({literal(self.p)}, broadcast_dims={literal(tuple(spatial))})"
+        )
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if len(inputs[0]) != 4:
+            raise ConversionError(f"needs a blob of 4 axes, not {inputs[0]}")
+        return inputs
+
+    def call(self, at: Site) -> str:
+        if not self.training:
+            return f"{literal(1 / (1 - self.p))} * {at.operands[0]}"
+        deterministic = "False" if self.always else None
+        given = arguments(at.x, deterministic=deterministic, rngs="rngs")
+        return f"{at.module}({given})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        scaled: Array = inputs[0] / (1 - self.p)
+        return inputs[0] if self.training else scaled
+
+
+@python_layer("spatial_dropout", "SpatialDropoutLayer")
+def _spatial_dropout(params: Params) -> Layer:
+    given = options(params, "phase", "p")
+    (p, *_) = numbers(params, given, "p")
+    if p >= 1 and "p" in given:
+        params.error("param_str", f"p must be below 1, not {p}")
+    training = given.get("phase") == ("TRAIN",)
+    return SpatialDropout(p, training, params.phase != "TRAIN")
