@@ -17,6 +17,7 @@ import ast
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,6 +30,8 @@ from caffe2flax.layout import Layout, Merged, Operand, Shape
 from caffe2flax.params import Params
 
 Array = NDArray[Any]
+Placing = tuple[tuple[Fraction, Fraction], ...]
+"""index in the top = scale * index in the bottom + shift, for rows and for columns."""
 Arity = int | tuple[int, int | None]
 """How many blobs: exactly n, or from a to b (None: no bound)."""
 
@@ -124,6 +127,8 @@ class Layer(ABC):
     """Calls of one section stand together in generated code."""
     dynamic: ClassVar[bool] = False
     """The leading extents of its tops depend on the data: the net cannot be jitted."""
+    pointwise: ClassVar[bool] = False
+    """Each pixel of the top follows from that pixel of the first bottom."""
     in_place: ClassVar[bool] = True
     """Whether Caffe computes the same when a top is its bottom."""
     default_loss: ClassVar[float] = 0.0
@@ -205,6 +210,25 @@ class Layer(ABC):
         """Its parameters in a few words, for pictures: "96, 11x11, stride 4"."""
         return ""
 
+    def placing(self) -> Placing | None:
+        """Where the pixels of the top lie in the first bottom; None where that has no
+        meaning."""
+        identity = (Fraction(1), Fraction(0))
+        return (identity, identity) if self.pointwise else None
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the layer asks for `with_alignment`."""
+        return False
+
+    def with_alignment(
+        self, offsets: tuple[Fraction, ...] | None, wide: bool
+    ) -> tuple[Layer, str]:
+        """The layer for a second bottom that begins at `offsets` of the first, None
+        where nothing tells, and a note. `wide`: a border on the way is there for it.
+        Raises ConversionError."""
+        return self, ""
+
     def windows(self, shape: Shape, outputs: Shape) -> Padding | None:
         """For a windowed layer, how its pads are to be emitted for an input of
         `shape`."""
@@ -219,6 +243,8 @@ class Elementwise(Layer):
     """A function of one blob's elements: any layout will do."""
 
     __slots__ = ()
+
+    pointwise = True
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         return inputs[:1]

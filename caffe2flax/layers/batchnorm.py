@@ -176,6 +176,7 @@ class Scale(Layer):
     """
 
     bottoms = (1, 2)
+    pointwise = True
 
     bias: bool = False
     cover: Cover = CHANNELS

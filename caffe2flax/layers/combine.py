@@ -40,6 +40,7 @@ class Eltwise(Layer):
     """Sum with coefficients (SUM), product (PROD) or maximum (MAX) of several blobs."""
 
     bottoms = (2, None)
+    pointwise = True
 
     operation: str = "SUM"
     coeff: tuple[float, ...] = ()
@@ -106,6 +107,7 @@ class Concat(Layer):
 
     bottoms = (1, None)
     in_place = False
+    pointwise = True
 
     concat_axis: int = 1
 

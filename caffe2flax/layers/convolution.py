@@ -18,6 +18,7 @@ from caffe2flax.layers._fields import (
     one_shape,
     output_counts,
 )
+from caffe2flax.layers._placing import shrinking
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import Padding, Window, conv_output, reconcile
 from caffe2flax.layout import Layout, Operand, Shape
@@ -27,6 +28,7 @@ from caffe2flax.registry import (
     Blob,
     Layer,
     Layouts,
+    Placing,
     Site,
     arguments,
     literal,
@@ -86,6 +88,9 @@ class Convolution(Layer):
 
     def names(self) -> tuple[str, ...]:
         return ("kernel", "bias")
+
+    def placing(self) -> Placing:
+        return shrinking(self.sliding.windows((1,) * 4))
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         first = self.sliding.channel_axis(shape) + 1

@@ -19,6 +19,7 @@ from caffe2flax.layers._fields import (
     one_shape,
     output_counts,
 )
+from caffe2flax.layers._placing import growing
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import Padding, conv_output, deconv_output, reconcile
 from caffe2flax.layout import Layout, Operand, Shape
@@ -28,6 +29,7 @@ from caffe2flax.registry import (
     Blob,
     Layer,
     Layouts,
+    Placing,
     Site,
     arguments,
     layer,
@@ -89,6 +91,9 @@ class Deconvolution(Layer):
 
     def names(self) -> tuple[str, ...]:
         return ("kernel", "bias")
+
+    def placing(self) -> Placing:
+        return growing(self.sliding.windows((1,) * 4))
 
     def layouts(self, *inputs: Operand) -> Layouts:
         shape = inputs[0].shape

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 from typing import Self
 
 import numpy as np
 
+from caffe2flax.dialects import listed
 from caffe2flax.errors import ConversionError
 from caffe2flax.layout import Layout, Operand, Shape, repeat_order, split_order
 from caffe2flax.params import Params
@@ -16,6 +18,7 @@ from caffe2flax.registry import (
     Array,
     Layer,
     Layouts,
+    Placing,
     Site,
     arguments,
     canonical_axis,
@@ -31,6 +34,7 @@ class Split(Layer):
 
     tops = (1, None)
     in_place = False
+    pointwise = True
 
     count: int = 1
 
@@ -158,13 +162,57 @@ class Crop(Layer):
 
     first_axis: int = 2
     offset: tuple[int, ...] = ()
+    derived: str = ""
+    """"auto": its offset follows from the layers between the bottoms; "open": it does
+    unless that makes a difference and nothing tells; "": it is given."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
+        meaning = params.dialect("Crop")
+        if meaning == "auto" or (not meaning and params.message is None):
+            if params.message is not None:
+                params.error(None, "as 'auto' it has no crop_param: its offset follows")
+            return cls(derived=meaning or "open")
         offset = params.all("offset", int)
         if any(start < 0 for start in offset):
             params.error("offset", f"offset cannot be negative: {offset}")
         return cls(params.get("axis", 2), offset)
+
+    def placing(self) -> Placing | None:
+        starts = self.offset * 2 if len(self.offset) < 2 else self.offset
+        if self.derived == "open" or self.first_axis not in (2, -2):
+            return None
+        return tuple((Fraction(1), Fraction(-start)) for start in starts or (0, 0))
+
+    @property
+    def aligned(self) -> bool:
+        return bool(self.derived)
+
+    def with_alignment(
+        self, offsets: tuple[Fraction, ...] | None, wide: bool
+    ) -> tuple[Layer, str]:
+        shown = None if offsets is None else [str(offset) for offset in offsets]
+        if offsets is None or any(o < 0 or o.denominator > 1 for o in offsets):
+            if self.derived == "auto":
+                raise ConversionError(
+                    "no offset of this Crop can be derived from the layers between its "
+                    f"bottoms: {shown}"
+                )
+            return replace(self, derived=""), ""
+        given = tuple(map(int, offsets))
+        if self.derived == "auto" or not any(given):
+            return replace(self, offset=given, derived=""), ""
+        if not wide:
+            raise ConversionError(
+                f"Crop without crop_param: in some forks the offset {given} follows "
+                "from the layers above, in Caffe 1.0 it is 0, and nothing here tells "
+                f"which: {listed('Crop')}. Choose one with --dialect Crop=MEANING"
+            )
+        note = (
+            f"Crop taken as 'auto', with offset {given}: a wide border above is there "
+            "for it; --dialect Crop=bvlc overrides"
+        )
+        return replace(self, offset=given, derived=""), note
 
     def _starts(self, shape: Shape) -> tuple[int | None, ...]:
         """The offset on each axis, None where the axis is left alone."""

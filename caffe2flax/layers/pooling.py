@@ -11,6 +11,7 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.layers._fields import pair, windows
+from caffe2flax.layers._placing import shrinking
 from caffe2flax.layers.window import (
     Padding,
     Window,
@@ -25,6 +26,7 @@ from caffe2flax.registry import (
     Array,
     Layer,
     Layouts,
+    Placing,
     Site,
     arguments,
     layer,
@@ -89,6 +91,9 @@ class Pooling(Layer):
         (shape,) = inputs
         sizes = pooled(shape[2:], self._windows(shape), ceil=self.ceil)
         return ((*shape[:2], *sizes),) * self.tops_made
+
+    def placing(self) -> Placing | None:
+        return None if self.everywhere else shrinking(self._windows((1,) * 4))
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         return reconcile(shape[2:], self._windows(shape), outputs[2:])

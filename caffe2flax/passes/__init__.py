@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from caffe2flax.ir import Graph, check
+from caffe2flax.passes.alignment import align_crops
 from caffe2flax.passes.batchnorm import fold_batchnorm
 from caffe2flax.passes.blocks import factor_blocks
 from caffe2flax.passes.files import feed_files
@@ -18,6 +19,7 @@ Pass = Callable[[Graph], Graph]
 
 PASSES: tuple[Pass, ...] = (
     drop_unused,  # first: labels of dropped losses need no shape
+    align_crops,  # before the shapes: whether a crop fits depends on it
     infer_shapes,  # everything below asks for shapes or weight blobs
     feed_targets,  # needs shapes; takes nodes away
     feed_files,  # needs shapes; its inputs are none that follow the batch
