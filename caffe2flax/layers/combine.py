@@ -73,6 +73,9 @@ class Eltwise(Layer):
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         return (one_shape(inputs),)
 
+    def caption(self, *inputs: Shape) -> str:
+        return self.operation
+
     def layouts(self, *inputs: Operand) -> Layouts:
         layout = shared_layout(inputs)
         return Layouts((layout,) * len(inputs), (layout,))

@@ -20,7 +20,13 @@ from caffe2flax.layers._fields import (
 )
 from caffe2flax.layers._placing import shrinking
 from caffe2flax.layers.fillers import Filler
-from caffe2flax.layers.window import Padding, Window, conv_output, reconcile
+from caffe2flax.layers.window import (
+    Padding,
+    Window,
+    caption,
+    conv_output,
+    reconcile,
+)
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (
@@ -91,6 +97,11 @@ class Convolution(Layer):
 
     def placing(self) -> Placing:
         return shrinking(self.sliding.windows((1,) * 4))
+
+    def caption(self, *inputs: Shape) -> str:
+        group = f", group {self.group}" if self.group > 1 else ""
+        windows = self.sliding.windows(inputs[0])
+        return f"{self.num_output}, {caption(windows)}{group}"
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         first = self.sliding.channel_axis(shape) + 1

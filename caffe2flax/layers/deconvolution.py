@@ -21,7 +21,13 @@ from caffe2flax.layers._fields import (
 )
 from caffe2flax.layers._placing import growing
 from caffe2flax.layers.fillers import Filler
-from caffe2flax.layers.window import Padding, conv_output, deconv_output, reconcile
+from caffe2flax.layers.window import (
+    Padding,
+    caption,
+    conv_output,
+    deconv_output,
+    reconcile,
+)
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (
@@ -91,6 +97,11 @@ class Deconvolution(Layer):
 
     def names(self) -> tuple[str, ...]:
         return ("kernel", "bias")
+
+    def caption(self, *inputs: Shape) -> str:
+        group = f", group {self.group}" if self.group > 1 else ""
+        windows = self.sliding.windows(inputs[0])
+        return f"{self.num_output}, {caption(windows)}{group}"
 
     def placing(self) -> Placing:
         return growing(self.sliding.windows((1,) * 4))
@@ -226,6 +237,9 @@ class Im2col(Layer):
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         first = self.sliding.channel_axis(shape) + 1
         return reconcile(shape[first:], self.sliding.windows(shape), outputs[first:])
+
+    def caption(self, *inputs: Shape) -> str:
+        return caption(self.sliding.windows(inputs[0]))
 
     def with_padding(self, padding: Padding) -> Im2col:
         return replace(self, padding=padding)

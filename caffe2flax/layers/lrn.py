@@ -69,6 +69,9 @@ class LRN(Elementwise):
             raise ConversionError(f"LRN needs a blob of 4 axes, not {inputs[0]}")
         return inputs
 
+    def caption(self, *inputs: Shape) -> str:
+        return f"{self.size}x{self.size}" if self.within else f"{self.size} channels"
+
     def layouts(self, *inputs: Operand) -> Layouts:
         layout = Layout.channels_last(4) if self.within else inputs[0].layout.plain()
         return Layouts((layout,), (layout,))

@@ -15,6 +15,7 @@ from caffe2flax.layers._placing import shrinking
 from caffe2flax.layers.window import (
     Padding,
     Window,
+    caption,
     overhang,
     pool_output,
     pool_windows,
@@ -97,6 +98,11 @@ class Pooling(Layer):
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         return reconcile(shape[2:], self._windows(shape), outputs[2:])
+
+    def caption(self, *inputs: Shape) -> str:
+        if self.everywhere:
+            return f"{self.method} of all"
+        return f"{self.method} {caption(self._windows(inputs[0]))}"
 
     def with_padding(self, padding: Padding) -> Pooling:
         return replace(self, padding=padding)

@@ -9,6 +9,7 @@ size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +57,17 @@ class Window:
     def __str__(self) -> str:
         dilation = f", dilation {self.dilation}" if self.dilation > 1 else ""
         return f"kernel {self.kernel}, stride {self.stride}, pad {self.pad}{dilation}"
+
+
+def caption(windows: Sequence[Window]) -> str:
+    """Windows, one an axis, in a few words: "7x7, stride 2, pad 3"."""
+    parts = ["x".join(str(w.kernel) for w in windows)]
+    for name, usual in (("stride", 1), ("pad", 0), ("dilation", 1)):
+        values = [getattr(w, name) for w in windows]
+        if set(values) != {usual}:
+            sides = values[:1] if len(set(values)) == 1 else values
+            parts.append(f"{name} {'x'.join(map(str, sides))}")
+    return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
