@@ -44,11 +44,13 @@ def build(
 
     Raises ConversionError with the problems of all layers.
     """
-    params = Params("the net", net, phase=phase, dialects=dialects or {})
+    params = Params(
+        "the net", net, phase=phase, dialects=dialects or {}, types=_texts(net, "type")
+    )
     params.ignore("layer", "state", "debug_info")
     net_name = params.get("name", "") or name
     builder = _Builder(
-        phase, _top_names(net), force_backward=params.get("force_backward", False)
+        phase, _texts(net, "top"), force_backward=params.get("force_backward", False)
     )
     params.problems, params.notes = builder.problems, builder.notes
     for found in params.subs("layer"):
@@ -94,6 +96,8 @@ class _Builder:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     transforms: dict[str, Transform] = field(default_factory=dict)
+    makers: dict[str, str] = field(default_factory=dict)
+    """The type of the layer that made each blob last."""
     count: int = 0
 
     def add(self, params: Params) -> None:
@@ -232,6 +236,8 @@ class _Builder:
                     params.error(None, f"a {type_} layer {problem.message}")
         before = len(params.problems)
         params.bottoms, params.tops = len(bottoms), len(tops)
+        params.makers = tuple(self.makers.get(blob, "") for blob in bottoms)
+        self.makers.update(dict.fromkeys(tops, type_))
         params.in_place = bool(set(bottoms) & set(tops))
         params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)
         params.notes = self.notes
@@ -308,10 +314,11 @@ class _Builder:
         return tuple(v for v in self.latest.values() if not self.reads[v])
 
 
-def _top_names(net: Message) -> frozenset[str]:
+def _texts(net: Message, name: str) -> frozenset[str]:
+    """What all layers have in the field `name`."""
     layers = [f.value for f in net.all("layer") if isinstance(f.value, Message)]
-    tops = [f.value for layer in layers for f in layer.all("top")]
-    return frozenset(top.text for top in tops if isinstance(top, Scalar))
+    found = [f.value for layer in layers for f in layer.all(name)]
+    return frozenset(text.text for text in found if isinstance(text, Scalar))
 
 
 def _message(params: Params) -> Message:

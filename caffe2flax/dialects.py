@@ -13,6 +13,13 @@ DIALECTS: Mapping[str, Mapping[str, str]] = {
         "parsenet": "blobs scale and shift, after the statistics of the batch",
         "pspnet": "blobs slope, bias, mean and variance",
     },
+    "BatchNorm": {
+        "bvlc": "blobs mean and variance, and a factor that divides them",
+        "nvcaffe": "blobs mean, variance and a third that divides nothing; with "
+        "scale_bias, scale and bias",
+        "intel": "blobs mean, variance, a factor, scale and bias",
+        "xilinx": "blobs scale, bias, mean and variance",
+    },
     "Crop": {
         "bvlc": "axis and offset as given, offset 0 where none is",
         "auto": "an offset that follows from the layers between the two bottoms",

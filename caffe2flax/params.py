@@ -48,6 +48,10 @@ class Params:
     """What the layer's `transform_param` says."""
     dialects: Mapping[str, str] = field(default_factory=dict)
     """Which meaning of a type the caller chose, where a type has several."""
+    types: frozenset[str] = frozenset()
+    """The layer types of the net."""
+    makers: tuple[str, ...] = ()
+    """The types of the layers that made the bottoms; "" for an input."""
     parent: Params | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

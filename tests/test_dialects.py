@@ -123,6 +123,52 @@ def test_bn_without_evidence() -> None:
         assert shown in caffe2flax.convert(bare, dialect={"BN": meaning}).source
 
 
+FOUR = "param { lr_mult: 1 } param { } param { lr_mult: 0 } param { lr_mult: 0.0 } "
+
+BATCH_NORMS = {
+    "nvcaffe": "batch_norm_param { scale_bias: true eps: 0.000001 }",
+    "nvcaffe_by_filler": "batch_norm_param { bias_filler { value: 0 } }",
+    "nvcaffe_by_type": "forward_type: FLOAT16",
+    "intel": "batch_norm_param { use_weight_bias: true }",
+    "intel_without_bias": "batch_norm_param { use_weight_bias: true bias_term: false }",
+    "xilinx": FOUR + "batch_norm_param { scale_filler { value: 1 } }",
+    "xilinx_by_rates": FOUR,
+    "bvlc": "batch_norm_param { eps: 0.1 }",
+}
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_batch_norm(tmp_path: Path, name: str) -> None:
+    x, factor = normal(2, 3, 4, 5), np.array([4], np.float32)
+    mean, scale, bias = (normal(3) for _ in range(3))
+    variance = np.square(normal(3)) + 0.5
+    fork = name.partition("_")[0]
+    held = {
+        "nvcaffe": [mean, variance, factor, scale, bias],
+        "intel": [mean * 4, variance * 4, factor, scale, bias],
+        "xilinx": [scale, bias, mean, variance],
+        "bvlc": [mean * 4, variance * 4, factor],
+    }[fork]
+    if name == "nvcaffe_by_type":
+        held = held[:3]
+    if name == "intel_without_bias":
+        held = held[:4]
+    eps = 0.1 if fork == "bvlc" else 1e-5
+    mean, variance, scale, bias = (
+        blob[:, None, None] for blob in (mean, variance, scale, bias)
+    )
+    expected = (x - mean) / np.sqrt(variance + eps)
+    if len(held) > 3:
+        expected = expected * scale
+    if len(held) > 3 and name != "intel_without_bias":
+        expected = expected + bias
+    file = weights_file(tmp_path / "net.caffemodel", {"l": held})
+    net = single("BatchNorm", BATCH_NORMS[name], x.shape)
+    found = check(net, {"x0": x}, {"out": expected}, file)
+    told = any(f"BatchNorm taken as '{fork}'" in note for note in found.notes)
+    assert told is (fork != "bvlc")
+
+
 def test_upsample() -> None:
     x = normal(1, 2, 2, 3)
     nearest = single("Upsample", "upsample_param { scale: 2 }", x.shape)

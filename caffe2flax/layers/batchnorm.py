@@ -21,6 +21,7 @@ from caffe2flax.layers._affine import (
     shapes,
 )
 from caffe2flax.layers._fields import filler
+from caffe2flax.layers._fork_batchnorm import ScaledBatchNorm, meaning
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layout import Operand, Shape
 from caffe2flax.params import Params
@@ -61,7 +62,12 @@ class BatchNorm(Elementwise):
     """The Scale layer behind it, once folded in."""
 
     @classmethod
-    def parse(cls, params: Params) -> Self:
+    def parse(cls, params: Params) -> Layer:
+        fork = meaning(params)
+        if fork != "bvlc":
+            return ScaledBatchNorm.read(params, fork)
+        # A fork fuses the Scale behind it, and then fills its blobs by these.
+        params.ignore("use_weight_bias", "filler", "bias_filler", "bias_term")
         _check_frozen(params)
         training = params.phase == "TRAIN"
         moving = not params.get("use_global_stats", not training)

@@ -1,0 +1,176 @@
+"""BatchNorm of forks that keep a scale and an offset in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.frontend.message import Message, Scalar
+from caffe2flax.layers._affine import along, initializer
+from caffe2flax.layers._fields import filler
+from caffe2flax.layers.fillers import Filler
+from caffe2flax.layout import Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import Array, Blob, Elementwise, Site, arguments, unless
+
+ONES = Filler("constant", value=1.0)
+ZEROS = Filler()
+
+BLOBS = {
+    "nvcaffe": ("mean", "var", "", "scale", "bias"),
+    "intel": ("mean", "var", "factor", "scale", "bias"),
+    "xilinx": ("scale", "bias", "mean", "var"),
+}
+"""What each fork's blobs are; "": a correction that training alone uses."""
+
+OF_NVIDIA = ("forward_type", "backward_type", "forward_math", "cudnn_math_override")
+
+
+def meaning(params: Params) -> str:
+    """Which fork's BatchNorm it is, by the caller's word or by evidence."""
+    chosen = params.dialect("BatchNorm")
+    if chosen:
+        return chosen
+    given = {f.name for f in params.message.fields} if params.message else set()
+    own = given & {"scale_bias", "scale_filler", "use_weight_bias", "filler"}
+    if own & {"use_weight_bias", "filler"}:
+        if "Scale" in params.types:
+            return "bvlc"
+        why = f"it has the field {min(own)}, and the net holds no Scale"
+        return params.decided("BatchNorm", "intel", why)
+    rates = list(_rates(params))
+    if own or "bias_filler" in given:
+        if len(rates) == 4 and rates[0] and rates[1] and not rates[2] and not rates[3]:
+            why = "of four param messages the first two are trained"
+            return params.decided("BatchNorm", "xilinx", why)
+        why = f"it has the field {min(own | {'bias_filler'} & given)}"
+        return params.decided("BatchNorm", "nvcaffe", why)
+    if len(rates) == 4 and rates[0] and rates[1] and not rates[2] and not rates[3]:
+        why = "of four param messages the first two are trained"
+        return params.decided("BatchNorm", "xilinx", why)
+    line = params.parent
+    while line is not None:
+        for name in OF_NVIDIA:
+            for field in (name, f"default_{name}"):
+                if line.message is not None and line.message.has(field):
+                    why = f"{line.name} has the field {field}"
+                    return params.decided("BatchNorm", "nvcaffe", why)
+        line = line.parent
+    return "bvlc"
+
+
+def _rates(params: Params) -> Iterator[bool]:
+    """Whether each param message of the layer leaves its blob to training."""
+    message = params.parent.message if params.parent else None
+    for spec in message.all("param") if message else ():
+        if isinstance(spec.value, Message):
+            rate = next(spec.value.all("lr_mult"), None)
+            still = rate and isinstance(rate.value, Scalar) and _is_zero(rate.value)
+            yield not still
+
+
+def _is_zero(value: Scalar) -> bool:
+    return not value.text.strip("0.fF+-")
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledBatchNorm(Elementwise):
+    """(x - mean) / sqrt(variance + eps) * scale + bias, a channel at a time."""
+
+    type = "BatchNorm"
+
+    held: tuple[str, ...]
+    eps: float
+    momentum: float
+    training: bool
+    scale_filler: Filler
+    bias_filler: Filler
+
+    @classmethod
+    def read(cls, params: Params, fork: str) -> Self:
+        """The fields of a fork's BatchNormParameter."""
+        training = params.phase == "TRAIN"
+        eps = params.get("eps", 1e-5)
+        if fork == "nvcaffe":
+            eps = max(eps, 1e-5)
+        moving = params.get("moving_average_fraction", 0.999)
+        batch = not params.get("use_global_stats", False) and training
+        name = "filler" if fork == "intel" else "scale_filler"
+        fills = filler(params, name, 1.0), filler(params, "bias_filler")
+        filled = params.has("scale_filler") or params.has("bias_filler")
+        scaled = fork != "nvcaffe" or params.get("scale_bias", filled) or filled
+        held = BLOBS[fork] if scaled else BLOBS[fork][:3]
+        if fork == "intel":
+            scaled = params.get("use_weight_bias", True)
+            bias = params.get("bias_term", True)
+            held = held[: 3 + scaled + (scaled and bias)]
+        if batch:
+            text = "running statistics are kept as Flax does in training"
+            params.note(f"{params.span()}: BatchNorm of {fork}: {text}")
+        return cls(held, eps, moving, batch, *fills)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if len(inputs[0]) < 2:
+            raise ConversionError(f"BatchNorm needs 2 axes or more, not {inputs[0]}")
+        return inputs
+
+    def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
+        fillers = {"scale": self.scale_filler, "bias": self.bias_filler, "": ONES}
+        sizes = {"": 1, "factor": 1}
+        return tuple(
+            Blob((sizes.get(name, inputs[0][1]),), fillers.get(name, ZEROS))
+            for name in self.held
+        )
+
+    def names(self) -> tuple[str, ...]:
+        return tuple("" if name == "factor" else name for name in self.held)
+
+    def build(self, at: Site) -> str:
+        channels = at.input.shape[1]
+        scale = initializer(at.initialise, self.scale_filler, (channels,), ONES)
+        bias = initializer(at.initialise, self.bias_filler, (channels,), ZEROS)
+        return "nnx.BatchNorm({})".format(
+            arguments(
+                channels,
+                axis=unless(at.axis(1), -1),
+                momentum=unless(self.momentum, 0.99),
+                epsilon=unless(self.eps, 1e-5),
+                use_bias=unless("bias" in self.held, True),
+                use_scale=unless("scale" in self.held, True),
+                scale_init=scale if "scale" in self.held else None,
+                bias_init=bias if "bias" in self.held else None,
+                use_fast_variance=unless(not self.training, True),
+                dtype="dtype",
+                rngs="rngs",
+            )
+        )
+
+    def call(self, at: Site) -> str:
+        return f"{at.module}({at.x})"
+
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
+        named = self._named([np.asarray(blob, np.float32) for blob in blobs])
+        return {name: at.input.arrange_blob(blob, 1) for name, blob in named.items()}
+
+    def _named(self, blobs: Sequence[Array]) -> dict[str, Array]:
+        named = dict(zip(self.held, blobs, strict=True))
+        named.pop("", None)
+        if "factor" in named:
+            factor = named.pop("factor").reshape(-1)[:1]
+            share = np.divide(1, factor, np.zeros_like(factor), where=factor != 0)
+            named |= {name: named[name] * share for name in ("mean", "var")}
+        return {name: blob.reshape(-1) for name, blob in named.items()}
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        named = {n: along(b, x, 1) for n, b in self._named(blobs).items()}
+        mean, variance = named["mean"], named["var"]
+        if self.training:
+            others = tuple(axis for axis in range(x.ndim) if axis != 1)
+            mean, variance = x.mean(others, keepdims=True), x.var(others, keepdims=True)
+        top: Array = (x - mean) / np.sqrt(variance + self.eps)
+        return top * named.get("scale", 1) + named.get("bias", 0)
