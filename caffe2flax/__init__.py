@@ -1,6 +1,6 @@
 """caffe2flax: trained Caffe networks as readable Flax NNX modules, exactly."""
 
-from caffe2flax.api import Conversion, convert, load, run
+from caffe2flax.api import Conversion, convert, load, run, verify
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.registry import layer
 
@@ -16,4 +16,5 @@ __all__ = [
     "layer",
     "load",
     "run",
+    "verify",
 ]

@@ -32,10 +32,12 @@ from caffe2flax.ir import Graph
 from caffe2flax.layers import register_all
 from caffe2flax.layout import Shape
 from caffe2flax.output import write_files
-from caffe2flax.passes import run_passes
+from caffe2flax.passes import PASSES, Pass, run_passes
 
 if TYPE_CHECKING:
     from flax import nnx
+
+    from caffe2flax.verification import Report
 
 Array = NDArray[Any]
 PathOrText = str | os.PathLike[str]
@@ -159,6 +161,47 @@ def _convert(
     )
 
 
+def verify(
+    prototxt: PathOrText,
+    weights: Weights | None = None,
+    *,
+    inputs: Mapping[str, Array] | str | os.PathLike[str] | None = None,
+    image: str | os.PathLike[str] | None = None,
+    against: str = "reference",
+    tolerance: float = 1e-4,
+    **options: Any,
+) -> Report:
+    """Runs the generated module and a reference on the same input, and compares what
+    every layer makes.
+
+    inputs: arrays, or the .npz that holds them, in Caffe's names and axis order. image:
+    a picture for the first input that is an image. What neither gives is noise, the
+    same every time. against: "reference" (numpy, float64), "caffe" (an installed
+    pycaffe) or "opencv" (below 5). tolerance: of a difference relative to the largest
+    number of its blob. Other options as for `convert`. Raises ConversionError.
+    """
+    from caffe2flax.feeding import noise, photo, read_arrays
+    from caffe2flax.runner import observe
+    from caffe2flax.verification import verify_conversion
+
+    arrays = read_arrays(inputs)
+    at_hand = {blob: np.shape(array) for blob, array in arrays.items()}
+    conversion = _convert(prototxt, weights, at_hand=at_hand, filled=True, **options)
+    graph = conversion.graph
+    if image is not None:
+        arrays = {**photo(graph, image), **arrays}
+    return verify_conversion(
+        conversion,
+        noise(graph, arrays),
+        observe,
+        files=(os.fspath(prototxt), [os.fspath(path) for path in _paths(weights)]),
+        against=against,
+        tolerance=tolerance,
+        level=options.get("level", 0),
+        stages=options.get("stages", ()),
+    )
+
+
 def load(
     prototxt: PathOrText, weights: Weights | None = None, **options: Any
 ) -> nnx.Module:
@@ -207,8 +250,9 @@ def read_graph(
     taps: Sequence[str] | str = (),
     dialect: Mapping[str, str] | None = None,
     flat: bool = False,
+    passes: Sequence[Pass] = PASSES,
 ) -> Graph:
-    """The graph of a prototxt, all passes run. Raises ConversionError."""
+    """The graph of a prototxt, `passes` run. Raises ConversionError."""
     register_all()
     check_dialects(dialect or {})
     message, skipped = _read_net(source)
@@ -229,7 +273,7 @@ def read_graph(
         dialects=dialect,
         name=stem,
     )
-    done = run_passes(graph).with_notes(*skipped)
+    done = run_passes(graph, passes).with_notes(*skipped)
     return replace(done, blocks=()) if flat else done
 
 

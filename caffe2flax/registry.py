@@ -206,6 +206,21 @@ class Layer(ABC):
         number of rows follows from the data."""
         return top
 
+    def draws(self, phase: str) -> bool:
+        """Whether its tops are random."""
+        return False
+
+    def multiply_adds(self, *inputs: Shape) -> int:
+        """Products that are summed up: what the cost of a net is told in."""
+        return 0
+
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        """Random values for a bottom that not any number will do for, such as labels;
+        None where any will."""
+        return None
+
     def caption(self, *inputs: Shape) -> str:
         """Its parameters in a few words, for pictures: "96, 11x11, stride 4"."""
         return ""

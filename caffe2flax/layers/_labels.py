@@ -92,6 +92,13 @@ def check_legacy(*inputs: Shape) -> None:
             )
 
 
+def some_labels(
+    noise: np.random.Generator, axis: int, x: Shape, labels: Shape
+) -> Array:
+    """Labels out of the classes along an axis of x."""
+    return noise.integers(0, x[axis], labels)
+
+
 def check_one_each(x: Shape, labels: Shape) -> None:
     """ConversionError unless each of x[n] has one label."""
     if prod(labels) != x[0]:

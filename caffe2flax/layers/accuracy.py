@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers._labels import at_label, check_labels, row_major
+from caffe2flax.layers._labels import at_label, check_labels, row_major, some_labels
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (
@@ -50,6 +50,11 @@ class Accuracy(Layer):
             params.optional("ignore_label", int),
             params.tops > 1,
         )
+
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        return some_labels(noise, self.class_axis, *inputs) if bottom == 1 else None
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         x, labels = inputs

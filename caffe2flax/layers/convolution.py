@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from typing import Self
 
 import numpy as np
@@ -42,6 +43,9 @@ from caffe2flax.registry import (
     unless,
 )
 from caffe2flax.registry import layer as register
+
+MATRIX = 2**24
+"""Numbers in a matrix of the reference: 128 MB."""
 
 
 @register("Convolution", "convolution_param")
@@ -92,16 +96,20 @@ class Convolution(Layer):
         bias = Blob((self.num_output,), self.bias_filler)
         return (weight, bias) if self.bias else (weight,)
 
+    def multiply_adds(self, *inputs: Shape) -> int:
+        weight, output = self.blobs(*inputs)[0], self.infer(*inputs)[0]
+        return prod(output) * prod(weight.shape[1:]) * len(inputs)
+
     def names(self) -> tuple[str, ...]:
         return ("kernel", "bias")
-
-    def placing(self) -> Placing:
-        return shrinking(self.sliding.windows((1,) * 4))
 
     def caption(self, *inputs: Shape) -> str:
         group = f", group {self.group}" if self.group > 1 else ""
         windows = self.sliding.windows(inputs[0])
         return f"{self.num_output}, {caption(windows)}{group}"
+
+    def placing(self) -> Placing:
+        return shrinking(self.sliding.windows((1,) * 4))
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         first = self.sliding.channel_axis(shape) + 1
@@ -174,7 +182,8 @@ class Convolution(Layer):
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _convolve(self, blobs: Sequence[Array], x: Array) -> Array:
-        """One product of matrices for each position of the kernel."""
+        """One product of matrices for as many positions of the kernel as MATRIX
+        holds."""
         axis = self.sliding.channel_axis(x.shape)
         (shape,) = self.infer(x.shape)
         spatial = self.sliding.windows(x.shape)
@@ -183,19 +192,24 @@ class Convolution(Layer):
         padded = np.pad(
             x.reshape(-1, channels, *x.shape[axis + 1 :]), [(0, 0)] * 2 + pads
         )
-        weight = blobs[0].reshape(self.group, -1, *blobs[0].shape[1:])
-        total = np.zeros(
-            (len(padded), self.group, weight.shape[1], int(np.prod(sizes)))
-        )
-        for taps in product(*(range(w.kernel) for w in spatial)):
-            at = (tap * w.dilation for tap, w in zip(taps, spatial, strict=True))
-            cut = tuple(
-                slice(start, start + (size - 1) * w.stride + 1, w.stride)
-                for start, size, w in zip(at, sizes, spatial, strict=True)
-            )
-            pixels = padded[(slice(None), slice(None), *cut)]
-            columns = pixels.reshape(len(padded), self.group, weight.shape[2], -1)
-            total += weight[(slice(None),) * 3 + taps] @ columns
+        count, each = prod(sizes), channels // self.group
+        weight = blobs[0].reshape(self.group, -1, each, prod(blobs[0].shape[2:]))
+        total = np.zeros((len(padded), self.group, weight.shape[1], count))
+        positions = list(product(*(range(w.kernel) for w in spatial)))
+        most = max(1, MATRIX // (len(padded) * channels * count))
+        for first in range(0, len(positions), most):
+            chunk = positions[first : first + most]
+            columns = np.empty((len(padded), channels, len(chunk), *sizes))
+            for i, taps in enumerate(chunk):
+                at = (tap * w.dilation for tap, w in zip(taps, spatial, strict=True))
+                cut = tuple(
+                    slice(start, start + (size - 1) * w.stride + 1, w.stride)
+                    for start, size, w in zip(at, sizes, spatial, strict=True)
+                )
+                columns[:, :, i] = padded[(slice(None), slice(None), *cut)]
+            rows = columns.reshape(len(padded), self.group, each * len(chunk), count)
+            part = weight[..., first : first + most]
+            total += part.reshape(*part.shape[:2], -1) @ rows
         if self.bias:
             total += blobs[1].reshape(self.group, -1, 1)
         return total.reshape(*batch, self.num_output, *sizes)

@@ -95,6 +95,9 @@ class Deconvolution(Layer):
         bias = Blob((self.num_output,), self.bias_filler)
         return (Blob(shape, self.weight_filler), *([bias] if self.bias else []))
 
+    def multiply_adds(self, *inputs: Shape) -> int:
+        return prod(inputs[0]) * prod(self.blobs(*inputs)[0].shape[1:]) * len(inputs)
+
     def names(self) -> tuple[str, ...]:
         return ("kernel", "bias")
 

@@ -70,6 +70,9 @@ class InnerProduct(Layer):
         bias = Blob((self.num_output,), self.bias_filler)
         return (weight, bias) if self.bias else (weight,)
 
+    def multiply_adds(self, *inputs: Shape) -> int:
+        return prod(inputs[0]) * self.num_output
+
     def names(self) -> tuple[str, ...]:
         return ("kernel", "bias")
 
@@ -163,6 +166,11 @@ class Embed(Layer):
         weight = Blob((self.input_dim, self.num_output), self.weight_filler)
         bias = Blob((self.num_output,), self.bias_filler)
         return (weight, bias) if self.bias else (weight,)
+
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        return noise.integers(0, self.input_dim, inputs[0])
 
     def names(self) -> tuple[str, ...]:
         return ("embedding", "bias")

@@ -43,6 +43,9 @@ class Dropout(Elementwise):
             )
         return cls(ratio, scale_train, always)
 
+    def draws(self, phase: str) -> bool:
+        return self.ratio > 0 and (phase == "TRAIN" or self.always)
+
     def build(self, at: Site) -> str:
         return f"nnx.Dropout({literal(self.ratio)})"
 

@@ -54,6 +54,9 @@ class DummyData(Layer):
             filler.initializer(shape)  # raises where Caffe aborts on this shape
         return self.shapes
 
+    def draws(self, phase: str) -> bool:
+        return any(filler.type != "constant" for filler in self.fillers)
+
     def call(self, at: Site) -> str:
         return ", ".join(map(_filled, self.shapes, self.fillers))
 

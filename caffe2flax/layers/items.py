@@ -34,6 +34,12 @@ class BatchReindex(Layer):
             raise ConversionError("the first bottom has no axis of items")
         return ((*index, *shape[1:]),)
 
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        x, index = inputs
+        return noise.integers(0, x[0], index) if bottom == 1 else None
+
     def layouts(self, *inputs: Operand) -> Layouts:
         layout = _items_first(inputs[0])
         return Layouts((layout, Layout.caffe(1)), (layout,))
@@ -76,6 +82,13 @@ class Filter(Layer):
                 f"shape {selector} have not as many items each"
             )
         return tuple(shapes)
+
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        """Every other item, about."""
+        last = bottom == len(inputs) - 1
+        return noise.integers(0, 2, inputs[-1]) if last else None
 
     def layouts(self, *inputs: Operand) -> Layouts:
         *blobs, selector = inputs

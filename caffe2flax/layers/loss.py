@@ -20,6 +20,7 @@ from caffe2flax.layers._labels import (
     check_one_each,
     loss_param,
     row_major,
+    some_labels,
 )
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
@@ -48,6 +49,12 @@ class ClassLoss(Layer):
     in_place = False
     metric = True
     default_loss = 1.0
+
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        axis = getattr(self, "class_axis", 1)
+        return some_labels(noise, axis, *inputs[:2]) if bottom == 1 else None
 
 
 @layer("SoftmaxWithLoss", "softmax_param", "loss_param")

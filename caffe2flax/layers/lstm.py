@@ -116,6 +116,11 @@ class Lstm(Layer):
             Blob((width,), self.bias_filler),
         )
 
+    def multiply_adds(self, *inputs: Shape) -> int:
+        steps, streams, features = self._parts(inputs[0])
+        width = 4 * self.num_output
+        return steps * streams * width * (features + self.num_output)
+
     def names(self) -> tuple[str, ...]:
         return ("input_kernel", "hidden_kernel", "input_bias")
 

@@ -255,24 +255,38 @@ def overhangs(sizes: Shape, spatial: tuple[Window, ...], outs: Shape) -> Shape:
 def slide(x: Array, method: str, spatial: tuple[Window, ...], sizes: Shape) -> Array:
     """x (N, C, H, W) pooled into `sizes`; MASK is where MAX found its value."""
     rows, columns = map(pool_windows, x.shape[2:], spatial, sizes)
-    top = np.empty((*x.shape[:2], *sizes))
-    for i, (y0, y1, dy) in enumerate(rows):
-        for j, (x0, x1, dx) in enumerate(columns):
-            window = x[:, :, y0:y1, x0:x1]
-            if method == "AVE":
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    top[:, :, i, j] = window.sum((2, 3)) / np.float64(dy * dx)
-                continue
-            seen = np.where(window > LOWEST, window, LOWEST)
-            largest = seen.max((2, 3), initial=LOWEST)
-            if method == "MAX":
-                top[:, :, i, j] = largest
-                continue
-            pixels = np.arange(y0, y1)[:, None] * x.shape[3] + np.arange(x0, x1)
-            found = seen.reshape(*x.shape[:2], -1)
-            place = found.argmax(-1) if found.size else np.zeros(x.shape[:2], int)
+    if method == "AVE":
+        height, width = ([d for *_, d in each] for each in (rows, columns))
+        pixels = np.multiply.outer(np.array(height), np.array(width))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            sums = _along(_along(x, rows, 2, np.add), columns, 3, np.add)
+            return np.asarray(sums / pixels.astype(np.float64))
+    seen = np.where(x > LOWEST, x, LOWEST)
+    largest = _along(_along(seen, rows, 2, np.maximum), columns, 3, np.maximum)
+    return largest if method == "MAX" else _places(seen, largest, rows, columns)
+
+
+Ranges = Sequence[tuple[int, int, int]]
+
+
+def _along(x: Array, ranges: Ranges, axis: int, method: np.ufunc) -> Array:
+    """`x` with each of `ranges` of an axis as one entry."""
+    start = LOWEST if method is np.maximum else 0.0
+    before = (slice(None),) * axis
+    taken = (x[(*before, slice(low, high))] for low, high, _ in ranges)
+    return np.stack([method.reduce(t, axis, initial=start) for t in taken], axis)
+
+
+def _places(seen: Array, largest: Array, rows: Ranges, columns: Ranges) -> Array:
+    """The first pixel of each window that holds its `largest`, -1 where none does."""
+    top = np.empty(largest.shape)
+    for i, (y0, y1, _) in enumerate(rows):
+        for j, (x0, x1, _) in enumerate(columns):
+            pixels = np.arange(y0, y1)[:, None] * seen.shape[3] + np.arange(x0, x1)
+            found = seen[:, :, y0:y1, x0:x1].reshape(*seen.shape[:2], -1)
+            place = found.argmax(-1) if found.size else np.zeros(seen.shape[:2], int)
             index = pixels.ravel()[place] if found.size else place
-            top[:, :, i, j] = np.where(largest > LOWEST, index, -1)
+            top[:, :, i, j] = np.where(largest[:, :, i, j] > LOWEST, index, -1)
     return top
 
 

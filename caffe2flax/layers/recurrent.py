@@ -102,6 +102,22 @@ class Recurrent(Layer):
         fillers = {1: self.bias_filler, 2: self.weight_filler}
         return tuple(Blob(shape, fillers[len(shape)]) for shape in shapes)
 
+    def multiply_adds(self, *inputs: Shape) -> int:
+        """Of every step of every stream; a static input weighs in once a stream."""
+        matrices = [b.shape for b in self.blobs(*inputs) if len(b.shape) == 2]
+        once = prod(matrices.pop(1)) if self.static else 0
+        each = sum(map(prod, matrices))
+        return prod(inputs[0][:2]) * each + inputs[0][1] * once
+
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        """Each stream starts once, at its first step."""
+        if bottom != 1:
+            return None
+        steps = np.arange(inputs[1][0])[:, None]
+        return np.broadcast_to(steps > 0, inputs[1]).astype(np.float64)
+
     def names(self) -> tuple[str, ...]:
         static = ("static_kernel",) if self.static else ()
         output = ("output_kernel", "output_bias") if self.has_output else ()

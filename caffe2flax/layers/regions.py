@@ -33,6 +33,20 @@ class Regional(Layer):
     bottoms = 2
     in_place = False
 
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        """Regions anywhere in the features."""
+        features, rois = inputs
+        if bottom != 1:
+            return None
+        images = noise.integers(0, features[0], (rois[0], 1))
+        scale = getattr(self, "scale", 1.0) or 1.0
+        sizes = np.array(features[2:])[::-1] / scale
+        corners = np.sort(noise.random((rois[0], 2, 2)) * sizes, 1)
+        found = np.concatenate([images, corners.reshape(-1, 4)], 1)
+        return found.reshape(rois)
+
     def layouts(self, *inputs: Operand) -> Layouts:
         _, rois = inputs
         last = Layout.channels_last(4)

@@ -1,0 +1,160 @@
+"""A generated module held against what Caffe computes: the module as it is written,
+watched by probes, and an oracle on the same input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.comparison import FAILURES, Comparison, Culprit, Row
+from caffe2flax.errors import ConversionError
+from caffe2flax.ir import Graph, Value
+from caffe2flax.oracles import ORACLES, Oracle, Task
+
+if TYPE_CHECKING:
+    from caffe2flax.api import Conversion
+
+Array = NDArray[Any]
+Values = Mapping[Value, Array]
+Watch = Callable[["Conversion", Mapping[str, Array]], Values]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a module compares. rows: the net's layers in their order. culprit: None where
+    none is at fault. conversion: the module that was run. inputs, outputs: what it was
+    fed, and what is expected of it, in Caffe's names and axis order."""
+
+    name: str
+    against: str
+    tolerance: float
+    rows: tuple[Row, ...]
+    culprit: Culprit | None
+    conversion: Conversion = field(repr=False)
+    inputs: Mapping[str, Array] = field(repr=False)
+    outputs: Mapping[str, Array] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.culprit is None
+
+    @property
+    def worst(self) -> Row | None:
+        """The row with the largest difference."""
+        compared = [row for row in self.rows if row.largest is not None]
+        return max(compared, key=lambda row: row.largest or 0.0, default=None)
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON, where an infinite difference is the string "inf"."""
+        culprit: dict[str, object] | None = None
+        if self.culprit is not None:
+            culprit = {**_record(self.culprit), "parameters": self.culprit.parameters}
+        return {
+            "name": self.name,
+            "against": self.against,
+            "tolerance": self.tolerance,
+            "ok": self.ok,
+            "culprit": culprit,
+            "layers": [
+                {
+                    **_record(row),
+                    "shape": list(row.shape),
+                    "mean": _number(row.mean),
+                    "broken": row.broken,
+                }
+                for row in self.rows
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _record(found: Row | Culprit) -> dict[str, object]:
+    return {
+        "name": found.name,
+        "type": found.type,
+        "file": found.span.file,
+        "line": found.span.line or None,
+        "largest": _number(found.largest),
+        "alone": _number(found.alone),
+        "note": found.note,
+    }
+
+
+def _number(value: float | None) -> float | str | None:
+    return value if value is None or isfinite(value) else str(value)
+
+
+def verify_conversion(
+    conversion: Conversion,
+    inputs: Mapping[str, Array],
+    watch: Watch,
+    *,
+    files: tuple[str, Sequence[str]] = ("", ()),
+    against: str = "reference",
+    tolerance: float = 1e-4,
+    level: int = 0,
+    stages: Sequence[str] = (),
+) -> Report:
+    """Runs the module of `conversion` and the oracle `against` on `inputs`, arrays in
+    Caffe's names and axis order. `watch` runs the module; `files` are the prototxt and
+    the weights that it comes from. Raises ConversionError for inputs that do not fit,
+    and where the oracle is not to be had."""
+    check_request(conversion.graph, against, tolerance)
+    graph = conversion.graph
+    used = {value.blob for value in graph.arguments}
+    fed = {
+        name: np.asarray(array, np.float32)
+        for name, array in inputs.items()
+        if name in used
+    }
+    task = Task(graph, conversion.blobs, fed, *files, level, stages)
+    with ThreadPoolExecutor(1) as pool:
+        # numpy's products and XLA's compiler both let go of the interpreter's lock.
+        expecting = pool.submit(_expected, ORACLES[against], task)
+        ours = watch(conversion, inputs)
+        expected = expecting.result()
+    verdict = Comparison(task, ours, expected, tolerance).judge(
+        strict=against != "reference"
+    )
+    last = {v.blob: graph.blobs[v.blob] for v in graph.outputs}
+    return Report(
+        conversion.name,
+        against,
+        tolerance,
+        tuple(entry.row for entry in verdict.entries),
+        verdict.culprit,
+        conversion,
+        fed,
+        {blob: expected[v] for blob, v in last.items() if v in expected},
+        verdict.notes,
+    )
+
+
+def check_request(graph: Graph, against: str, tolerance: float) -> None:
+    """ConversionError for what cannot be asked: an unknown oracle, a tolerance of 0, a
+    net that draws random numbers."""
+    if against not in ORACLES:
+        known = ", ".join(ORACLES)
+        raise ConversionError(f"cannot verify against {against!r}, only {known}")
+    if not tolerance > 0:
+        raise ConversionError(f"the tolerance must be above 0, not {tolerance}")
+    random = [node.name for node in graph.nodes if node.layer.draws(graph.phase)]
+    if random:
+        names = ", ".join(random[:5])
+        text = f"nothing to compare with: in {graph.phase} these layers are random: "
+        raise ConversionError(text + names)
+
+
+def _expected(oracle: Oracle, task: Task) -> Values:
+    try:
+        return oracle(task)
+    except FAILURES as error:
+        text = f"the net cannot be computed on these inputs ({error}); give others"
+        raise ConversionError(text) from error
