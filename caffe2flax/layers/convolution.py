@@ -164,9 +164,12 @@ class Convolution(Layer):
         return literal(emitted)
 
     def _formulation(self, channels: int) -> str | None:
+        """What XLA runs fast on CPU; many narrow groups compile fast only together."""
         if self.group == 1:
             return None
-        return "depthwise_conv" if self.group == channels else "grouped_conv"
+        if self.group == channels:
+            return "depthwise_conv"
+        return "narrow_grouped_conv" if self.group > 8 else "grouped_conv"
 
     def call(self, at: Site) -> str:
         return ", ".join(f"{at.module}({x})" for x in at.args)
