@@ -29,6 +29,12 @@ example:
 
 The result says the same in Caffe's current format; comments stay where they can.
 """
+DRAW_EXAMPLE = """\
+example:
+  caffe2flax draw googlenet.prototxt -o googlenet.svg
+
+Graphviz lays the picture out: its program 'dot' has to be installed, but for .dot.
+"""
 DEMO_EXAMPLE = """\
 example:
   caffe2flax demo -o digits
@@ -40,10 +46,12 @@ examples:
   caffe2flax demo
   caffe2flax convert net.prototxt net.caffemodel -o out
   caffe2flax run net.prototxt net.caffemodel --inputs in.npz --outputs out.npz
+  caffe2flax draw net.prototxt -o net.svg
   caffe2flax upgrade old.prototxt -o new.prototxt
 
 exit status: 0; 1 for bad input, with every problem on stderr; 2 for wrong usage
 """
+DRAWINGS = (".svg", ".png", ".pdf", ".dot")
 _SIZE = re.compile(r"[1-9][0-9]{0,9}")
 
 
@@ -63,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
         _command(commands, "convert", "write a net as a Flax module", CONVERT_EXAMPLE)
     )
     _run(_command(commands, "run", "run a net on arrays, as Caffe would", RUN_EXAMPLE))
+    _draw(_command(commands, "draw", "draw a net", DRAW_EXAMPLE))
     _upgrade(
         _command(
             commands,
@@ -146,6 +155,25 @@ def _run(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _draw(command: argparse.ArgumentParser) -> None:
+    command.add_argument("net", metavar="NET.prototxt", type=Path)
+    _state(command)
+    command.add_argument(
+        "-o",
+        dest="output",
+        metavar="NET.svg|png|pdf|dot",
+        type=_drawing,
+        required=True,
+        help="where the picture goes; the ending says in which format",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="print boxes and arrows as JSON"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace a file that exists"
+    )
+
+
 def _upgrade(command: argparse.ArgumentParser) -> None:
     command.add_argument("net", metavar="OLD.prototxt", type=Path)
     command.add_argument(
@@ -175,6 +203,10 @@ def _net(command: argparse.ArgumentParser) -> None:
     """What tells which net is meant: files, and the state that its rules select by."""
     command.add_argument("net", metavar="NET.prototxt", type=Path)
     command.add_argument("weights", metavar="WEIGHTS.caffemodel", type=Path, nargs="*")
+    _state(command)
+
+
+def _state(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--phase", choices=("TEST", "TRAIN"), default="TEST", help="default: TEST"
     )
@@ -224,6 +256,14 @@ def _dialect(text: str) -> tuple[str, str]:
     if not type_ or not meaning:
         raise argparse.ArgumentTypeError(f"{text!r} is not like Crop=auto")
     return type_, meaning
+
+
+def _drawing(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in DRAWINGS:
+        endings = ", ".join(DRAWINGS)
+        raise argparse.ArgumentTypeError(f"{text!r} ends in none of {endings}")
+    return path
 
 
 def _blobs(text: str) -> str | tuple[str, ...]:

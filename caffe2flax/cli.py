@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import shlex
 import sys
@@ -57,6 +58,7 @@ def _status(argv: Sequence[str] | None) -> int:
     commands = {
         "convert": _convert,
         "run": _run,
+        "draw": _draw,
         "upgrade": _upgrade,
         "demo": _demo,
     }
@@ -118,6 +120,26 @@ def _run(options: argparse.Namespace) -> str:
         write_npz(options.outputs, results)
     shapes = (f"{name} {array.shape}" for name, array in results.items())
     return _lines(*(f"{options.outputs}: {shape}" for shape in shapes))
+
+
+def _draw(options: argparse.Namespace) -> str:
+    from caffe2flax.api import read_graph
+    from caffe2flax.dot import render
+    from caffe2flax.drawing import DRAWN, picture
+    from caffe2flax.output import write_bytes
+
+    with Bar("drawing"):
+        graph = read_graph(options.net, passes=DRAWN, **_selection(options))
+        drawn = picture(graph)
+        content = render(drawn, options.output.suffix.removeprefix("."))
+        write_bytes(options.output, content, options.force)
+    if options.json:
+        return json.dumps({"file": str(options.output), **drawn.as_json()}, indent=2)
+    layers = sum(len(box.parts) for box in drawn.boxes)
+    blocks = {box.block for box in drawn.boxes if box.block}
+    counts = f"{drawn.name}: {layers:,} layers, {len(blocks):,} repeated blocks"
+    left = (f"note: left out {d.type} {d.name!r}: {d.reason}" for d in graph.dropped)
+    return _lines(options.output, counts, *left)
 
 
 def _upgrade(options: argparse.Namespace) -> str:

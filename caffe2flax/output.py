@@ -43,7 +43,12 @@ def write_files(
 
 def write_text(path: Path, text: str, force: bool = False) -> Path:
     """Writes `text`, line ends as they are; errors as for `write_files`."""
-    _write({path: lambda stream: stream.write(text.encode())}, force)
+    return write_bytes(path, text.encode(), force)
+
+
+def write_bytes(path: Path, content: bytes, force: bool = False) -> Path:
+    """Writes `content` as it is; errors as for `write_files`."""
+    _write({path: lambda stream: stream.write(content)}, force)
     return path
 
 

@@ -21,8 +21,8 @@ ORDER = (
     {"caffe2flax.ir"},
     {"caffe2flax.layers", "caffe2flax.build"},
     {"caffe2flax.passes"},
-    {"caffe2flax.codegen", "caffe2flax.reference"},
-    {"caffe2flax.output", "caffe2flax.runner"},
+    {"caffe2flax.codegen", "caffe2flax.drawing", "caffe2flax.reference"},
+    {"caffe2flax.dot", "caffe2flax.output", "caffe2flax.runner"},
     {"caffe2flax.api"},
     {"caffe2flax"},
     {"caffe2flax.npz", "caffe2flax.progress", "caffe2flax.arguments"},
@@ -34,7 +34,7 @@ ORDER = (
 
 OPS = "caffe2flax.ops"
 RUNNER = "caffe2flax.runner"
-HEAVY = {"flax", "google", "h5py", "jax", "lark", "rich", "ruff", "safetensors"}
+HEAVY = {"flax", "google", "graphviz", "h5py", "jax", "lark", "rich", "ruff", "safetensors"}
 
 
 class Import(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from caffe2flax.ir import Graph, check
 from caffe2flax.passes.alignment import align_crops
@@ -30,8 +30,8 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
-def run_passes(graph: Graph) -> Graph:
+def run_passes(graph: Graph, passes: Sequence[Pass] = PASSES) -> Graph:
     """`graph` ready for emission. Raises ConversionError where Caffe would abort."""
-    for step in PASSES:
+    for step in passes:
         graph = check(step(graph))
     return graph
