@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from caffe2flax import dot
 from caffe2flax.api import read_graph
 from caffe2flax.cli import main
+from caffe2flax.columns import columns_of
 from caffe2flax.drawing import DRAWN, KINDS, OWN_KIND, Arrow, Box, Picture, picture
 from caffe2flax.layers import register_all
 from caffe2flax.registry import LAYERS
@@ -184,7 +185,7 @@ def pictures(draw: st.DrawFn) -> Picture:
 
 @given(pictures())
 def test_columns_are_cut_where_one_blob_passes(found: Picture) -> None:
-    columns = dot._columns(found)
+    columns = columns_of(found)
     assert [i for column in columns for i in column] == list(range(len(found.boxes)))
     place = {i: c for c, column in enumerate(columns) for i in column}
     for arrow in found.arrows:
@@ -195,6 +196,10 @@ def test_columns_are_cut_where_one_blob_passes(found: Picture) -> None:
         found.boxes[a[-1]].block != found.boxes[b[0]].block
         for a, b in pairwise(columns)
     )
+
+
+def test_a_net_of_nothing() -> None:
+    assert "Nothing" in dot.to_dot(Picture("Nothing", (), ()))
 
 
 def hostile_net() -> str:

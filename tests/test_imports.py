@@ -22,6 +22,7 @@ ORDER = (
     {"caffe2flax.layers", "caffe2flax.build"},
     {"caffe2flax.passes"},
     {"caffe2flax.codegen", "caffe2flax.drawing", "caffe2flax.reference"},
+    {"caffe2flax.columns"},
     {"caffe2flax.dot", "caffe2flax.output", "caffe2flax.runner"},
     {"caffe2flax.api"},
     {"caffe2flax"},
