@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from caffe2flax import proofs
+
 CONVERT_EXAMPLE = """\
 example:
   caffe2flax convert alexnet.prototxt alexnet.caffemodel -o out --name AlexNet
@@ -46,6 +48,7 @@ examples:
   caffe2flax demo
   caffe2flax convert net.prototxt net.caffemodel -o out
   caffe2flax run net.prototxt net.caffemodel --inputs in.npz --outputs out.npz
+  caffe2flax verify net.prototxt net.caffemodel
   caffe2flax draw net.prototxt -o net.svg
   caffe2flax upgrade old.prototxt -o new.prototxt
 
@@ -71,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
         _command(commands, "convert", "write a net as a Flax module", CONVERT_EXAMPLE)
     )
     _run(_command(commands, "run", "run a net on arrays, as Caffe would", RUN_EXAMPLE))
+    verify = _command(
+        commands, "verify", "hold a net's module against Caffe", proofs.VERIFY_EXAMPLE
+    )
+    _net(verify)
+    proofs.add_verify(verify)
     _draw(_command(commands, "draw", "draw a net", DRAW_EXAMPLE))
     _upgrade(
         _command(
@@ -120,6 +128,7 @@ def _convert(command: argparse.ArgumentParser) -> None:
         default=[],
         help="also return this blob, or all; may be repeated",
     )
+    proofs.add_convert(command)
     command.add_argument(
         "--flat",
         action="store_true",

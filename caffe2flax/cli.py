@@ -8,14 +8,16 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caffe2flax import proofs
 from caffe2flax.arguments import parser
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.errors import _printable as printable
 from caffe2flax.progress import Bar
+from caffe2flax.proofs import Outcome
 
 if TYPE_CHECKING:
     from caffe2flax.demo import Demo
@@ -55,15 +57,16 @@ def _status(argv: Sequence[str] | None) -> int:
         options = parser().parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
-    commands = {
+    commands: Mapping[str, Callable[[argparse.Namespace], str | Outcome]] = {
         "convert": _convert,
         "run": _run,
+        "verify": _verify,
         "draw": _draw,
         "upgrade": _upgrade,
         "demo": _demo,
     }
     try:
-        report = commands[options.command](options)
+        outcome = commands[options.command](options)
     except ConversionError as error:
         return _failed(*error.problems)
     except OSError as error:
@@ -76,11 +79,12 @@ def _status(argv: Sequence[str] | None) -> int:
             raise
         return _failed(Problem("not enough memory"))
     # Outside: that the output cannot be written is no problem of the command.
+    report, well = outcome if isinstance(outcome, tuple) else (outcome, True)
     print(report)
-    return OK
+    return OK if well else BAD_INPUT
 
 
-def _convert(options: argparse.Namespace) -> str:
+def _convert(options: argparse.Namespace) -> str | Outcome:
     from caffe2flax import convert
 
     with Bar("converting") as bar:
@@ -98,7 +102,16 @@ def _convert(options: argparse.Namespace) -> str:
         f"{conversion.parameter_count:,} parameters"
     )
     notes = (f"note: {note}" for note in conversion.notes)
-    return _lines(*paths, counts, *notes)
+    report = _lines(*paths, counts, *notes)
+    if not options.verify:
+        return report
+    compared, well = proofs.verified(options, _selection(options))
+    return _lines(report, compared), well
+
+
+def _verify(options: argparse.Namespace) -> Outcome:
+    report, well = proofs.run_verify(options, _selection(options))
+    return _lines(report), well
 
 
 def _run(options: argparse.Namespace) -> str:

@@ -23,10 +23,17 @@ ORDER = (
     {"caffe2flax.passes"},
     {"caffe2flax.codegen", "caffe2flax.drawing", "caffe2flax.reference"},
     {"caffe2flax.columns"},
-    {"caffe2flax.dot", "caffe2flax.output", "caffe2flax.runner"},
+    {"caffe2flax.dot", "caffe2flax.output", "caffe2flax.runner", "caffe2flax.npz"},
+    {"caffe2flax.feeding", "caffe2flax.oracles"},
+    {"caffe2flax.comparison"},
+    {"caffe2flax.verification"},
     {"caffe2flax.api"},
     {"caffe2flax"},
-    {"caffe2flax.npz", "caffe2flax.progress", "caffe2flax.arguments"},
+    {"caffe2flax.progress", "caffe2flax.tables"},
+    {"caffe2flax.showing"},
+    {"caffe2flax.page", "caffe2flax.parity"},
+    {"caffe2flax.proofs"},
+    {"caffe2flax.arguments"},
     {"caffe2flax.demo"},
     {"caffe2flax.cli"},
     {"caffe2flax.__main__"},
@@ -35,7 +42,18 @@ ORDER = (
 
 OPS = "caffe2flax.ops"
 RUNNER = "caffe2flax.runner"
-HEAVY = {"flax", "google", "graphviz", "h5py", "jax", "lark", "rich", "ruff", "safetensors"}
+HEAVY = {
+    "PIL",
+    "flax",
+    "google",
+    "graphviz",
+    "h5py",
+    "jax",
+    "lark",
+    "rich",
+    "ruff",
+    "safetensors",
+}
 
 
 class Import(NamedTuple):
