@@ -44,7 +44,8 @@ class Case:
     @property
     def options(self) -> dict[str, Any]:
         f = self.facts
-        return {"phase": f["phase"], "level": f["level"], "stages": f["stages"]}
+        chosen = {"phase": f["phase"], "level": f["level"], "stages": f["stages"]}
+        return chosen | ({"dialect": f["dialect"]} if "dialect" in f else {})
 
     def arrays(self, suffix: str = "") -> Arrays:
         path = self.folder / f"{self.name}{suffix}.npz"

@@ -67,6 +67,9 @@ class SigmoidCrossEntropyLoss(PairLoss):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
+        if params.dialect("SigmoidCrossEntropyLoss") == "batch":
+            params.ignore("normalization", "normalize", "ignore_label")
+            return cls()
         return cls(Averaging.parse(params, default="BATCH_SIZE"))
 
     def call(self, at: Site) -> str:
