@@ -12,7 +12,7 @@ from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.ir import Graph, Node, Share, Value
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
-from caffe2flax.registry import LAYERS, PARAMETERS, Layer, check_arity
+from caffe2flax.registry import LAYERS, PARAMETERS, Layer, check_arity, find_layer
 from caffe2flax.transform import Transform, read_transform
 
 COMMON_FIELDS = (
@@ -208,7 +208,7 @@ class _Builder:
     def _parse(
         self, params: Params, type_: str, bottoms: Sequence[str], tops: Sequence[str]
     ) -> Layer | None:
-        cls = LAYERS.get(type_)
+        cls = find_layer(type_, len(bottoms))
         if cls is None:
             params.ignore(*(f.name for f in _message(params).fields))
             if not type_:
@@ -218,7 +218,7 @@ class _Builder:
                 params.span("type") or Span("")
             )
             return None
-        own, *others = PARAMETERS[type_] or ("",)
+        own, *others = PARAMETERS.get(type_) or ("",)
         known = {name for names in PARAMETERS.values() for name in names}
         params.ignore(*COMMON_FIELDS, *others)
         for name in dict.fromkeys(f.name for f in _message(params).fields):

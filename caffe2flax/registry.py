@@ -14,6 +14,7 @@ Registration is public: a layer of one's own is written and registered in the sa
 from __future__ import annotations
 
 import ast
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -290,11 +291,42 @@ def layer(type_: str, *parameters: str) -> Callable[[L], L]:
     return register
 
 
+FAMILIES: list[tuple[re.Pattern[str], type[Layer]]] = []
+
+
+def family(pattern: str) -> Callable[[L], L]:
+    """Registers a class for the types without one of their own whose whole name matches
+    `pattern`, in capitals or not."""
+
+    def register(cls: L) -> L:
+        FAMILIES.append((re.compile(pattern, re.IGNORECASE), cls))
+        return cls
+
+    return register
+
+
+def find_layer(type_: str, bottoms: int) -> type[Layer] | None:
+    """The class of a type, or of a family that it belongs to by its name and by its
+    number of bottoms."""
+    if type_ in LAYERS:
+        return LAYERS[type_]
+    for pattern, cls in FAMILIES:
+        if pattern.fullmatch(type_) and fits(cls.bottoms, bottoms):
+            return cls
+    return None
+
+
+def fits(arity: Arity, count: int) -> bool:
+    """Whether there may be so many."""
+    low, high = (arity, arity) if isinstance(arity, int) else arity
+    return low <= count and (high is None or count <= high)
+
+
 def check_arity(what: str, arity: Arity, count: int) -> None:
     """ConversionError where a layer has the wrong number of blobs."""
-    low, high = (arity, arity) if isinstance(arity, int) else arity
-    if low <= count and (high is None or count <= high):
+    if fits(arity, count):
         return
+    low, high = (arity, arity) if isinstance(arity, int) else arity
     if low == high:
         wanted = f"exactly {low}"
     else:

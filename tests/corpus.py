@@ -201,11 +201,20 @@ def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
     }
 
 
-_UNKNOWN = re.compile(r"give --input-shape (\S+)=(N\b[N,CHW.]*)")
-_GUESSES = (
-    {"N,C,H,W": (1, 3, 224, 224), "N": (1,), "N,...": (1, 3, 224, 224)},
-    {"N,C,H,W": (1, 3, 321, 321), "N": (1,), "N,...": (1, 1)},
-    {"N,C,H,W": (1, 1, 28, 28), "N": (1,), "N,...": (1, 100)},
+_UNKNOWN = re.compile(r"give --input-shape (\S+)=(N\b[N,1CHW.]*)")
+_GUESSES = tuple(
+    {
+        "N,C,H,W": (1, channels, size, size),
+        "N,1,H,W": (1, 1, size, size),
+        "N": (1,),
+        "N,...": other,
+    }
+    for channels, size, other in (
+        (3, 224, (1,)),
+        (3, 224, (1, 3, 224, 224)),
+        (3, 321, (1, 1)),
+        (1, 28, (1, 100)),
+    )
 )
 
 

@@ -8,10 +8,12 @@ import pytest
 import caffe2flax
 from tests.golden import Case, cases, distance, evaluate_reference, gradients, part
 
-LATER = {
-    "InfogainLoss",
-}
-CASES = [case for case in cases("fork_layers") if case.facts["type"] not in LATER]
+OLDER = {"dialect": {"InfogainLoss": "probabilities"}}
+"""What the caller has to say where nothing in the file tells."""
+CASES = [
+    Case(case.folder, case.facts | (OLDER if case.name == "infogain_old" else {}))
+    for case in cases("fork_layers")
+]
 DIFFERENTIABLE = [case for case in CASES if case.facts.get("grad")]
 
 SINGLE = 1e-5
@@ -60,3 +62,25 @@ def test_gradients(case: Case) -> None:
         name: distance(parameters[name], caffe_parameters[name]) for name in parameters
     }
     assert max(far.values(), default=0.0) <= GRADIENT, far
+
+
+def test_older_losses_are_the_callers_choice() -> None:
+    """Without a word Caffe 1.0's meaning is taken, which is said."""
+    (case,) = (case for case in CASES if case.name == "infogain_old")
+    newer = caffe2flax.convert(case.prototxt, case.weights)
+    assert "infogain_loss(" in newer.source
+    assert any("InfogainLoss taken as 'logits'" in note for note in newer.notes)
+
+
+def test_older_sigmoid_losses_are_divided_by_the_batch() -> None:
+    """Whatever `loss_param` says, which they did not read."""
+    (case,) = (case for case in CASES if case.name == "sigmoidce_old")
+    text = case.prototxt.read_text().replace(
+        'top: "loss"', 'top: "loss" loss_param { normalization: FULL }'
+    )
+    outputs = [
+        caffe2flax.run(text, None, case.inputs(), dialect=dialect)["loss"]
+        for dialect in ({"SigmoidCrossEntropyLoss": "batch"}, None)
+    ]
+    np.testing.assert_allclose(outputs[0], part(case.arrays(), "output:")["loss"])
+    np.testing.assert_allclose(outputs[1] * 3, outputs[0], rtol=1e-6)

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.layers._infogain import InfogainOfProbabilities
 from caffe2flax.layers._labels import (
     OVER_VALID,
     Averaging,
@@ -66,6 +67,7 @@ class SoftmaxWithLoss(ClassLoss):
 
     class_axis: int = 1
     averaging: Averaging = OVER_VALID
+    class_weights: tuple[float, ...] = ()
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -77,12 +79,20 @@ class SoftmaxWithLoss(ClassLoss):
                 "Caffe's SoftmaxWithLoss aborts with a second top, whatever its "
                 "loss_weight; compute the probabilities in a Softmax layer",
             )
-        return cls(params.get("axis", 1), Averaging.parse(loss_param(params)))
+        given = loss_param(params)
+        weighted = given.get("weight_by_label_freqs", False)
+        weights = given.all("class_weighting", float)
+        averaging = Averaging.parse(given)
+        return cls(params.get("axis", 1), averaging, weights if weighted else ())
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         check_batch(*inputs)
         x, labels = inputs
-        check_labels(x, labels, self.class_axis)
+        axis = check_labels(x, labels, self.class_axis)
+        if self.class_weights and len(self.class_weights) != x[axis]:
+            raise ConversionError(
+                f"{len(self.class_weights)} class_weighting for {x[axis]} classes"
+            )
         return ((),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
@@ -93,6 +103,7 @@ class SoftmaxWithLoss(ClassLoss):
 
     def call(self, at: Site) -> str:
         options = _options(at, self.class_axis, self.averaging)
+        options["class_weights"] = unless(self.class_weights, ())
         return f"softmax_loss({arguments(*at.args, **options)})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
@@ -100,6 +111,10 @@ class SoftmaxWithLoss(ClassLoss):
         axis = self.class_axis % x.ndim
         p = np.maximum(softmax(x, axis), np.finfo(np.float32).tiny)
         losses = -np.log(at_label(p, labels, axis))
+        if self.class_weights:
+            classes = labels.astype(int).clip(0, len(self.class_weights) - 1)
+            weights = np.asarray(self.class_weights)[classes]
+            losses = losses * weights.reshape(losses.shape)
         return self.averaging.of(losses, labels.reshape(losses.shape), axis)
 
 
@@ -117,11 +132,14 @@ class InfogainLoss(ClassLoss):
     with_probabilities: bool = False
 
     @classmethod
-    def parse(cls, params: Params) -> Self:
+    def parse(cls, params: Params) -> Layer:
         source = params.get("source", "")
         if params.bottoms < 3 and not params.has("source"):
             text = "needs its matrix H: give it as third bottom, or name its source"
             params.error(None, text)
+        file = source if params.bottoms < 3 else ""
+        if _holds_probabilities(params):
+            return InfogainOfProbabilities(file)
         return cls(
             params.get("axis", 1),
             Averaging.parse(loss_param(params), older=False),
@@ -170,6 +188,18 @@ class InfogainLoss(ClassLoss):
         losses = -at_label(np.moveaxis(by_row, 0, axis), labels, axis)
         loss = self.averaging.of(losses, labels.reshape(losses.shape), axis)
         return (loss, p) if self.with_probabilities else loss
+
+
+def _holds_probabilities(params: Params) -> bool:
+    """Whether an InfogainLoss is that of Caffe before 1.0."""
+    meaning = params.dialect("InfogainLoss")
+    if not meaning and params.makers[:1] == ("Softmax",):
+        why = "its bottom comes from a Softmax"
+        meaning = params.decided("InfogainLoss", "probabilities", why)
+    if not meaning:
+        why = "that is Caffe 1.0's, and nothing tells otherwise"
+        meaning = params.decided("InfogainLoss", "logits", why)
+    return meaning == "probabilities"
 
 
 class RowLoss(ClassLoss):

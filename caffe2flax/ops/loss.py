@@ -21,14 +21,19 @@ def softmax_loss(
     ignore_label: int | None = None,
     normalization: str = "VALID",
     batch_axes: int = 1,
+    class_weights: tuple[float, ...] = (),
 ) -> Array:
     """Sum of -log(max(softmax(x)[label], smallest float32)) / normalizer.
 
-    A label that is no class makes it NaN, `ignore_label` is left out.
+    A label that is no class makes it NaN, `ignore_label` is left out. Each term is
+    multiplied by the weight of its class where there are any.
     """
     log_p = floored_log_softmax(x, axis, float(np.finfo(np.float32).tiny))
     labels, valid = class_labels(labels, x, axis, ignore_label)
     losses = -at_labels(log_p, labels, axis)
+    if class_weights:
+        weights = jnp.asarray(class_weights, losses.dtype)
+        losses = losses * jnp.take(weights, labels, mode="clip")
     return normalized(losses, valid, normalization, batch_axes)
 
 
@@ -52,6 +57,19 @@ def infogain_loss(
     rows = jnp.take(matrix, labels, axis=0, mode="fill")
     losses = -(lax.stop_gradient(rows) * log_p).sum(-1)
     return normalized(losses, valid, normalization, batch_axes)
+
+
+def infogain_of_probabilities(p: Array, labels: Array, infogain: Array) -> Array:
+    """Mean over n of the sum of -infogain[label, k] * log(max(p[n, k], 1e-20)) over k.
+
+    p is (N, ...) with all axes in one; `infogain` has K x K entries in any shape and
+    gets no gradient.
+    """
+    flat = p.reshape(p.shape[0], -1).astype(np.promote_types(p.dtype, np.float32))
+    labels, _ = class_labels(labels, flat, 1, None)
+    matrix = infogain.reshape(flat.shape[1], flat.shape[1]).astype(flat.dtype)
+    rows = jnp.take(matrix, labels, axis=0, mode="fill")
+    return -(lax.stop_gradient(rows) * jnp.log(floored(flat, 1e-20))).sum(1).mean()
 
 
 def multinomial_logistic_loss(p: Array, labels: Array) -> Array:

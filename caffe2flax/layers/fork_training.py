@@ -1,0 +1,135 @@
+"""What training nets of Caffe's forks hold besides the net: data, losses and scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.frontend.message import Message
+from caffe2flax.layers._forks import Feed, TrainingOnly, top_names, unknown_shape
+from caffe2flax.layout import Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import family, layer
+
+
+@layer("DenseImageData", "dense_image_data_param", "transform_param")
+@dataclass(frozen=True, slots=True)
+class DenseImageData(Feed):
+    """Images and a label for each pixel, as arguments of the module."""
+
+    tops = 2
+
+    blobs_made: tuple[str, ...]
+    batch: int
+    channels: int
+    size: tuple[int, int]
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("source", "rand_skip", "shuffle", "root_folder", "mean_file")
+        params.ignore("mirror", "label_divide_factor")
+        batch = params.get("batch_size", 1)
+        if batch < 1:
+            params.error("batch_size", f"batch_size must be positive, not {batch}")
+        size = [params.get(f"crop_{side}", 0) for side in ("height", "width")]
+        new = [params.get(f"new_{side}", 0) for side in ("height", "width")]
+        crop = params.transform.crop_size if params.transform else 0
+        rows, columns = (a or crop or b for a, b in zip(size, new, strict=True))
+        channels = 3 if params.get("is_color", True) else 1
+        return cls(top_names(params), batch, channels, (rows, columns))
+
+    def feed(self, top: int) -> Shape:
+        blob = self.blobs_made[top]
+        if 0 in self.size:
+            raise ConversionError(
+                f"the size of blob {blob!r} stands in images, which are not opened: "
+                f"give --input-shape {blob}=N,{1 if top else 'C'},H,W"
+            )
+        return (self.batch, 1 if top else self.channels, *self.size)
+
+
+@family(r".*data\d*")
+@dataclass(frozen=True, slots=True)
+class OtherData(Feed):
+    """What an unknown layer that is named after data and has no bottoms provides, as
+    arguments of the module."""
+
+    blobs_made: tuple[str, ...]
+    type_: str
+    image: Shape
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        line = params.parent
+        assert line is not None, "a type without messages of its own"
+        assert line.message is not None, "a layer that was read"
+        line.note(
+            f"{line.span('type')}: {params.name} is unknown; by its name and place its "
+            "tops are data from outside"
+        )
+        numbers = {"batch_size": 1, "crop_size": 0, "new_height": 0, "new_width": 0}
+        for found in line.message.fields:
+            line.ignore(found.name)
+            if not isinstance(found.value, Message):
+                continue
+            given = Params(found.name, found.value, problems=line.problems)
+            numbers |= {n: given.get(n, d) for n, d in numbers.items() if given.has(n)}
+        batch, crop, height, width = numbers.values()
+        image = (max(batch, 1), 3, crop or height, crop or width)
+        return cls(top_names(params), params.name, image)
+
+    def feed(self, top: int) -> Shape:
+        if top or 0 in self.image:
+            if not top:
+                raise ConversionError(
+                    f"the size of blob {self.blobs_made[0]!r} stands in the data of a "
+                    f"{self.type_}, which are not opened: give --input-shape "
+                    f"{self.blobs_made[0]}=N,C,H,W"
+                )
+            raise unknown_shape(self.blobs_made[top], f"the data of a {self.type_}")
+        return self.image
+
+
+class Unknown(TrainingOnly):
+    """A loss or a score that no net at work needs."""
+
+    __slots__ = ()
+
+    bottoms = (1, None)
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        line = params.parent
+        if line is not None and line.message is not None:
+            line.ignore(*(found.name for found in line.message.fields))
+        return cls(params.name)
+
+
+@family(r".*loss(ohem)?\d*")
+class OtherLoss(Unknown):
+    """A loss of a fork, which serves training alone."""
+
+    __slots__ = ()
+
+    default_loss = 1.0
+
+
+@layer("EvalDetection")
+@layer("BboxEvaluate")
+@family(r".*accuracy\d*")
+class OtherScore(Unknown):
+    """A score of a fork, which serves training alone."""
+
+    __slots__ = ()
+
+
+@layer("Yolov3")
+@layer("GaussianYolov3")
+@layer("YoloSeg")
+class YoloLoss(Unknown):
+    """A loss of YOLO, which serves training alone."""
+
+    __slots__ = ()
+
+    default_loss = 1.0
