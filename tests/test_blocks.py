@@ -162,6 +162,8 @@ SMALL = {
     "resnet152": architectures.resnet(152, width=2, size=33, classes=7),
     "resnet50": architectures.resnet(50, width=4, size=33, classes=7),
     "squeezenet": architectures.squeezenet(size=67, classes=9, shrink=4),
+    "vgg19": architectures.vgg(19, width=4, size=32, dense=64),
+    "caffenet": architectures.caffenet(shrink=16),
 }
 
 
