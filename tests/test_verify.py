@@ -1,0 +1,543 @@
+"""verify: what agrees passes, what was tampered with is found, and named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import caffe2flax
+from caffe2flax.api import _convert
+from caffe2flax.cli import main
+from caffe2flax.comparison import difference
+from caffe2flax.feeding import noise
+from caffe2flax.npz import write_npz
+from caffe2flax.oracles import Task, reference
+from caffe2flax.page import page
+from caffe2flax.reference import evaluate
+from caffe2flax.runner import observe
+from caffe2flax.verification import Report, verify_conversion
+from tests.golden import FIXTURES
+from tests.test_networks import FOLDER, write_seeded
+
+LENET = FOLDER / "lenet.prototxt"
+
+SMALL = """
+name: "Small"
+layer { name: "data" type: "Input" top: "data"
+  input_param { shape { dim: [2, 3, 9, 9] } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 4 kernel_size: 3 pad: 1 stride: 2
+    weight_filler { type: "xavier" } } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "bn"
+  batch_norm_param { use_global_stats: true } }
+layer { name: "scale" type: "Scale" bottom: "bn" top: "bn"
+  scale_param { bias_term: true } }
+layer { name: "relu" type: "ReLU" bottom: "bn" top: "bn" }
+layer { name: "norm" type: "LRN" bottom: "bn" top: "norm" lrn_param { alpha: 0.5 } }
+layer { name: "ip" type: "InnerProduct" bottom: "norm" top: "ip"
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }
+"""
+
+
+def tampered(net: str | Path, *changes: tuple[str, str], weights: Any = None) -> Report:
+    """The report on a module whose source was changed."""
+    conversion = _convert(net, weights, filled=True)
+    source = conversion.source
+    for before, after in changes:
+        assert before in source, source
+        source = source.replace(before, after)
+    wrong = replace(conversion, source=source)
+    return verify_conversion(wrong, noise(conversion.graph, {}), observe)
+
+
+def test_agrees() -> None:
+    report = caffe2flax.verify(SMALL)
+    assert report.ok
+    assert report.culprit is None
+    names = [row.name for row in report.rows]
+    assert names == ["conv", "bn", "scale", "relu", "norm", "ip", "prob"]
+    compared = [row for row in report.rows if row.largest is not None]
+    assert [row.name for row in report.rows if row not in compared] == ["bn"]
+    assert all(row.largest < 1e-5 and row.mean <= row.largest for row in compared)
+    assert report.rows[0].shape == (2, 4, 5, 5)
+    assert report.rows[0].span.line == 5
+    assert report.rows[2].note == "one module with bn"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "culprit"),
+    [
+        ("padding=1", "padding=((0, 2), (1, 1))", "conv"),
+        ("alpha=0.5", "alpha=2.5", "norm"),  # not divided by n
+        ("momentum=0.999", "momentum=0.999, epsilon=1e-2", "scale"),
+        ("nnx.relu(", "nnx.leaky_relu(", "relu"),
+        ("norm = lrn(bn,", "norm = lrn(bn * 1.001,", "norm"),
+        ("nnx.softmax(ip)", "nnx.softmax(ip, axis=0)", "prob"),
+    ],
+)
+def test_a_planted_fault_is_found(before: str, after: str, culprit: str) -> None:
+    report = tampered(SMALL, (before, after))
+    assert not report.ok
+    assert report.culprit is not None
+    assert report.culprit.name == culprit
+    assert report.culprit.alone > 1e-5
+    first = next(row for row in report.rows if row.broken)
+    assert first.name == culprit
+
+
+def test_the_first_of_two_faults_is_named() -> None:
+    report = tampered(SMALL, ("nnx.relu(", "jnp.abs("), ("alpha=0.5", "alpha=2.5"))
+    assert report.culprit is not None
+    assert report.culprit.name == "relu"
+    alone = {row.name: row.alone for row in report.rows if row.broken}
+    assert alone["norm"] > 1e-3
+    assert alone["prob"] < 1e-5, "it only hands on what came in"
+
+
+def test_a_fault_in_an_operation_is_found() -> None:
+    """Of those that modules carry along."""
+    report = tampered(SMALL, ("alpha / size", "alpha"))
+    assert report.culprit is not None
+    assert report.culprit.name == "norm"
+    assert report.culprit.parameters == {"alpha": "0.5"}
+    assert report.culprit.span.line == 13
+
+
+def test_wrong_weights_are_found() -> None:
+    conversion = _convert(SMALL, None, filled=True)
+    weights = dict(conversion.weights or {})
+    weights["ip.kernel"] = weights["ip.kernel"][::-1]
+    wrong = replace(conversion, weights=weights)
+    report = verify_conversion(wrong, noise(conversion.graph, {}), observe)
+    assert report.culprit is not None
+    assert report.culprit.name == "ip"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of GoogLeNet's weights."""
+    folder = tmp_path_factory.mktemp("verify")
+    write_seeded(FOLDER / "googlenet.prototxt", folder / "googlenet.caffemodel")
+    write_seeded(LENET, folder / "lenet.caffemodel")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_googlenet(weights: Path) -> None:
+    """Blocks, in-place layers and all: every layer is seen in the module as written;
+    a pad off by one in its first convolution is found."""
+    net, file = FOLDER / "googlenet.prototxt", weights / "googlenet.caffemodel"
+    report = caffe2flax.verify(net, file)
+    assert report.ok
+    assert len(report.rows) == 142
+    assert all(row.largest is not None for row in report.rows)
+    text = page(report)
+    assert len(text) < 3_000_000
+    assert not _references(text)
+    wrong = tampered(
+        net, ("strides=2, padding=3", 'strides=2, padding="SAME"'), weights=file
+    )
+    assert wrong.culprit is not None
+    assert wrong.culprit.name == "conv1/7x7_s2"
+    assert wrong.culprit.span.line == 8
+    assert wrong.culprit.parameters["num_output"] == "64"
+
+
+def test_runs_of_blocks_are_followed() -> None:
+    """An nnx.Sequential of equal blocks: each one's layers have values of their own."""
+    layers = [
+        'layer { name: "data" type: "Input" top: "b0" input_param '
+        "{ shape { dim: [1, 4, 5, 5] } } }"
+    ]
+    for i in range(1, 9):
+        for j, bottom in (("a", f"b{i - 1}"), ("b", f"b{i}_a")):
+            top = f"b{i}_a" if j == "a" else f"b{i}"
+            layers.append(
+                f'layer {{ name: "unit{i}/{j}" type: "Convolution" bottom: "{bottom}" '
+                f'top: "{top}" convolution_param {{ num_output: 4 kernel_size: 3 '
+                'pad: 1 weight_filler { type: "xavier" } } }'
+            )
+    net = "\n".join(layers)
+    conversion = _convert(net, None, filled=True)
+    assert "nnx.Sequential" in conversion.source
+    report = caffe2flax.verify(net)
+    assert report.ok
+    assert len(report.rows) == 16
+    assert all(row.largest is not None for row in report.rows)
+
+
+STEP = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 2] } } }
+layer { name: "p" type: "Power" bottom: "data" top: "p" power_param { scale: 2 } }
+layer { name: "step" type: "Threshold" bottom: "p" top: "step" }
+"""
+
+
+def flipped(conversion: Any, inputs: Mapping[str, Any]) -> dict[Any, Any]:
+    """Values that rounding brought to the other side of 0."""
+    values = evaluate(conversion.graph, conversion.blobs, inputs)
+    p, step = (next(v for v in values if v.blob == name) for name in ("p", "step"))
+    near = np.abs(values[p]) < 1e-6
+    values[p] = np.where(near, -values[p], values[p])
+    values[step] = (values[p] > 0).astype(np.float64)
+    return values
+
+
+def test_magnified_rounding_is_no_fault() -> None:
+    """The layer that jumps is right on what it was fed."""
+    conversion = _convert(STEP, None, filled=True)
+    x = {"data": np.array([[-1e-9, 1.0]], np.float32)}
+    report = verify_conversion(conversion, x, flipped)
+    assert [row.broken for row in report.rows] == [False, True]
+    assert report.rows[1].alone == 0
+    assert report.ok
+    assert "magnifies rounding" in report.notes[0]
+
+
+def test_a_small_fault_upstream_is_found() -> None:
+    """It breaks a later layer, which is right on what it was fed."""
+    conversion = _convert(STEP, None, filled=True)
+
+    def shifted(conversion: Any, inputs: Mapping[str, Any]) -> dict[Any, Any]:
+        values = evaluate(conversion.graph, conversion.blobs, inputs)
+        p, step = (next(v for v in values if v.blob == name) for name in ("p", "step"))
+        values[p] = values[p] + 4e-5
+        values[step] = (values[p] > 0).astype(np.float64)
+        return values
+
+    x = {"data": np.array([[-1e-9, 1.0]], np.float32)}
+    report = verify_conversion(conversion, x, shifted)
+    assert [row.broken for row in report.rows] == [False, True]
+    assert report.culprit is not None
+    assert report.culprit.name == "p"
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected", "far"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], (0.0, 0.0)),
+        ([1.0, 2.2], [1.0, 2.0], (0.1, 0.05)),
+        ([1e-7], [0.0], (0.1, 0.1)),  # a blob of zeros
+        ([np.nan], [np.nan], (0.0, 0.0)),
+        ([np.nan], [1.0], (np.inf, np.inf)),
+        ([np.inf, 1.0], [np.inf, 1.0], (0.0, 0.0)),
+        ([-np.inf], [np.inf], (np.inf, np.inf)),
+        ([[1.0]], [1.0], (np.inf, np.inf)),
+        ([], [], (0.0, 0.0)),
+    ],
+)
+def test_difference(ours: Any, expected: Any, far: tuple[float, float]) -> None:
+    assert difference(np.array(ours), np.array(expected)) == pytest.approx(far)
+
+
+class FakeBlob:
+    def __init__(self, data: np.ndarray) -> None:
+        self.data = data
+
+    def reshape(self, *shape: int) -> None:
+        self.data = np.zeros(shape, np.float32)
+
+
+class FakeNet:
+    """What pycaffe's Net does, computed by our reference; `wrong` spoils a blob."""
+
+    wrong = ""
+
+    def __init__(self, net: str, phase: int) -> None:
+        assert phase == 1
+        self.net, self.files = Path(net).read_text(), []
+        self.conversion = _convert(self.net, None, filled=True)
+        graph = self.conversion.graph
+        self.blobs = {
+            name: FakeBlob(np.zeros(graph.shapes[v], np.float32))
+            for name, v in graph.blobs.items()
+        }
+
+    def copy_from(self, path: str) -> None:
+        self.files.append(path)
+        self.conversion = _convert(self.net, self.files, filled=True)
+
+    def reshape(self) -> None:
+        pass
+
+    def forward(self) -> None:
+        graph = self.conversion.graph
+        fed = {v.blob: self.blobs[v.blob].data for v in graph.arguments}
+        made = reference(Task(graph, self.conversion.blobs, fed, self.net))
+        for name, value in graph.blobs.items():
+            self.blobs[name].data = made[value] * (1.01 if name == self.wrong else 1)
+
+
+def test_against_caffe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        sys.modules, "caffe", SimpleNamespace(Net=FakeNet, TEST=1, TRAIN=0)
+    )
+    report = caffe2flax.verify(SMALL, against="caffe")
+    assert report.ok
+    overwritten = {row.name: row.note for row in report.rows if row.largest is None}
+    assert overwritten.keys() == {"bn", "scale"}
+    monkeypatch.setattr(FakeNet, "wrong", "norm")
+    report = caffe2flax.verify(SMALL, against="caffe")
+    assert report.culprit is not None
+    assert report.culprit.name == "norm"
+    assert report.culprit.alone < 1e-5, "our reference does not agree with Caffe"
+
+
+class FakeOpenCV:
+    """cv2 as far as verify uses it."""
+
+    error = RuntimeError
+
+    def __init__(self, version: str = "4.12.0") -> None:
+        self.__version__ = version
+        self.dnn = SimpleNamespace(readNetFromCaffe=self.read)
+        self.inputs: dict[str, np.ndarray] = {}
+
+    def read(self, net: str, weights: str) -> FakeOpenCV:
+        self.conversion = _convert(Path(net), weights)
+        return self
+
+    def enableFusion(self, on: bool) -> None:
+        assert not on
+
+    def setInput(self, array: np.ndarray, name: str) -> None:
+        self.inputs[name] = array
+
+    def getLayerNames(self) -> list[str]:
+        nodes = self.conversion.graph.nodes
+        return ["_input", *(x.name for node in nodes for x in node.layers)]
+
+    def forward(self, names: list[str]) -> list[np.ndarray]:
+        graph = self.conversion.graph
+        made = reference(Task(graph, self.conversion.blobs, self.inputs, ""))
+        layers = {x.name: x for node in graph.nodes for x in node.layers}
+        return [made[layers[name].outputs[0]].astype(np.float32) for name in names]
+
+
+def test_against_opencv(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", FakeOpenCV())
+    report = caffe2flax.verify(LENET, weights / "lenet.caffemodel", against="opencv")
+    assert report.ok
+    assert all(row.largest is not None for row in report.rows)
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        ({"caffe": None}, {"against": "caffe"}, "pycaffe is not installed"),
+        ({"cv2": None}, {"against": "opencv"}, "opencv-python<5"),
+        ({"cv2": FakeOpenCV("5.0.0")}, {"against": "opencv"}, "OpenCV 5.0.0 reads no"),
+        ({"cv2": FakeOpenCV()}, {"against": "opencv"}, "one weights file, not 0"),
+        ({}, {"against": "torch"}, "cannot verify against 'torch'"),
+        ({}, {"tolerance": 0}, "above 0"),
+        ({}, {"inputs": {"dada": np.zeros(3)}}, "did you mean data"),
+        ({}, {"inputs": {"data": np.zeros((1, 3, 8, 9))}}, "has shape"),
+        ({}, {"image": FIXTURES / "networks" / "lenet.prototxt"}, "no picture"),
+    ],
+)
+def test_refusals(
+    monkeypatch: pytest.MonkeyPatch,
+    module: dict[str, Any],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    for name, found in module.items():
+        monkeypatch.setitem(sys.modules, name, found)
+    with pytest.raises(caffe2flax.ConversionError, match=message):
+        caffe2flax.verify(SMALL, **options)
+
+
+def test_random_layers_are_refused() -> None:
+    drop = 'layer { name: "drop" type: "Dropout" bottom: "prob" top: "prob" }'
+    with pytest.raises(caffe2flax.ConversionError, match="random: drop"):
+        caffe2flax.verify(SMALL + drop, phase="TRAIN")
+    assert caffe2flax.verify(SMALL + drop).ok
+
+
+def test_labels_are_classes() -> None:
+    """Noise for an input is what its reader has a meaning for."""
+    loss = """
+    layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 2 } } }
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "l" }
+    """
+    report = caffe2flax.verify(SMALL + loss)
+    assert report.ok
+    labels = report.inputs["label"]
+    assert set(labels.ravel()) <= set(range(5))
+
+
+def test_a_picture(tmp_path: Path) -> None:
+    """Blue first, means and scale of the net's own."""
+    from PIL import Image
+
+    net = SMALL.replace(
+        'type: "Input" top: "data"\n  input_param { shape { dim: [2, 3, 9, 9] } }',
+        'type: "MemoryData" top: "data" top: "label"\n  memory_data_param '
+        "{ batch_size: 2 channels: 3 height: 9 width: 9 }\n"
+        "  transform_param { mean_value: [10, 20, 30] scale: 0.5 }",
+    )
+    assert net != SMALL
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path)
+    report = caffe2flax.verify(net, image=path)
+    assert report.ok
+    wanted = (pixels[..., ::-1].transpose(2, 0, 1) - np.c_[10, 20, 30].T[..., None]) / 2
+    np.testing.assert_allclose(report.inputs["data"][1], wanted)
+
+
+class Page(HTMLParser):
+    """References to what is not in the page, and all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.scripts = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag in ("script", "iframe", "img", "object", "embed")
+        for name, value in attrs:
+            outside = not (value or "").startswith(("#", "data:,"))
+            if name in ("href", "src", "srcset", "action", "xlink:href") and outside:
+                self.references.append(f"{tag} {name}={value}")
+            assert not name.startswith("on"), (tag, name)
+
+
+def _references(text: str) -> list[str]:
+    assert "@import" not in text
+    assert "url(" not in text
+    found = Page(text)
+    assert not found.scripts
+    return found.references
+
+
+HOSTILE = (
+    "</span><script>alert(1)</script>",
+    '" onmouseover="alert(1)',
+    "<img src=x onerror=alert(1)>",
+    "&lt;b&gt;",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_cannot_leave_the_page(name: str) -> None:
+    escaped = name.replace('"', '\\"')
+    net = SMALL.replace('"norm"', f'"{escaped}"').replace('"Small"', f'"{escaped}"')
+    report = caffe2flax.verify(net)
+    assert report.rows[4].name == name
+    text = page(report)
+    assert not _references(text)
+    assert name not in text
+    wrong = tampered(net, ("alpha=0.5", "alpha=2.5"))
+    assert wrong.culprit is not None
+    assert not _references(page(wrong))
+
+
+BROWSERS = [
+    path
+    for name in ("chromium", "chromium-browser", "google-chrome", "chrome")
+    if (path := shutil.which(name))
+][:1]
+
+
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_a_browser_has_nothing_to_complain_of(browser: str, tmp_path: Path) -> None:
+    """Offline, with everything that a console would show in the log."""
+    file = tmp_path / "report.html"
+    file.write_text(page(caffe2flax.verify(SMALL)), encoding="utf-8")
+    picture = tmp_path / "page.png"
+    done = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--screenshot={picture}",
+            file.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert picture.stat().st_size > 10_000
+    assert "CONSOLE" not in done.stderr
+
+
+def test_command_line(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, test = tmp_path / "out.html", tmp_path / "test_lenet.py"
+    given = [str(LENET), str(weights / "lenet.caffemodel")]
+    status = main(["convert", *given, "-o", str(tmp_path), "--verify"])
+    assert status == 0
+    assert "ok: the largest is" in capsys.readouterr().out
+    files = ["--report", str(report), "--emit-test", str(test)]
+    assert main(["verify", *given, *files]) == 0
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines() if "/" not in line)
+    assert "conv1  Convolution   4x20x24x24" in shown
+    assert not _references(report.read_text(encoding="utf-8"))
+    assert main(["verify", *given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is True
+    assert found["layers"][0]["shape"] == [4, 20, 24, 24]
+
+    def passes() -> bool:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        done = subprocess.run([*command, str(test)], capture_output=True, check=False)
+        return done.returncode == 0
+
+    assert passes()
+    module = tmp_path / "lenet.py"
+    module.write_text(module.read_text().replace("nnx.relu", "nnx.gelu"))
+    assert not passes()
+
+
+def test_exit_status(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 where a layer breaks, with its parameters and its place."""
+    net = tmp_path / "small.prototxt"
+    net.write_text(SMALL)
+    monkeypatch.setitem(
+        sys.modules, "caffe", SimpleNamespace(Net=FakeNet, TEST=1, TRAIN=0)
+    )
+    monkeypatch.setattr(FakeNet, "wrong", "norm")
+    assert main(["verify", str(net), "--against", "caffe"]) == 1
+    shown = capsys.readouterr().out
+    assert "culprit: norm (LRN)" in shown
+    assert "alpha: 0.5" in shown
+    assert f"{net}:13:" in shown
+    assert "BREAKS" in shown
+    assert main(["verify", str(net), "--against", "caffe", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["culprit"]["parameters"] == {"alpha": "0.5"}
+    assert found["culprit"]["line"] == 13
+
+
+def test_inputs_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "in.npz"
+    x = np.random.default_rng(1).random((2, 3, 9, 9), np.float32)
+    write_npz(path, {"data": x})
+    report = caffe2flax.verify(SMALL, inputs=path)
+    assert report.ok
+    np.testing.assert_array_equal(report.inputs["data"], x)
