@@ -49,6 +49,14 @@ def read_filler(given: Params) -> Filler:
     )
 
 
+def older_or_own(params: Params, older: str) -> Params:
+    """The message `older` of the layer, where that is given and its own is not."""
+    if params.message is not None or params.name == older or params.parent is None:
+        return params
+    found = params.parent.sub(older)
+    return found if found.message is not None else params
+
+
 def blob_shape(params: Params) -> Shape:
     """A BlobShape message."""
     dims = params.all("dim", int)

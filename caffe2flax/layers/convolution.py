@@ -16,6 +16,7 @@ from caffe2flax.layers._fields import (
     filler,
     initialisers,
     kernel_axes,
+    older_or_own,
     one_shape,
     output_counts,
 )
@@ -108,7 +109,7 @@ class Convolution(Layer):
         windows = self.sliding.windows(inputs[0])
         return f"{self.num_output}, {caption(windows)}{group}"
 
-    def placing(self) -> Placing:
+    def placing(self) -> Placing | None:
         return shrinking(self.sliding.windows((1,) * 4))
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
@@ -256,3 +257,42 @@ class DepthwiseConvolution(ConvolutionDepthwise):
                 "another on GPU: give as many groups as channels",
             )
         return made
+
+
+@register("CONVOLUTION3D", "convolution_param")
+@register("Convolution3D", "convolution3d_param", "convolution_param")
+@dataclass(frozen=True, slots=True)
+class Convolution3D(Convolution):
+    """y[o, i] = b[o] + sum of w[o, c, k] * x[c, stride * i + k - pad], of frames."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        given = older_or_own(params, "convolution_param")
+        given.ignore("filter_group")
+        if given.get("group", 1) != 1:
+            given.error("group", "the fork that has this type does nothing with group")
+        size, depth = (
+            given.require("kernel_size", int),
+            given.require("kernel_depth", int),
+        )
+        kernel, stride, pad = (
+            (depth, size, size),
+            (given.get("temporal_stride", 1), *(given.get("stride", 1),) * 2),
+            (given.get("temporal_pad", 0), *(given.get("pad", 0),) * 2),
+        )
+        return cls(
+            output_counts(given)[0],
+            Sliding(kernel, stride, pad),
+            1,
+            given.get("bias_term", True),
+            filler(given, "weight_filler"),
+            filler(given, "bias_filler"),
+        )
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if len(inputs[0]) != 5:
+            raise ConversionError(f"frames need a blob of 5 axes, not {inputs[0]}")
+        return super(Convolution3D, self).infer(*inputs)
+
+    def placing(self) -> None:
+        return None

@@ -68,15 +68,22 @@ class OtherData(Feed):
             f"{line.span('type')}: {params.name} is unknown; by its name and place its "
             "tops are data from outside"
         )
-        numbers = {"batch_size": 1, "crop_size": 0, "new_height": 0, "new_width": 0}
+        numbers = {
+            "batch_size": 1,
+            "crop_size": 0,
+            "new_height": 0,
+            "new_width": 0,
+            "new_length": 0,
+        }
         for found in line.message.fields:
             line.ignore(found.name)
             if not isinstance(found.value, Message):
                 continue
             given = Params(found.name, found.value, problems=line.problems)
             numbers |= {n: given.get(n, d) for n, d in numbers.items() if given.has(n)}
-        batch, crop, height, width = numbers.values()
-        image = (max(batch, 1), 3, crop or height, crop or width)
+        batch, crop, height, width, length = numbers.values()
+        frames = (length,) if length else ()
+        image = (max(batch, 1), 3, *frames, crop or height, crop or width)
         return cls(top_names(params), params.name, image)
 
     def feed(self, top: int) -> Shape:

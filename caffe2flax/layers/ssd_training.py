@@ -59,7 +59,14 @@ class VideoData(Annotated):
         assert line is not None
         data = line.sub("data_param")
         ignore_all(data)
-        return cls(top_names(params), "a video", _image(data))
+        length = params.get("new_length", 0)
+        if not length:
+            return cls(top_names(params), "a video", _image(data))
+        # C3D's clips, whose settings stand in a message of their own.
+        n, c, height, width = _image(params)
+        new = params.get("new_height", 0), params.get("new_width", 0)
+        size = (height or new[0], width or new[1])
+        return cls(top_names(params), "videos", (n, c, length, *size))
 
 
 def _image(params: Params) -> Shape:
