@@ -88,7 +88,8 @@ class Proposal(Layer):
         if prod(info) < wanted_info:
             what = "height, width and scale" if self.python else "height, width, scales"
             raise ConversionError(
-                f"the image's {what} are {wanted_info} numbers, not a blob {info}"
+                f"the image's {what} are {wanted_info} numbers, not a blob {info}; "
+                "--input-shape gives an input another shape"
             )
         if self.python and scores[0] != 1:
             raise ConversionError(f"this layer takes one image, not {scores[0]}")
