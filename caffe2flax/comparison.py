@@ -34,6 +34,9 @@ float32 is far below it."""
 FLAT = 1e-6
 """What a difference is relative to where a blob is nearly zero throughout."""
 
+FOLDED = "one module with"
+"""How the note on a layer starts that has no values of its own."""
+
 FAILURES = (IndexError, ValueError, ZeroDivisionError)
 """What a reference raises on values that its layer has no meaning for."""
 
@@ -175,7 +178,7 @@ class Comparison:
     def _note(self, layer: Node, node: Node) -> str:
         if len(node.layers) > 1:
             others = ", ".join(x.name for x in node.layers if x is not layer)
-            return f"one module with {others}"
+            return f"{FOLDED} {others}"
         if any(v in self.ours and v in self.expected for v in layer.outputs):
             return ""
         made = any(v in self.ours for v in layer.outputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from caffe2flax.comparison import Culprit, Row
+from caffe2flax.comparison import FOLDED, Culprit, Row
 from caffe2flax.errors import Span
 from caffe2flax.tables import Column, by, table
 from caffe2flax.verification import Report
@@ -84,5 +84,6 @@ def _far(value: float | None) -> str:
 
 def _mark(row: Row) -> str:
     if not row.broken:
-        return row.note if row.largest is None else ""
+        folded = "folded" if row.note.startswith(FOLDED) else row.note
+        return folded if row.largest is None else ""
     return "breaks" if row.alone is None else f"breaks, {_far(row.alone)} alone"
