@@ -45,7 +45,12 @@ def build(
     Raises ConversionError with the problems of all layers.
     """
     params = Params(
-        "the net", net, phase=phase, dialects=dialects or {}, types=_texts(net, "type")
+        "the net",
+        net,
+        phase=phase,
+        dialects=dialects or {},
+        types=_texts(net, "type"),
+        declared=frozenset(found.name for found in net.fields),
     )
     params.ignore("layer", "state", "debug_info")
     net_name = params.get("name", "") or name

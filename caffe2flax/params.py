@@ -50,6 +50,8 @@ class Params:
     """Which meaning of a type the caller chose, where a type has several."""
     types: frozenset[str] = frozenset()
     """The layer types of the net."""
+    declared: frozenset[str] = frozenset()
+    """The fields of the net itself."""
     makers: tuple[str, ...] = ()
     """The types of the layers that made the bottoms; "" for an input."""
     parent: Params | None = None

@@ -223,13 +223,17 @@ def _convert(attempt: Try) -> tuple[Any, bool]:
     import caffe2flax
 
     shapes: dict[str, tuple[int, ...]] = {}
+    text = Path(attempt.path).read_text(encoding="utf-8", errors="replace")
+    sizes = re.search(r"batch_size\s*:\s*(\d+)", text)
+    batch = int(sizes[1]) if sizes else 1
     failure: caffe2flax.ConversionError | None = None
     for guess in ({}, *_GUESSES):
         if failure is not None:
             found = [_UNKNOWN.search(p.message) for p in failure.problems]
             if not all(found):
                 break
-            shapes = {m[1]: guess.get(m[2], (1,)) for m in found if m}
+            wanted = {m[1]: guess.get(m[2], (1,)) for m in found if m}
+            shapes = {blob: (batch, *shape[1:]) for blob, shape in wanted.items()}
         try:
             conversion = caffe2flax.convert(
                 attempt.path, phase=attempt.phase, input_shapes=shapes or None

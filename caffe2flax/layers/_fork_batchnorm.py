@@ -52,14 +52,14 @@ def meaning(params: Params) -> str:
     if len(rates) == 4 and rates[0] and rates[1] and not rates[2] and not rates[3]:
         why = "of four param messages the first two are trained"
         return params.decided("BatchNorm", "xilinx", why)
-    line = params.parent
-    while line is not None:
-        for name in OF_NVIDIA:
-            for field in (name, f"default_{name}"):
-                if line.message is not None and line.message.has(field):
-                    why = f"{line.name} has the field {field}"
-                    return params.decided("BatchNorm", "nvcaffe", why)
-        line = line.parent
+    line = params.parent.message if params.parent else None
+    for name in OF_NVIDIA:
+        if line is not None and line.has(name):
+            why = f"the layer has the field {name}"
+            return params.decided("BatchNorm", "nvcaffe", why)
+        if f"default_{name}" in params.declared:
+            why = f"the net has the field default_{name}"
+            return params.decided("BatchNorm", "nvcaffe", why)
     return "bvlc"
 
 
