@@ -204,16 +204,17 @@ def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
 _UNKNOWN = re.compile(r"give --input-shape (\S+)=(N\b[N,1CHW.]*)")
 _GUESSES = tuple(
     {
-        "N,C,H,W": (1, channels, size, size),
-        "N,1,H,W": (1, 1, size, size),
+        "N,C,H,W": (1, channels, *size),
+        "N,1,H,W": (1, 1, *size),
         "N": (1,),
         "N,...": other,
     }
     for channels, size, other in (
-        (3, 224, (1,)),
-        (3, 224, (1, 3, 224, 224)),
-        (3, 321, (1, 1)),
-        (1, 28, (1, 100)),
+        (3, (224, 224), (1,)),
+        (3, (224, 224), (1, 3, 224, 224)),
+        (3, (360, 480), (1,)),
+        (3, (321, 321), (1, 1)),
+        (1, (28, 28), (1, 100)),
     )
 )
 

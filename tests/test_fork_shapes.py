@@ -128,6 +128,18 @@ ONE_INPUT: dict[str, tuple[str, str, Sequence[int], Expected]] = {
         (2, 4, 6, 3),
         last(gathered),
     ),
+    "tiling": (
+        "GSTiling",
+        "gs_tiling_param { stride: 2 }",
+        (2, 3, 4, 6),
+        gathered,
+    ),
+    "tiling_reversed": (
+        "GSTiling",
+        "gs_tiling_param { stride: 2 reverse: true }",
+        (2, 8, 3, 5),
+        lambda x: spread(x, True),
+    ),
     "space_to_batch": (
         "SpaceToBatchND",
         "space_to_batch_nd_param { block_shape: 2 block_shape: 3 "

@@ -229,3 +229,25 @@ class PixelShuffle(DepthToSpace):
     @classmethod
     def parse(cls, params: Params) -> Self:
         return cls(positive(params, "upscale_factor"), "CRD")
+
+
+@layer("GSTiling", "gs_tiling_param")
+class GSTiling(Layer):
+    """The pixels of blocks as channels, or with `reverse` back."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, params: Params) -> Layer:
+        stride = positive(params, "stride")
+        reverse = params.get("reverse", False)
+        return (DepthToSpace if reverse else SpaceToDepth)(stride, "NCHW")
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        raise AssertionError("`parse` makes a layer of another class")
+
+    def call(self, at: Site) -> str:
+        raise AssertionError("`parse` makes a layer of another class")
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        raise AssertionError("`parse` makes a layer of another class")
