@@ -90,9 +90,9 @@ class Dropped:
 class Block:
     """A group of nodes that occurs more than once, up to the values of its attributes.
 
-    name: the part of Caffe's names that its layers share. names and blobs: what is left
-    of the names of its nodes and of the values they make. Blocks with one `kind` have the
-    same layer types, wired alike.
+    name: the part of Caffe's names that its layers share. names and blobs: what is
+    left of the names of its nodes and of the values they make. Blocks with one `kind`
+    have the same layer types, wired alike.
     """
 
     name: str
