@@ -11,6 +11,7 @@ from caffe2flax.comparison import Culprit, Row
 from caffe2flax.errors import _printable as printable
 from caffe2flax.ir import Graph
 from caffe2flax.showing import AGAINST
+from caffe2flax.showing_nets import pairs
 from caffe2flax.tables import by
 from caffe2flax.verification import Report
 
@@ -196,12 +197,6 @@ def _paddings(graph: Graph) -> Iterator[str]:
         shown = "".join(f"<td>{text(cell)}" for cell in cells.values())
         yield f'<tr><td class="c">{text(name)}{shown}</tr>'
     yield "</table></div>"
-
-
-def pairs(padding: tuple[tuple[int, int], ...]) -> str:
-    """3,3 where all axes agree, else 3,3 x 2,3."""
-    each = [f"{low},{high}" for low, high in padding]
-    return each[0] if len(set(each)) == 1 else " x ".join(each) or "-"
 
 
 def _source(source: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,7 @@ def add_verify(command: argparse.ArgumentParser) -> None:
         type=_test_file,
         help="write a pytest file and its arrays, to lie beside the module",
     )
-    command.add_argument(
-        "--flat", action="store_true", help="the module that convert --flat writes"
-    )
-    command.add_argument("--name", help="the class name that convert was given")
+    _module(command)
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -79,10 +76,16 @@ def add_inspect(command: argparse.ArgumentParser) -> None:
         metavar="LAYER|LINE|NET.prototxt:LINE",
         help="what came from a layer, or what a line came from",
     )
+    _module(command)
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _module(command: argparse.ArgumentParser) -> None:
+    """Which module is meant, where `convert` was told."""
     command.add_argument(
         "--flat", action="store_true", help="the module that convert --flat writes"
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--name", help="the class name that convert was given")
 
 
 def _oracle(command: argparse.ArgumentParser) -> None:
@@ -103,6 +106,33 @@ def _oracle(command: argparse.ArgumentParser) -> None:
 
 def run_verify(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
     """The table, or JSON, of a verification; writes the page and the test."""
+    return _told(_verify, options, selection)
+
+
+def run_inspect(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
+    """What a net or a weights file holds, or where a layer is, as text or JSON."""
+    return _told(_inspect, options, selection)
+
+
+def _told(
+    command: Callable[[argparse.Namespace, Mapping[str, Any]], Outcome],
+    options: argparse.Namespace,
+    selection: Mapping[str, Any],
+) -> Outcome:
+    """Problems as JSON, too, where JSON is asked for."""
+    try:
+        return command(options, selection)
+    except ConversionError as error:
+        if not options.json:
+            raise
+        problems = [
+            {"message": p.message, "file": p.file, "line": p.line, "column": p.column}
+            for p in error.problems
+        ]
+        return json.dumps({"problems": problems}, indent=2), False
+
+
+def _verify(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
     from caffe2flax import verify
     from caffe2flax.output import write_text
     from caffe2flax.showing import show_report
@@ -161,6 +191,33 @@ def verified(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outco
             **selection,
         )
     return "\n".join(closing(report)), report.ok
+
+
+def _inspect(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
+    from caffe2flax import inspect, where
+    from caffe2flax.inspection import Inspection
+    from caffe2flax.showing_nets import show_inspection, show_weights, show_whereabouts
+
+    weights = options.weights or None
+    with Bar("inspecting"):
+        if options.where is not None:
+            places = where(
+                options.net,
+                options.where,
+                weights,
+                name=options.name,
+                flat=options.flat,
+                **selection,
+            )
+            if options.json:
+                return json.dumps([place.to_dict() for place in places], indent=2), True
+            return show_whereabouts(places), True
+        found = inspect(options.net, weights, **selection)
+    if options.json:
+        return json.dumps(found.to_dict(), indent=2), True
+    if isinstance(found, Inspection):
+        return show_inspection(found), True
+    return show_weights(found), True
 
 
 def _tolerance(text: str) -> float:

@@ -58,6 +58,18 @@ def size(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{value:.3g} {unit}"
 
 
+def short(count: int) -> str:
+    """A number in few characters: 0 is left out, 118M is 118 million."""
+    if count < 1000:
+        return str(count) if count else ""
+    value = float(count)
+    for unit in "kMGT":
+        value /= 1000
+        if value < 999.5 or unit == "T":
+            break
+    return f"{value:.3g}{unit}"
+
+
 def by(shape: Sequence[int]) -> str:
     """1x96x55x55; a blob without axes is ()."""
     return "x".join(map(str, shape)) if shape else "()"
