@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from math import isfinite, log10
@@ -37,6 +38,7 @@ pre span{display:block;padding-right:1rem}
 pre span:target,tr:target td{background:#fff3bf}
 pre a{display:inline-block;width:3.2rem;text-align:right;margin-right:1rem;
 color:#9aa3b2;user-select:none}
+img{max-width:100%}
 svg text{font:11px system-ui,sans-serif;fill:#5b6475}
 """
 
@@ -45,9 +47,9 @@ LOWEST, HIGHEST = -9, 1
 STEP, HEIGHT, LEFT, TOP = 7, 240, 52, 12
 
 
-def page(report: Report) -> str:
-    """The whole page. Names out of files appear escaped and without control
-    characters."""
+def page(report: Report, drawing: bytes = b"") -> str:
+    """The whole page; `drawing` is the net as SVG. Names out of files appear escaped
+    and without control characters."""
     conversion = report.conversion
     source = SourceMap.of(conversion.source, conversion.name)
     places = [
@@ -63,6 +65,7 @@ def page(report: Report) -> str:
         "<h2>Layers</h2>",
         _layers(report.rows, places),
         *_paddings(conversion.graph),
+        *_graph(drawing),
         "<h2>Generated source</h2>",
         _source(conversion.source),
     ]
@@ -197,6 +200,14 @@ def _paddings(graph: Graph) -> Iterator[str]:
         shown = "".join(f"<td>{text(cell)}" for cell in cells.values())
         yield f'<tr><td class="c">{text(name)}{shown}</tr>'
     yield "</table></div>"
+
+
+def _graph(drawing: bytes) -> Iterator[str]:
+    """As an image, in which nothing of the net's can be markup of the page."""
+    if drawing:
+        data = b64encode(drawing).decode()
+        yield "<h2>Graph</h2>"
+        yield f'<img alt="the net" src="data:image/svg+xml;base64,{data}">'
 
 
 def _source(source: str) -> str:

@@ -29,6 +29,9 @@ examples:
 prototxt as net.prototxt:57.
 """
 
+LARGEST = 1_500_000
+"""Bytes of a drawing that a page holds."""
+
 Outcome = tuple[str, bool]
 """What to print, and whether all is well."""
 
@@ -153,12 +156,28 @@ def _verify(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcom
         if options.report is not None:
             from caffe2flax.page import page
 
-            written.append(write_text(options.report, page(report), force=True))
+            text = page(report, _drawing(options, selection))
+            written.append(write_text(options.report, text, force=True))
         if options.test is not None:
             written += _write_test(options, report)
     if options.json:
         return json.dumps(report.to_dict(), indent=2), report.ok
     return "\n".join([*map(str, written), show_report(report)]), report.ok
+
+
+def _drawing(options: argparse.Namespace, selection: Mapping[str, Any]) -> bytes:
+    """The net as SVG; nothing where Graphviz is not installed, or draws it too large
+    for a page."""
+    from caffe2flax.api import read_graph
+    from caffe2flax.dot import render
+    from caffe2flax.drawing import DRAWN, picture
+
+    try:
+        graph = read_graph(options.net, passes=DRAWN, **selection)
+        drawn = render(picture(graph), "svg")
+    except ConversionError:
+        return b""
+    return drawn if len(drawn) <= LARGEST else b""
 
 
 def _write_test(options: argparse.Namespace, report: Any) -> list[Path]:

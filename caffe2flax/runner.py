@@ -26,7 +26,7 @@ Array = NDArray[Any]
 def instantiate(conversion: Conversion, cls: Any = None) -> Any:
     """The module of `conversion` with its weights, in eval mode; `cls` in place of its
     own class."""
-    import jax.numpy as jnp
+    import jax
     from flax import nnx
 
     cls = cls or _load_class(conversion.name, conversion.source)
@@ -39,7 +39,9 @@ def instantiate(conversion: Conversion, cls: Any = None) -> Any:
         weights = conversion.weights
         paths = [path for path, _ in nnx.to_flat_state(nnx.state(model))]
         leaves = (
-            (path, jnp.asarray(weights[".".join(map(str, path))])) for path in paths
+            # jnp.asarray would compile something for each shape.
+            (path, jax.device_put(weights[".".join(map(str, path))]))
+            for path in paths
         )
         nnx.update(model, nnx.from_flat_state(leaves))
     model.eval()
@@ -73,36 +75,54 @@ def execute(
 ) -> dict[str, Array]:
     """Outputs, or the named blobs, in Caffe's axis order. Raises ConversionError for
     inputs that the net lacks, that are missing, or that have another shape."""
-    import jax
-
     graph = conversion.graph
-    arguments = _arguments(graph, inputs)
-    model = instantiate(conversion)
-    options = _prepared(model, graph)
-
-    def call(model: Any, arguments: Any, options: Any) -> Any:
-        return model(*arguments, **options)
-
-    result = (call if graph.dynamic else jax.jit(call))(model, arguments, options)
-    outputs, taps = result if graph.taps else (result, {})
-    if len(graph.outputs) == 1:
-        outputs = {graph.outputs[0].blob: outputs}
-    found = dict(outputs) | dict(taps)
-    layouts = {v.blob: graph.layouts[v] for v in (*graph.outputs, *graph.taps)}
-    known = {
-        name: np.asarray(x).transpose(np.argsort(layouts[name].axes))
-        for name, x in found.items()
-    }
-    for node in graph.nodes:
-        for name in known.keys() & {v.blob for v in node.outputs}:
-            if graph.blobs[name] in node.outputs:
-                known[name] = node.layer.trim(known[name])
+    _arguments(graph, inputs)  # refused before the module is made
+    known = compiled(conversion)(inputs)
     given = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
     if list(blobs) == ["outputs"]:
         return {v.blob: known[v.blob] for v in graph.outputs}
     if list(blobs) == ["all"]:
         return {**given, **known}
     return {name: known[name] if name in known else given[name] for name in blobs}
+
+
+Forward = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+
+def compiled(conversion: Conversion, blobs: Collection[str] | None = None) -> Forward:
+    """The module as a function of arrays by input: its outputs and taps by blob, or
+    only `blobs`, all in Caffe's axis order. It is compiled once for each shape. The
+    function raises ConversionError as `execute` does."""
+    import jax
+
+    graph = conversion.graph
+    model = instantiate(conversion)
+    options = _prepared(model, graph)
+    layouts = {v.blob: graph.layouts[v] for v in (*graph.outputs, *graph.taps)}
+
+    def call(model: Any, arguments: Any, options: Any) -> dict[str, Any]:
+        result = model(*arguments, **options)
+        outputs, taps = result if graph.taps else (result, {})
+        if len(graph.outputs) == 1:
+            outputs = {graph.outputs[0].blob: outputs}
+        found = dict(outputs) | dict(taps)
+        return {n: x for n, x in found.items() if blobs is None or n in blobs}
+
+    run = call if graph.dynamic else jax.jit(call)
+
+    def forward(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        found = run(model, _arguments(graph, inputs), options)
+        known = {
+            name: np.asarray(x).transpose(np.argsort(layouts[name].axes))
+            for name, x in found.items()
+        }
+        for node in graph.nodes:
+            for name in known.keys() & {v.blob for v in node.outputs}:
+                if graph.blobs[name] in node.outputs:
+                    known[name] = node.layer.trim(known[name])
+        return known
+
+    return forward
 
 
 def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
@@ -113,6 +133,13 @@ def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
         model.train()
     random = "rngs" in _parameters(type(model), "__call__")
     return {"rngs": nnx.Rngs(0)} if random else {}
+
+
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+"""Of XLA on CPU: what runs once need not be fast, but compiled soon."""
 
 
 def observe(conversion: Conversion, inputs: Mapping[str, Array]) -> dict[Value, Array]:
@@ -145,7 +172,9 @@ def observe(conversion: Conversion, inputs: Mapping[str, Array]) -> dict[Value, 
         model(*arguments, **options)
         return dict(seen)
 
-    made = (call if graph.dynamic else jax.jit(call))(state, arguments, options)
+    quick = QUICK if jax.default_backend() == "cpu" else None
+    run = call if graph.dynamic else jax.jit(call, compiler_options=quick)
+    made = run(state, arguments, options)
     values: dict[Value, Array] = {}
     for node in graph.nodes:
         found = probes.get(node.number)

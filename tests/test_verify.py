@@ -408,9 +408,10 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag in ("script", "iframe", "img", "object", "embed")
+        self.scripts += tag in ("script", "iframe", "object", "embed")
+        inside = ("#", "data:,", "data:image/svg+xml;base64,")
         for name, value in attrs:
-            outside = not (value or "").startswith(("#", "data:,"))
+            outside = not (value or "").startswith(inside)
             if name in ("href", "src", "srcset", "action", "xlink:href") and outside:
                 self.references.append(f"{tag} {name}={value}")
             assert not name.startswith("on"), (tag, name)
@@ -493,7 +494,9 @@ def test_command_line(
     shown = capsys.readouterr().out
     assert all(len(line) <= 80 for line in shown.splitlines() if "/" not in line)
     assert "conv1  Convolution   4x20x24x24" in shown
-    assert not _references(report.read_text(encoding="utf-8"))
+    text = report.read_text(encoding="utf-8")
+    assert not _references(text)
+    assert ("<h2>Graph</h2>" in text) is bool(shutil.which("dot"))
     assert main(["verify", *given, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is True
