@@ -18,6 +18,7 @@ from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
 from caffe2flax.codegen.names import Namespace
 from caffe2flax.codegen.places import Places
+from caffe2flax.codegen.preprocess import NAME
 from caffe2flax.codegen.safetensors import Progress
 from caffe2flax.codegen.weights import Blobs, Variables, bare, collect
 from caffe2flax.dialects import check_dialects
@@ -33,6 +34,7 @@ from caffe2flax.layers import register_all
 from caffe2flax.layout import Shape
 from caffe2flax.output import write_files
 from caffe2flax.passes import PASSES, Pass, run_passes
+from caffe2flax.preparation import with_transform
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -102,6 +104,8 @@ def convert(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     taps: Sequence[str] | str = (),
     dialect: Mapping[str, str] | None = None,
+    mean: Sequence[float] = (),
+    scale: float | None = None,
     flat: bool = False,
 ) -> Conversion:
     """Converts a net: `prototxt` is a path or the text itself, `weights` a path or
@@ -110,9 +114,11 @@ def convert(
     phase, level, stages choose among the net's layers as Caffe does. input_shapes (in
     Caffe's axis order) replace those of the file. taps are blobs that the module
     returns beside its output; "all" is every blob. dialect says what a layer type with
-    several meanings means ({"Crop": "auto"}) where the file leaves that open. flat
-    writes repeated blocks out instead of making classes of them. Raises ConversionError
-    with every problem of the files.
+    several meanings means ({"Crop": "auto"}) where the file leaves that open. mean (one
+    number, or one for each channel) and scale go into the module's `preprocess`, in
+    place of those in the file's transform_param. flat writes repeated blocks out
+    instead of making classes of them. Raises ConversionError with every problem of the
+    files.
     """
     return _convert(
         prototxt,
@@ -124,6 +130,8 @@ def convert(
         input_shapes=input_shapes,
         taps=taps,
         dialect=dialect,
+        mean=mean,
+        scale=scale,
         flat=flat,
     )
 
@@ -142,7 +150,8 @@ def _convert(
         weights = prototxt
     files = [caffemodel.read(path) for path in _paths(weights)]
     blobs, notes = collect(graph, files) if files or filled else ({}, bare(graph))
-    class_name = Namespace(library().definitions).claim(name or graph.name)
+    reserved = {*library().definitions, NAME}
+    class_name = Namespace(reserved).claim(name or graph.name)
     module = emit(
         graph,
         class_name,
@@ -249,6 +258,8 @@ def read_graph(
     at_hand: Mapping[str, Shape] | None = None,
     taps: Sequence[str] | str = (),
     dialect: Mapping[str, str] | None = None,
+    mean: Sequence[float] = (),
+    scale: float | None = None,
     flat: bool = False,
     passes: Sequence[Pass] = PASSES,
 ) -> Graph:
@@ -274,6 +285,7 @@ def read_graph(
         name=stem,
     )
     done = run_passes(graph, passes).with_notes(*skipped)
+    done = with_transform(done, mean, scale)
     return replace(done, blocks=()) if flat else done
 
 

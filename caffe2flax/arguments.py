@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from caffe2flax import proofs
+from caffe2flax import pictures, predictions, proofs
 
 CONVERT_EXAMPLE = """\
 example:
@@ -31,12 +31,6 @@ example:
 
 The result says the same in Caffe's current format; comments stay where they can.
 """
-DRAW_EXAMPLE = """\
-example:
-  caffe2flax draw googlenet.prototxt -o googlenet.svg
-
-Graphviz lays the picture out: its program 'dot' has to be installed, but for .dot.
-"""
 DEMO_EXAMPLE = """\
 example:
   caffe2flax demo -o digits
@@ -50,11 +44,11 @@ examples:
   caffe2flax run net.prototxt net.caffemodel --inputs in.npz --outputs out.npz
   caffe2flax verify net.prototxt net.caffemodel
   caffe2flax draw net.prototxt -o net.svg
+  caffe2flax predict net.prototxt net.caffemodel photos --mean 104,117,123
   caffe2flax upgrade old.prototxt -o new.prototxt
 
 exit status: 0; 1 for bad input, with every problem on stderr; 2 for wrong usage
 """
-DRAWINGS = (".svg", ".png", ".pdf", ".dot")
 _SIZE = re.compile(r"[1-9][0-9]{0,9}")
 
 
@@ -79,7 +73,17 @@ def parser() -> argparse.ArgumentParser:
     )
     _net(verify)
     proofs.add_verify(verify)
-    _draw(_command(commands, "draw", "draw a net", DRAW_EXAMPLE))
+    draw = _command(commands, "draw", "draw a net", pictures.EXAMPLE)
+    draw.add_argument("net", metavar="NET.prototxt", type=Path)
+    _state(draw)
+    pictures.add_draw(draw)
+    predict = _command(
+        commands, "predict", "run a net on image files", predictions.EXAMPLE
+    )
+    predict.add_argument("net", metavar="NET.prototxt", type=Path)
+    predict.add_argument("weights", metavar="WEIGHTS.caffemodel", type=Path)
+    _state(predict)
+    predictions.add_predict(predict)
     _upgrade(
         _command(
             commands,
@@ -129,6 +133,7 @@ def _convert(command: argparse.ArgumentParser) -> None:
         help="also return this blob, or all; may be repeated",
     )
     proofs.add_convert(command)
+    predictions.add_preparation(command)
     command.add_argument(
         "--flat",
         action="store_true",
@@ -161,25 +166,6 @@ def _run(command: argparse.ArgumentParser) -> None:
         type=_blobs,
         default="outputs",
         help="which blobs to write (default: the net's outputs)",
-    )
-
-
-def _draw(command: argparse.ArgumentParser) -> None:
-    command.add_argument("net", metavar="NET.prototxt", type=Path)
-    _state(command)
-    command.add_argument(
-        "-o",
-        dest="output",
-        metavar="NET.svg|png|pdf|dot",
-        type=_drawing,
-        required=True,
-        help="where the picture goes; the ending says in which format",
-    )
-    command.add_argument(
-        "--json", action="store_true", help="print boxes and arrows as JSON"
-    )
-    command.add_argument(
-        "--force", action="store_true", help="replace a file that exists"
     )
 
 
@@ -265,14 +251,6 @@ def _dialect(text: str) -> tuple[str, str]:
     if not type_ or not meaning:
         raise argparse.ArgumentTypeError(f"{text!r} is not like Crop=auto")
     return type_, meaning
-
-
-def _drawing(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in DRAWINGS:
-        endings = ", ".join(DRAWINGS)
-        raise argparse.ArgumentTypeError(f"{text!r} ends in none of {endings}")
-    return path
 
 
 def _blobs(text: str) -> str | tuple[str, ...]:

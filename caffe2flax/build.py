@@ -140,12 +140,8 @@ class _Builder:
         (self.sources if layer.source else self.nodes).append(node)
 
     def _prepare(self, transform: Transform, blob: str) -> None:
-        """Keeps what the caller has to do, for the module does not."""
         self.transforms[blob] = transform
-        steps = transform.describe(self.phase)
-        if steps:
-            text = f"{blob}: Caffe's input is {steps}; the module takes it like that"
-            self.notes.append(text)
+        self.notes += filter(None, [transform.note(blob, self.phase)])
 
     def _automatic_top(self, type_: str, name: str) -> tuple[str, ...]:
         """In Caffe a loss without a top has one without a name. In training it has the

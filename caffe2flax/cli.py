@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import shlex
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe2flax import proofs
+from caffe2flax import pictures, predictions, proofs
 from caffe2flax.arguments import parser
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.errors import _printable as printable
@@ -62,6 +61,7 @@ def _status(argv: Sequence[str] | None) -> int:
         "run": _run,
         "verify": _verify,
         "draw": _draw,
+        "predict": _predict,
         "upgrade": _upgrade,
         "demo": _demo,
     }
@@ -94,6 +94,8 @@ def _convert(options: argparse.Namespace) -> str | Outcome:
             name=options.name,
             taps=tuple(options.taps),
             flat=options.flat,
+            mean=options.mean,
+            scale=options.scale,
             **_selection(options),
         )
         paths = conversion.write(options.directory, force=options.force, progress=bar)
@@ -136,23 +138,16 @@ def _run(options: argparse.Namespace) -> str:
 
 
 def _draw(options: argparse.Namespace) -> str:
-    from caffe2flax.api import read_graph
-    from caffe2flax.dot import render
-    from caffe2flax.drawing import DRAWN, picture
-    from caffe2flax.output import write_bytes
+    text = pictures.run_draw(options, _selection(options))
+    return text if options.json else _lines(text)
 
-    with Bar("drawing"):
-        graph = read_graph(options.net, passes=DRAWN, **_selection(options))
-        drawn = picture(graph)
-        content = render(drawn, options.output.suffix.removeprefix("."))
-        write_bytes(options.output, content, options.force)
-    if options.json:
-        return json.dumps({"file": str(options.output), **drawn.as_json()}, indent=2)
-    layers = sum(len(box.parts) for box in drawn.boxes)
-    blocks = {box.block for box in drawn.boxes if box.block}
-    counts = f"{drawn.name}: {layers:,} layers, {len(blocks):,} repeated blocks"
-    left = (f"note: left out {d.type} {d.name!r}: {d.reason}" for d in graph.dropped)
-    return _lines(options.output, counts, *left)
+
+def _predict(options: argparse.Namespace) -> Outcome:
+    text, problems = predictions.run_predict(options, _selection(options))
+    if problems:
+        _failed(*problems)
+    plain = options.csv and not sys.stdout.isatty()
+    return text if plain or options.json else _lines(text), not problems
 
 
 def _upgrade(options: argparse.Namespace) -> str:

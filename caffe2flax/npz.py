@@ -54,6 +54,23 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             raise ConversionError(Problem(message, Span(str(path)))) from error
 
 
+def read_npy(path: Path) -> np.ndarray:
+    """The array of an .npy file; as for `read_npz`, nothing is taken on trust.
+
+    Raises:
+        ConversionError: the file is no .npy, is damaged, or holds no numbers.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        try:
+            shape, column_major, dtype = _read_header(stream)
+            present = os.fstat(stream.fileno()).st_size - stream.tell()
+            return _values(stream, present, shape, dtype, column_major)
+        except _DAMAGE as error:
+            message = f"this is no .npy file as numpy.save writes it: {error}"
+            raise ConversionError(Problem(message, Span(str(path)))) from error
+
+
 def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     members = archive.infolist()
     if sum(member.compress_size for member in members) > path.stat().st_size:
@@ -82,11 +99,21 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
     with archive.open(member) as stream:
         shape, column_major, dtype = _read_header(stream)
         present = member.file_size - stream.tell()
-        needed = dtype.itemsize * prod(shape)
-        if present != needed:
-            size = f"needs {needed} bytes, {present} are there"
-            raise ValueError(f"shape {shape} of {dtype} {size}")
-        values = np.frombuffer(stream.read(), dtype)
+        return _values(stream, present, shape, dtype, column_major)
+
+
+def _values(
+    stream: IO[bytes],
+    present: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    column_major: bool,
+) -> np.ndarray:
+    needed = dtype.itemsize * prod(shape)
+    if present != needed:
+        size = f"needs {needed} bytes, {present} are there"
+        raise ValueError(f"shape {shape} of {dtype} {size}")
+    values = np.frombuffer(stream.read(), dtype)
     return values.reshape(shape, order="F" if column_major else "C")
 
 

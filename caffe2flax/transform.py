@@ -53,6 +53,14 @@ class Transform:
             steps.append("mirrored at random")
         return ", ".join(steps)
 
+    def note(self, blob: str, phase: str = "TEST") -> str:
+        """What the caller has to do to `blob`, for the module does not; "" for
+        nothing."""
+        steps = self.describe(phase)
+        if not steps:
+            return ""
+        return f"{blob}: Caffe's input is {steps}; the module takes it like that"
+
 
 def read_transform(layer: Params) -> Transform | None:
     """A layer's `transform_param`, None where it has none. Problems go to `layer`."""

@@ -14,6 +14,7 @@ from caffe2flax.codegen.methods import stepping, total_loss
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.options import Option, find_options
 from caffe2flax.codegen.places import Home, Place, Places
+from caffe2flax.codegen.preprocess import NAME, preprocess_functions
 from caffe2flax.ir import Graph, Value
 from caffe2flax.registry import Site, literal
 
@@ -49,7 +50,7 @@ def emit(
 
     `origin` is the file that the docstring names.
     """
-    names = Namespace({*library().definitions, name})
+    names = Namespace({*library().definitions, NAME, name})
     factored = factor(graph, names, initialise=initialise)
     body = Body(factored.graph, initialise)
     classes = GAP.join((*factored.classes, _class(name, body)))
@@ -57,7 +58,8 @@ def emit(
     paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph)]
     if any(paragraphs):
         docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"
-    parts = [f'"""{docstring}"""', _imports(classes), classes]
+    functions = GAP.join((classes, *preprocess_functions(graph)))
+    parts = [f'"""{docstring}"""', _imports(functions), functions]
     definitions = library().needed(classes)
     if definitions:
         parts.append(GAP.join((OPERATIONS, *(d.source for d in definitions))))

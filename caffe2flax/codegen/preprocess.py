@@ -1,0 +1,93 @@
+"""What Caffe's data layers do to images, as functions of the generated module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from textwrap import wrap
+
+from caffe2flax.codegen.names import identifier
+from caffe2flax.ir import Graph, Value
+from caffe2flax.registry import literal
+from caffe2flax.transform import Transform
+
+NAME = "preprocess"
+WIDTH = 84
+"""Columns of a docstring, indented."""
+
+
+def preprocess_functions(graph: Graph) -> Iterator[str]:
+    """The source of `preprocess(images)` for each input that Caffe prepares; where
+    there are several, it is `preprocess_BLOB`."""
+    prepared = [
+        (value, transform)
+        for value in graph.arguments
+        if (transform := graph.transforms.get(value.blob))
+        and len(graph.shapes[value]) == 4
+        and _does_something(transform, graph.phase)
+    ]
+    for value, transform in prepared:
+        name = f"{NAME}_{identifier(value.blob)}" if len(prepared) > 1 else NAME
+        yield _function(name, graph, value, transform)
+
+
+def _does_something(transform: Transform, phase: str) -> bool:
+    numbers = transform.mean_value or transform.mean_file or transform.scale != 1
+    return bool(numbers or (transform.crop_size and phase == "TEST"))
+
+
+def _function(name: str, graph: Graph, value: Value, transform: Transform) -> str:
+    """y = (x - mean) * scale, then the middle of it."""
+    axes = graph.layouts[value].axes
+    channels = graph.shapes[value][1]
+    letters = ["N", "C", "H", "W"]
+    letters[1] = str(channels)
+    border = ", ".join(letters[axis] for axis in axes)
+    orders = {1: "gray", 3: "B, G, R"}
+    order = f"; {orders[channels]}" if channels in orders else ""
+    given = "images: Array"
+    steps = ["x = jnp.asarray(images, jnp.float32)"]
+    blob = identifier(value.blob)
+    about = f"Images ({border}{order}; 0 to 255) as `{blob}` wants them."
+    more = []
+    if transform.mean_file:
+        given += ", mean: Array"
+        inner = ", ".join(letters[axis] for axis in axes if axis)
+        more.append(f"`mean` is the array of {_shown(transform.mean_file)} ({inner}).")
+        steps.append("x = x - jnp.asarray(mean, jnp.float32)[None]")
+    elif len(set(transform.mean_value)) == 1:
+        if transform.mean_value[0]:
+            steps.append(f"x = x - {literal(transform.mean_value[0])}")
+    elif transform.mean_value:
+        numbers = ", ".join(map(literal, transform.mean_value))
+        shape = ", ".join("-1" if axis == 1 else "1" for axis in axes)
+        mean = f"jnp.array([{numbers}], jnp.float32)"
+        steps.append(f"x = x - {mean}.reshape({shape})")
+    if transform.scale != 1:
+        steps.append(f"x = x * {literal(transform.scale)}")
+    if transform.crop_size and graph.phase == "TEST":
+        steps += _crop(transform.crop_size, axes)
+    if graph.phase != "TEST" and (transform.crop_size or transform.mirror):
+        more.append("Random crops and mirror images are the caller's.")
+    doc = "\n\n".join("\n".join(wrap(text, WIDTH)) for text in (about, *more))
+    steps[-1] = f"return {steps[-1].partition(' = ')[2]}"
+    lines = [f'"""{doc}{chr(10) if more else ""}"""', *steps]
+    body = "\n".join(lines).replace("\n", "\n    ").replace("\n    \n", "\n\n")
+    return f"def {name}({given}) -> Array:\n    {body}"
+
+
+def _crop(size: int, axes: tuple[int, ...]) -> Iterator[str]:
+    """Statements that leave the middle."""
+    sides = {2: "top", 3: "left"}
+    for axis, side in sides.items():
+        place = axes.index(axis)
+        yield f"{side} = (x.shape[{place}] - {size}) // 2"
+    spans = {axis: f"{side} : {side} + {size}" for axis, side in sides.items()}
+    cuts = [spans.get(axis, ":") for axis in axes]
+    while cuts[-1] == ":":
+        cuts.pop()
+    yield f"x = x[{', '.join(cuts)}]"
+
+
+def _shown(text: str) -> str:
+    """For a docstring: nothing in it can end the string or steer a terminal."""
+    return literal(text)[1:-1].replace('"', "'")

@@ -1,0 +1,187 @@
+"""Image files -> a net's input, pixel by pixel as Caffe prepares it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.errors import ConversionError, Problem, Span
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "DIB",
+    "PPM",
+    "TIFF",
+    "WEBP",
+    "GIF",
+    "JPEG2000",
+)
+"""What is read: formats of plain pixels, none that has an interpreter run."""
+ORIENTING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+"""Where a file can say that it is to be turned; looking there takes its time."""
+DEEP = ("I;16", "I;16B", "I;16L")
+MOST_PIXELS = 2**27
+"""Of an image; a small file can claim more than any memory holds."""
+BITS = 11
+"""OpenCV's weights of bytes are integers of 2048ths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """y = (crop(resize(x)) - mean) * scale, in float32.
+
+    size: height and width of the net's input. before: those that an image is resized
+    to; it is cropped from the middle where they are larger. mean: (C,) or (H, W, C),
+    None for none. rgb: whether the net's channels are R, G, B and not Caffe's B, G, R.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    before: tuple[int, int]
+    mean: Floats | None = None
+    scale: float = 1.0
+    rgb: bool = False
+
+    def read(self, path: Path) -> Floats:
+        """(H, W, C) of a file. Raises ConversionError, or OSError."""
+        return self.prepare(decode(path, self.channels))
+
+    def prepare(self, image: Pixels) -> Floats:
+        """(H, W, C) of an image (height, width, C), B before G before R."""
+        x = crop(resize(image, self.before), self.size)
+        if self.rgb:
+            x = x[..., ::-1]
+        y = x.astype(np.float32)
+        if self.mean is not None:
+            y -= self.mean
+        if self.scale != 1:
+            y *= np.float32(self.scale)
+        return y
+
+
+def decode(path: Path, channels: int) -> Pixels:
+    """(height, width, channels) of a file: 3 for B, G, R, or 1 for gray.
+
+    As OpenCV reads it: upright as its EXIF says, without alpha, the upper byte of 16
+    bits. Raises ConversionError where the file is no image or a damaged one, OSError
+    where it cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    with path.open("rb") as stream:
+        try:
+            with Image.open(stream, formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels")
+                return _pixels(image, channels)
+        except UnidentifiedImageError:
+            message = "this is no image of a known format"
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise what they like at damaged files
+            message = f"this image is damaged: {error}"
+    raise ConversionError(Problem(message, Span(str(path))))
+
+
+def _pixels(image: Image.Image, channels: int) -> Pixels:
+    image.load()
+    if image.format == "TIFF" or not ORIENTING.isdisjoint(image.info):
+        from PIL import ImageOps
+
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in DEEP:
+        gray = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+        return np.repeat(gray, channels, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of 32 bits ({image.mode})")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode:
+        pixels = np.asarray(image)
+    else:
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        pixels = np.asarray(image.convert(mode))
+    return pixels[..., None] if channels == 1 else pixels[..., ::-1]
+
+
+def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """(*size, C): bilinear between pixel centres, in OpenCV's integer arithmetic.
+
+    cv2.resize with its default INTER_LINEAR, with which Caffe's tools resize; nothing
+    is averaged when an image shrinks.
+    """
+    if image.shape[:2] == size:
+        return image
+    rows, high, low = _taps(image.shape[0], size[0])
+    columns, near, far = _taps(image.shape[1], size[1])
+    # At the left and right edges OpenCV drops the weight of the pixel that is missing,
+    # above and below it does not: that differs in rounding.
+    outside = columns[0] == columns[1]
+    near[outside], far[outside] = 1 << BITS, 0
+    lines, places = np.unique(rows, return_inverse=True)
+    places = places.reshape(rows.shape)  # which numpy 2.0 left flat
+    taken = image[lines]
+    across = taken[:, columns[0]] * near[:, None]
+    across += taken[:, columns[1]] * far[:, None]
+    across >>= 4
+    mixed = across[places[0]] * high[:, None, None] >> 16
+    mixed += across[places[1]] * low[:, None, None] >> 16
+    mixed += 2
+    mixed >>= 2
+    done: Pixels = mixed.astype(np.uint8)
+    return done
+
+
+def _taps(
+    extent: int, size: int
+) -> tuple[NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
+    """For each of `size` places the two pixels of `extent` around it (2, size), and the
+    weights of either."""
+    exact = ((np.arange(size) + 0.5) * (extent / size) - 0.5).astype(np.float32)
+    first = np.floor(exact)
+    part = exact - first
+    pixels = np.stack([first, first + 1]).clip(0, extent - 1).astype(np.intp)
+    one = np.float32(1 << BITS)
+    weights = np.rint((1 - part) * one), np.rint(part * one)
+    return pixels, weights[0].astype(np.int32), weights[1].astype(np.int32)
+
+
+def crop(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """The middle of an image (height, width, ...), where Caffe takes it in TEST."""
+    top, left = ((n - k) // 2 for n, k in zip(image.shape, size, strict=False))
+    return image[top : top + size[0], left : left + size[1]]
+
+
+def find(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files that are meant: folders stand for all files in them, sorted, but for
+    hidden ones. Raises ConversionError for a folder without any."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = list(_walk(path))
+        if not found:
+            raise ConversionError(Problem("the folder holds no files", Span(str(path))))
+        yield from found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield Path(parent, name)
