@@ -1,6 +1,6 @@
 """caffe2flax: trained Caffe networks as readable Flax NNX modules, exactly."""
 
-from caffe2flax.api import Conversion, convert, load, run, verify
+from caffe2flax.api import Conversion, convert, inspect, load, run, verify, where
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.registry import layer
 
@@ -13,8 +13,10 @@ __all__ = [
     "Span",
     "__version__",
     "convert",
+    "inspect",
     "layer",
     "load",
     "run",
     "verify",
+    "where",
 ]

@@ -24,6 +24,7 @@ from caffe2flax.codegen.weights import Blobs, Variables, bare, collect
 from caffe2flax.dialects import check_dialects
 from caffe2flax.frontend import caffemodel, prototxt
 from caffe2flax.frontend.message import Message
+from caffe2flax.frontend.prototxt import read_text
 from caffe2flax.frontend.rules import select
 from caffe2flax.frontend.schema import read_architecture
 from caffe2flax.frontend.snapshot import as_written
@@ -39,7 +40,9 @@ from caffe2flax.preparation import with_transform
 if TYPE_CHECKING:
     from flax import nnx
 
+    from caffe2flax.inspection import Inspection, WeightsInspection
     from caffe2flax.verification import Report
+    from caffe2flax.whereabouts import Whereabouts
 
 Array = NDArray[Any]
 PathOrText = str | os.PathLike[str]
@@ -209,6 +212,40 @@ def verify(
         level=options.get("level", 0),
         stages=options.get("stages", ()),
     )
+
+
+def inspect(
+    prototxt: PathOrText, weights: Weights | None = None, **options: Any
+) -> Inspection | WeightsInspection:
+    """What a net is made of and costs, or what a weights file alone holds. Options as
+    for `convert`. Raises ConversionError with every problem, unsupported layers among
+    them."""
+    from caffe2flax.inspection import inspect_graph, inspect_weights
+
+    if weights is None and not _is_text(prototxt) and is_binary(prototxt):
+        return inspect_weights(caffemodel.read(prototxt), prototxt)
+    graph = read_graph(prototxt, **options)
+    files = [caffemodel.read(path) for path in _paths(weights)]
+    notes = collect(graph, files)[1] if files else ()
+    return inspect_graph(
+        graph, (*(note for file in files for note in file.notes), *notes)
+    )
+
+
+def where(
+    prototxt: PathOrText, query: str, weights: Weights | None = None, **options: Any
+) -> tuple[Whereabouts, ...]:
+    """The lines of the prototxt and of the generated module that belong together:
+    `query` is the name of a layer or a blob, a line of the module that `convert` writes
+    of the same arguments ("123"), or one of the prototxt ("net.prototxt:57"). Raises
+    ConversionError where nothing is found."""
+    from caffe2flax.whereabouts import locate
+
+    conversion = _convert(prototxt, weights, **options)
+    text = str(prototxt) if _is_text(prototxt) else None
+    if text is None and not is_binary(prototxt):
+        text = read_text(prototxt)
+    return locate(conversion, text, query)
 
 
 def load(

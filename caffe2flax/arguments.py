@@ -43,6 +43,7 @@ examples:
   caffe2flax convert net.prototxt net.caffemodel -o out
   caffe2flax run net.prototxt net.caffemodel --inputs in.npz --outputs out.npz
   caffe2flax verify net.prototxt net.caffemodel
+  caffe2flax inspect net.prototxt --where conv4_2
   caffe2flax draw net.prototxt -o net.svg
   caffe2flax predict net.prototxt net.caffemodel photos --mean 104,117,123
   caffe2flax upgrade old.prototxt -o new.prototxt
@@ -73,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
     )
     _net(verify)
     proofs.add_verify(verify)
+    inspect = _command(
+        commands, "inspect", "show what a net is made of", proofs.INSPECT_EXAMPLE
+    )
+    _net(inspect)
+    proofs.add_inspect(inspect)
     draw = _command(commands, "draw", "draw a net", pictures.EXAMPLE)
     draw.add_argument("net", metavar="NET.prototxt", type=Path)
     _state(draw)

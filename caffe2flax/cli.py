@@ -60,6 +60,7 @@ def _status(argv: Sequence[str] | None) -> int:
         "convert": _convert,
         "run": _run,
         "verify": _verify,
+        "inspect": _inspect,
         "draw": _draw,
         "predict": _predict,
         "upgrade": _upgrade,
@@ -114,6 +115,11 @@ def _convert(options: argparse.Namespace) -> str | Outcome:
 def _verify(options: argparse.Namespace) -> Outcome:
     report, well = proofs.run_verify(options, _selection(options))
     return _lines(report), well
+
+
+def _inspect(options: argparse.Namespace) -> Outcome:
+    text, well = proofs.run_inspect(options, _selection(options))
+    return _lines(text), well
 
 
 def _run(options: argparse.Namespace) -> str:
