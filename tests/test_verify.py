@@ -344,7 +344,7 @@ def test_against_opencv(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
         ({}, {"tolerance": 0}, "above 0"),
         ({}, {"inputs": {"dada": np.zeros(3)}}, "did you mean data"),
         ({}, {"inputs": {"data": np.zeros((1, 3, 8, 9))}}, "has shape"),
-        ({}, {"image": FIXTURES / "networks" / "lenet.prototxt"}, "no picture"),
+        ({}, {"image": FIXTURES / "networks" / "lenet.prototxt"}, "no image"),
     ],
 )
 def test_refusals(
