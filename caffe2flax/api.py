@@ -32,9 +32,11 @@ from caffe2flax.frontend.sniff import is_binary
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 from caffe2flax.ir import Graph
 from caffe2flax.layers import register_all
+from caffe2flax.layers.stub import Stub
 from caffe2flax.layout import Shape
 from caffe2flax.output import write_files
 from caffe2flax.passes import PASSES, Pass, run_passes
+from caffe2flax.plugins import load_entry_points, load_plugins
 from caffe2flax.preparation import with_transform
 
 if TYPE_CHECKING:
@@ -110,6 +112,8 @@ def convert(
     mean: Sequence[float] = (),
     scale: float | None = None,
     flat: bool = False,
+    plugins: Sequence[str | os.PathLike[str]] = (),
+    stub_unsupported: bool = False,
 ) -> Conversion:
     """Converts a net: `prototxt` is a path or the text itself, `weights` a path or
     several. A weights file alone will do where it carries its net.
@@ -120,8 +124,9 @@ def convert(
     several meanings means ({"Crop": "auto"}) where the file leaves that open. mean (one
     number, or one for each channel) and scale go into the module's `preprocess`, in
     place of those in the file's transform_param. flat writes repeated blocks out
-    instead of making classes of them. Raises ConversionError with every problem of the
-    files.
+    instead of making classes of them. plugins are Python files that are run for the
+    layers they register. stub_unsupported makes a method to be filled in of each layer
+    of unknown type. Raises ConversionError with every problem of the files.
     """
     return _convert(
         prototxt,
@@ -136,6 +141,8 @@ def convert(
         mean=mean,
         scale=scale,
         flat=flat,
+        plugins=plugins,
+        stub_unsupported=stub_unsupported,
     )
 
 
@@ -298,10 +305,14 @@ def read_graph(
     mean: Sequence[float] = (),
     scale: float | None = None,
     flat: bool = False,
+    plugins: Sequence[str | os.PathLike[str]] = (),
+    stub_unsupported: bool = False,
     passes: Sequence[Pass] = PASSES,
 ) -> Graph:
     """The graph of a prototxt, `passes` run. Raises ConversionError."""
     register_all()
+    load_entry_points()
+    load_plugins(plugins)
     check_dialects(dialect or {})
     message, skipped = _read_net(source)
     net = upgrade(inline_net(message, phase=phase) or message)
@@ -319,10 +330,13 @@ def read_graph(
         at_hand=at_hand,
         taps=taps,
         dialects=dialect,
+        stub=Stub if stub_unsupported else None,
         name=stem,
     )
     done = run_passes(graph, passes).with_notes(*skipped)
     done = with_transform(done, mean, scale)
+    # A method belongs to one class.
+    flat = flat or any(node.layer.has_method for node in done.nodes)
     return replace(done, blocks=()) if flat else done
 
 

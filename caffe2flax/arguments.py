@@ -138,6 +138,11 @@ def _convert(command: argparse.ArgumentParser) -> None:
         default=[],
         help="also return this blob, or all; may be repeated",
     )
+    command.add_argument(
+        "--stub-unsupported",
+        action="store_true",
+        help="make a method to be filled in of each layer of unknown type",
+    )
     proofs.add_convert(command)
     predictions.add_preparation(command)
     command.add_argument(
@@ -236,6 +241,15 @@ def _state(command: argparse.ArgumentParser) -> None:
         action=_Mapping,
         default={},
         help="what a layer type of several meanings means: Crop=auto; may be repeated",
+    )
+    command.add_argument(
+        "--plugin",
+        dest="plugins",
+        metavar="LAYERS.py",
+        type=Path,
+        action="append",
+        default=[],
+        help="a file of layers of your own, which is run; may be repeated",
     )
 
 

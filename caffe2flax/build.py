@@ -38,9 +38,11 @@ def build(
     at_hand: Mapping[str, Shape] | None = None,
     taps: Sequence[str] | str = (),
     dialects: Mapping[str, str] | None = None,
+    stub: type[Layer] | None = None,
     name: str = "",
 ) -> Graph:
-    """The graph of an upgraded and filtered net; `name` serves where the net has none.
+    """The graph of an upgraded and filtered net; `name` serves where the net has none,
+    and the class `stub`, if any, for unknown types.
 
     Raises ConversionError with the problems of all layers.
     """
@@ -49,13 +51,17 @@ def build(
         net,
         phase=phase,
         dialects=dialects or {},
+        shapes=input_shapes or {},
         types=_texts(net, "type"),
         declared=frozenset(found.name for found in net.fields),
     )
     params.ignore("layer", "state", "debug_info")
     net_name = params.get("name", "") or name
     builder = _Builder(
-        phase, _texts(net, "top"), force_backward=params.get("force_backward", False)
+        phase,
+        _texts(net, "top"),
+        force_backward=params.get("force_backward", False),
+        stub=stub,
     )
     params.problems, params.notes = builder.problems, builder.notes
     for found in params.subs("layer"):
@@ -92,6 +98,8 @@ class _Builder:
     """The tops of the whole net."""
     force_backward: bool = False
     """Then gradients flow whatever propagate_down says."""
+    stub: type[Layer] | None = None
+    """What stands for unknown types."""
     nodes: list[Node] = field(default_factory=list)
     sources: list[Node] = field(default_factory=list)
     latest: dict[str, Value] = field(default_factory=dict)
@@ -209,7 +217,7 @@ class _Builder:
     def _parse(
         self, params: Params, type_: str, bottoms: Sequence[str], tops: Sequence[str]
     ) -> Layer | None:
-        cls = find_layer(type_, len(bottoms))
+        cls = find_layer(type_, len(bottoms)) or (self.stub if type_ else None)
         if cls is None:
             params.ignore(*(f.name for f in _message(params).fields))
             if not type_:
@@ -292,7 +300,8 @@ class _Builder:
             self.problems.append(Problem(text, spans[0]))
 
     def check_input_shapes(self, shapes: Mapping[str, Shape]) -> None:
-        tops = [value.blob for node in self.sources for value in node.outputs]
+        stubs = (node for node in self.nodes if node.layer.has_method)
+        tops = [v.blob for node in (*self.sources, *stubs) for v in node.outputs]
         for blob in shapes:
             if blob not in tops:
                 text = f"a shape is given for {blob!r}, which is no input of the net"

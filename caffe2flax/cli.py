@@ -95,6 +95,7 @@ def _convert(options: argparse.Namespace) -> str | Outcome:
             name=options.name,
             taps=tuple(options.taps),
             flat=options.flat,
+            stub_unsupported=options.stub_unsupported,
             mean=options.mean,
             scale=options.scale,
             **_selection(options),
@@ -200,6 +201,7 @@ def _selection(options: argparse.Namespace) -> dict[str, Any]:
         "stages": tuple(options.stages),
         "input_shapes": options.input_shapes or None,
         "dialect": options.dialect or None,
+        "plugins": tuple(options.plugins),
     }
 
 

@@ -48,6 +48,8 @@ class Params:
     """What the layer's `transform_param` says."""
     dialects: Mapping[str, str] = field(default_factory=dict)
     """Which meaning of a type the caller chose, where a type has several."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes that the caller gives, by blob."""
     types: frozenset[str] = frozenset()
     """The layer types of the net."""
     declared: frozenset[str] = frozenset()

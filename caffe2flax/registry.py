@@ -122,6 +122,8 @@ class Layer(ABC):
     fed: ClassVar[bool] = False
     """What it computes is the caller's part, as from ground truth that no net holds:
     its tops become inputs of the module."""
+    has_method: ClassVar[bool] = False
+    """Whether the generated class has a method of its own for the layer."""
     ends_section: ClassVar[bool] = False
     """A blank line follows in generated code."""
     section: ClassVar[str] = ""
@@ -181,6 +183,10 @@ class Layer(ABC):
     def build(self, at: Site) -> str | None:
         """The expression that makes the nnx module; None where it needs none."""
         return None
+
+    def write_method(self, name: str, parameters: Sequence[str], at: Site) -> str:
+        """The method, where `has_method`; `call` calls it as `Site.module`."""
+        return ""
 
     @abstractmethod
     def call(self, at: Site) -> str:
@@ -290,6 +296,9 @@ def layer(type_: str, *parameters: str) -> Callable[[L], L]:
 
     return register
 
+
+OPERATIONS: dict[str, str] = {}
+"""Sources beside `ops/` whose functions generated modules carry along, by file."""
 
 FAMILIES: list[tuple[re.Pattern[str], type[Layer]]] = []
 

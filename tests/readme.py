@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import caffe2flax
+from caffe2flax.dialects import DIALECTS
 from caffe2flax.frontend.descriptors import PARAMS
 from caffe2flax.layers import register_all
 from caffe2flax.registry import LAYERS
@@ -61,12 +62,29 @@ def example(prototxt: str) -> str:
     return body[: body.index("    @classmethod")].rstrip() + "\n"
 
 
+def dialect_table() -> str:
+    """Each type with several meanings, with what they are."""
+    rows = [
+        f"| `{type_}` | {'; '.join(f'`{m}`: {what}' for m, what in meanings.items())} |"
+        for type_, meanings in DIALECTS.items()
+    ]
+    return "\n".join(["| type | meanings |", "|---|---|", *rows]) + "\n"
+
+
+def plugin() -> str:
+    """The example of a layer of one's own."""
+    text = (ROOT / "fixtures" / "plugin" / "mylayers.py").read_text(encoding="utf-8")
+    return f"```python\n{text.rstrip()}\n```\n"
+
+
 def written(text: str) -> str:
     """README.md with its generated parts made anew."""
     shown = part(text, "example")
     prototxt, module = code_blocks(shown)
     text = with_part(text, "example", shown.replace(module, example(prototxt)))
-    return with_part(text, "layers", layer_table())
+    text = with_part(text, "layers", layer_table())
+    text = with_part(text, "dialects", dialect_table())
+    return with_part(text, "plugin", plugin())
 
 
 if __name__ == "__main__":

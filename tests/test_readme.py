@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from caffe2flax.cli import main
-from tests.readme import README, code_blocks, example, layer_table, part
+from tests.readme import (
+    README,
+    code_blocks,
+    dialect_table,
+    example,
+    layer_table,
+    part,
+    plugin,
+)
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -37,6 +45,11 @@ def test_the_example_is_what_comes_out() -> None:
 
 def test_the_layers_are_those_registered() -> None:
     assert part(TEXT, "layers") == layer_table()
+
+
+def test_the_meanings_and_the_plugin_are_those_that_work() -> None:
+    assert part(TEXT, "dialects") == dialect_table()
+    assert part(TEXT, "plugin") == plugin()
 
 
 def test_the_errors_are_what_is_printed(

@@ -60,6 +60,8 @@ class Body:
     variables: dict[Value, str] = field(default_factory=dict)
     built: list[tuple[str, str]] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    """The lines of the methods of layers, indented."""
     states: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Key and variable of the state that a node carries to the next call, by number."""
     tied: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -120,6 +122,9 @@ class Body:
         ties = Ties(Counter(w for node in self.graph.nodes for w in node.weights))
         for node in self.graph.nodes:
             site = self._site(node)
+            if node.layer.has_method:
+                self._add_method(node, names.claim(node.name))
+                continue
             expression = node.layer.build(site)
             if expression is None:
                 continue
@@ -135,6 +140,14 @@ class Body:
                     self.tied[attribute] = views
                     expression = _without(expression, views)
                 self.built.append((attribute, expression))
+
+    def _add_method(self, node: Node, name: str) -> None:
+        taken = [self.variables[value] for value in node.inputs]
+        if len(set(taken)) < len(taken) or "self" in taken:
+            taken = [f"x{i}" for i in range(len(taken))]
+        self.attributes[node.number] = name
+        text = node.layer.write_method(name, taken, self.sites[node.number])
+        self.methods += ["", *(f"    {line}".rstrip() for line in text.splitlines())]
 
     def _site(self, node: Node) -> Site:
         site = Site(

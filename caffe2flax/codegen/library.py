@@ -7,6 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import TypeGuard
+
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.registry import OPERATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +42,42 @@ class Library:
         return tuple(d for name, d in self.definitions.items() if name in wanted)
 
 
-@cache
 def library() -> Library:
+    """`ops/`, and what plug-ins define beside their layers."""
+    own = _own_library()
+    return _extended(tuple(OPERATIONS.items())) if OPERATIONS else own
+
+
+@cache
+def _own_library() -> Library:
     """Reads `ops/` without importing it: it needs jax, which converting does not."""
+    folder = files("caffe2flax").joinpath("ops")
+    found = sorted(folder.iterdir(), key=lambda item: item.name)
+    texts = (f.read_text(encoding="utf-8") for f in found if f.name.endswith(".py"))
+    return _read(texts)
+
+
+@cache
+def _extended(sources: tuple[tuple[str, str], ...]) -> Library:
+    """The library with the functions of other sources, (file, text) each. Raises
+    ConversionError where one has the name of another."""
+    own = _own_library()
+    definitions, imports = dict(own.definitions), dict(own.imports)
+    for file, text in sources:
+        more = _read([text])
+        for name in definitions.keys() & more.definitions.keys():
+            problem = Problem(f"generated modules know another {name}", Span(file))
+            raise ConversionError(problem)
+        definitions |= more.definitions
+        imports = {**more.imports, **imports}
+    return Library(definitions, imports)
+
+
+def _read(texts: Iterable[str]) -> Library:
+    """The functions and classes of these sources, but for layers."""
     definitions: dict[str, Definition] = {}
     imports: dict[str, str] = dict(BASE_IMPORTS)
-    folder = files("caffe2flax").joinpath("ops")
-    for file in sorted(folder.iterdir(), key=lambda item: item.name):
-        if not file.name.endswith(".py"):
-            continue
-        text = file.read_text(encoding="utf-8")
+    for text in texts:
         for node in ast.parse(text).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 imports.update(
@@ -55,11 +85,20 @@ def library() -> Library:
                     for bound, line in _bindings(node)
                     if " caffe2flax" not in line
                 )
-            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            elif _is_carried(node):
                 source = _segment(text, node)
                 definition = Definition(node.name, source, loaded_names(node))
                 definitions[node.name] = definition
     return Library(definitions, imports)
+
+
+def _is_carried(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.ClassDef]:
+    """Whether a statement defines something that is no layer."""
+    if isinstance(node, ast.FunctionDef):
+        return True
+    if not isinstance(node, ast.ClassDef):
+        return False
+    return not any("layer" in ast.unparse(mark) for mark in node.decorator_list)
 
 
 BASE_IMPORTS = {

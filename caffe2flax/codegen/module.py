@@ -142,6 +142,7 @@ def _class(name: str, body: Body) -> str:
         signature = f"self, {', '.join(arguments)}"
         lines += ["", f"    def __call__({signature}) -> {_returns(graph)}:"]
         lines += body.call_lines()
+    lines += body.methods
     objective = total_loss(graph)
     if objective:
         lines += ["", *objective]

@@ -40,6 +40,8 @@ def infer_shapes(graph: Graph) -> Graph:
         raise ConversionError(problems)
     slots: dict[str, tuple[Weight, ...]] = {}
     for node in nodes:
+        if node.layer.has_method:
+            continue  # its blobs are not known
         slots.setdefault(node.name, node.weights)
     done = replace(graph, nodes=tuple(nodes), shapes=shapes, slots=slots)
     return replace(done, scaled=_scaled(done, shapes))
@@ -118,6 +120,8 @@ class _Owners:
 
     def resolve(self, node: Node, blobs: tuple[Blob, ...]) -> tuple[Weight, ...]:
         """The node's weights; a shared one is its owner's. Raises ConversionError."""
+        if node.layer.has_method:
+            return ()  # what it holds is not known
         if len(node.shares) > len(blobs):
             raise ConversionError(
                 f"{len(node.shares)} param messages for {len(blobs)} weight blobs"

@@ -1,0 +1,115 @@
+"""What stands for a layer type that nothing is known of, where the user asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.frontend.message import Message, Scalar
+from caffe2flax.layout import Operand, Shape
+from caffe2flax.params import Params
+from caffe2flax.registry import Array, Layer, Site, literal
+
+NOT_PARAMETERS = ("name", "type", "bottom", "top", "include", "exclude", "phase")
+
+
+@dataclass(frozen=True, slots=True)
+class Stub(Layer):
+    """A method to be filled in: it takes and gives arrays in Caffe's axis order."""
+
+    bottoms = (0, None)
+    tops = (1, None)
+    in_place = True
+    has_method = True
+
+    kind: str
+    name: str
+    shapes: tuple[Shape | None, ...]
+    parameters: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        line = params.parent
+        assert line is not None, "a type without messages of its own"
+        assert line.message is not None, "a layer that was read"
+        given = tuple(line.shapes.get(top) for top in line.all("top", str))
+        if not line.bottoms and None in given:
+            blobs = line.all("top", str)
+            for blob, shape in zip(blobs, given, strict=True):
+                if shape is None:
+                    text = f"the shape of {blob!r} is unknown: give --input-shape"
+                    line.error("type", f"{text} {blob}=N,...")
+        kept = [f for f in line.message.fields if f.name not in NOT_PARAMETERS]
+        line.ignore(*(f.name for f in line.message.fields))
+        made = cls(params.name, line.get("name", ""), given, _printed(kept))
+        line.note(
+            f"{line.span('type')}: {params.name} is unknown: the module's method for "
+            f"{made.name!r} is to be filled in" + made.assumption
+        )
+        return made
+
+    @property
+    def assumption(self) -> str:
+        """What is taken for granted of its tops."""
+        if None not in self.shapes:
+            return ""
+        return "; its tops are taken to have the shape of its first bottom"
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        tops = tuple(shape or inputs[0] for shape in self.shapes if shape or inputs)
+        if len(tops) < len(self.shapes):
+            raise ConversionError("the shapes of its tops are unknown")
+        return tops
+
+    def write_method(self, name: str, parameters: Sequence[str], at: Site) -> str:
+        def shown(operands: Sequence[Operand]) -> str:
+            return ", ".join(str(x.shape).replace(",)", ")") for x in operands)
+
+        result = "Array" if len(self.shapes) == 1 else "tuple[Array, ...]"
+        taken = ", ".join(["self", *(f"{p}: Array" for p in parameters)])
+        lines = [
+            f"def {name}({taken}) -> {result}:",
+            f'    """{_plain(self.kind)}, which is to be filled in.',
+            "",
+            f"    Shapes, in Caffe's axis order: {shown(at.inputs)} ->",
+            f"    {shown(at.outputs)}{self.assumption and ' (taken from the bottom)'}.",
+        ]
+        if self.parameters:
+            lines += ["", *(f"    {_plain(line)}" for line in self.parameters)]
+        what = literal(f"fill in the {self.kind} {self.name!r}")
+        return "\n".join([*lines, '    """', f"    raise NotImplementedError({what})"])
+
+    def call(self, at: Site) -> str:
+        return f"{at.module}({', '.join(at.args)})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        raise ConversionError(f"{self.kind} is to be filled in: it has no reference")
+
+
+def _plain(text: str) -> str:
+    """`text` for a docstring: nothing in it can end the string."""
+    return literal(text)[1:-1].replace('"', "'").replace("\\'", "'")
+
+
+def _printed(fields: Sequence[object]) -> tuple[str, ...]:
+    """Fields as prototxt, a line each."""
+    lines: list[str] = []
+    # A stack in place of recursion, which a file could exhaust.
+    stack: list[tuple[int, object]] = [(0, field) for field in reversed(fields)]
+    while stack:
+        depth, field = stack.pop()
+        indent = "  " * depth
+        if isinstance(field, str):
+            lines.append(indent + field)
+            continue
+        name, value = getattr(field, "name", ""), getattr(field, "value", None)
+        if isinstance(value, Message):
+            lines.append(f"{indent}{name} {{")
+            stack.append((depth, "}"))
+            stack += [(depth + 1, inner) for inner in reversed(list(value.fields))]
+        elif isinstance(value, Scalar):
+            quoted = literal(value.text) if value.kind == "string" else value.text
+            lines.append(f"{indent}{name}: {quoted}")
+    return tuple(lines)
