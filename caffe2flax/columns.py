@@ -72,7 +72,8 @@ def _filled(segments: list[_Segment], height: int) -> list[list[_Segment]]:
 
 
 def _segments(picture: Picture) -> Iterator[_Segment]:
-    """Cut behind each box from which all arrows that pass the cut start."""
+    """Cut behind each box from which all arrows that pass the cut start, but not
+    behind an input, before an output or inside a block."""
     boxes, arrows = picture.boxes, picture.arrows
     into: list[list[int]] = [[] for _ in boxes]
     reach = list(range(len(boxes)))
@@ -85,9 +86,12 @@ def _segments(picture: Picture) -> Iterator[_Segment]:
         inner = [depth[tail] for tail in into[number] if tail >= start]
         depth[number] = max(inner, default=-1) + 1
         following = boxes[number + 1] if number + 1 < len(boxes) else None
-        together = following is not None and (
-            following.kind == "output"
-            or (bool(box.block) and box.block == following.block)
+        together = box.end or (
+            following is not None
+            and (
+                following.kind == "output"
+                or (bool(box.block) and box.block == following.block)
+            )
         )
         if furthest <= number and reach[number] > number and not together:
             yield _measured(range(start, number + 1), depth)

@@ -272,5 +272,6 @@ def _clipped(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """For an HTML-like label, where Graphviz would still read \\N as its own."""
-    return html.escape(_clipped(text)).replace("\\", "\\\\")
+    """For an HTML-like label, where Graphviz would still read \\N as its own, and
+    takes no empty text."""
+    return html.escape(_clipped(text)).replace("\\", "\\\\") or "&#160;"

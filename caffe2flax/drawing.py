@@ -184,7 +184,10 @@ class _Painter:
     def _layer(self, node: Node) -> None:
         shapes = [self.graph.shapes[value] for value in node.inputs]
         kind = kind_of(node)
-        part = Part(node.name, node.layer.type, node.layer.caption(*shapes), kind)
+        layer = node.layer
+        # A type of several meanings may be a class that is registered under none.
+        type_ = layer.type or type(layer).__name__
+        part = Part(node.name, type_, layer.caption(*shapes), kind)
         if self._folds(node):
             place = self.places[node.inputs[0]]
             self.parts[place].append(part)

@@ -103,7 +103,8 @@ def _pixels(image: Image.Image, channels: int) -> Pixels:
         from PIL import ImageOps
 
         ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in DEEP:
+    # Until Pillow 10.2 the 16 bits of a PNG came in 32.
+    if image.mode in DEEP or (image.mode == "I" and image.format == "PNG"):
         gray = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
         return np.repeat(gray, channels, axis=2)
     if image.mode in ("I", "F"):

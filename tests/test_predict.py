@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import subprocess
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from ruff import find_ruff_bin
 
 import caffe2flax
 from caffe2flax.cli import main
@@ -151,6 +153,34 @@ def test_preparing_is_the_data_transformers(
     more = () if array is None else (array.transpose(1, 2, 0),)
     made = np.asarray(preprocess(np.stack([image, image]), *more))
     np.testing.assert_array_equal(made, np.stack([expected, expected]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "phase"),
+    [
+        ("mean_value: 1 scale: 2 crop_size: 5 mirror: true", "TEST"),
+        ("mean_value: 1 mean_value: 2 mean_value: 3 crop_size: 5", "TRAIN"),
+        (f'mean_file: "{"a " * 80}" crop_size: 5 mirror: true', "TRAIN"),
+        (r'mean_file: "\"\"\"\\\n\033" crop_size: 5', "TEST"),
+    ],
+)
+def test_preprocess_is_well_formed(fields: str, phase: str, tmp_path: Path) -> None:
+    text = (
+        'layer { name: "x" type: "Data" top: "x" data_param { batch_size: 2 } '
+        f"transform_param {{ {fields} }} }}\n"
+        'layer { name: "p" type: "Power" bottom: "x" top: "y" }'
+    )
+    source = caffe2flax.convert(text, phase=phase).source
+    assert source.isascii()
+    module = tmp_path / "net.py"
+    module.write_text(source)
+    for command in (["check"], ["format", "--check"]):
+        argv = [find_ruff_bin(), *command, "--isolated", "--no-cache", "-q", module]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "")
+    function = source[source.index("def preprocess") :]
+    assert ("crops and mirror" in function) is (phase == "TRAIN")
+    assert ("x.shape[1]" in function) is (phase == "TEST")
 
 
 def test_preprocess_in_caffes_order_and_by_the_callers_numbers() -> None:
