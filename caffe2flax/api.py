@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -50,6 +50,7 @@ Array = NDArray[Any]
 PathOrText = str | os.PathLike[str]
 Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 VERSION = "0.1.0"
+STAND_IN = "no weights are given: random ones stand in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +153,18 @@ def _convert(
     name: str | None = None,
     *,
     filled: bool = False,
+    stand_in: Callable[[Graph], Blobs] | None = None,
     **net: Any,
 ) -> Conversion:
-    """`filled` makes weights of the fillers where there is no file."""
+    """`filled` makes weights of the fillers where there is no file; `stand_in` gives
+    others."""
     graph = read_graph(prototxt, **net)
     if weights is None and not _is_text(prototxt) and is_binary(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in _paths(weights)]
     blobs, notes = collect(graph, files) if files or filled else ({}, bare(graph))
+    if stand_in is not None and not files:
+        blobs, notes = stand_in(graph), (STAND_IN,)
     reserved = {*library().definitions, NAME}
     class_name = Namespace(reserved).claim(name or graph.name)
     module = emit(
@@ -199,25 +204,35 @@ def verify(
     pycaffe) or "opencv" (below 5). tolerance: of a difference relative to the largest
     number of its blob. Other options as for `convert`. Raises ConversionError.
     """
-    from caffe2flax.feeding import noise, photo, read_arrays
+    from caffe2flax.feeding import noise, noise_blobs, photo, read_arrays
     from caffe2flax.runner import observe
     from caffe2flax.verification import verify_conversion
 
     arrays = read_arrays(inputs)
     at_hand = {blob: np.shape(array) for blob, array in arrays.items()}
-    conversion = _convert(prototxt, weights, at_hand=at_hand, filled=True, **options)
+    conversion = _convert(
+        prototxt,
+        weights,
+        at_hand=at_hand,
+        filled=True,
+        stand_in=noise_blobs,
+        **options,
+    )
     graph = conversion.graph
+    carried = not _is_text(prototxt) and is_binary(prototxt)
+    own = [os.fspath(prototxt)] if carried else []
     if image is not None:
         arrays = {**photo(graph, image), **arrays}
     return verify_conversion(
         conversion,
         noise(graph, arrays),
         observe,
-        files=(os.fspath(prototxt), [os.fspath(path) for path in _paths(weights)]),
+        files=(os.fspath(prototxt), [os.fspath(x) for x in _paths(weights)] or own),
         against=against,
         tolerance=tolerance,
         level=options.get("level", 0),
         stages=options.get("stages", ()),
+        notes=[note for note in conversion.notes if note == STAND_IN],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.ir import Graph
+from caffe2flax.layout import Shape
 from caffe2flax.npz import read_npz
 from caffe2flax.preparation import image_input, recipe
 
@@ -48,6 +50,27 @@ def noise(graph: Graph, given: Arrays) -> dict[str, Array]:
         made = usual if special is None else special
         arrays.setdefault(value.blob, made.astype(np.float32))
     return arrays
+
+
+def noise_blobs(graph: Graph) -> dict[tuple[int, int], Array]:
+    """Weights under which every layer does something and nothing overflows, the same at
+    every call: fillers may be zeros, which prove little."""
+    blobs: dict[tuple[int, int], Array] = {}
+    for node in graph.nodes:
+        for weight in node.weights:
+            key = (weight.owner, weight.index)
+            if key not in blobs:
+                generator = np.random.default_rng([SEED, *key])
+                blobs[key] = _some(weight.shape, generator).astype(np.float32)
+    return blobs
+
+
+def _some(shape: Shape, generator: np.random.Generator) -> Array:
+    """A matrix that keeps the size of what goes in; about 1 for what may be a
+    variance, a factor or a bias."""
+    if sum(extent > 1 for extent in shape) < 2:
+        return generator.uniform(0.5, 1.5, shape)
+    return generator.normal(0, np.sqrt(2 / prod(shape[1:])), shape)
 
 
 def photo(graph: Graph, path: str | os.PathLike[str]) -> dict[str, Array]:

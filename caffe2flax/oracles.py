@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.frontend.sniff import is_binary
 from caffe2flax.ir import Graph, Value
 from caffe2flax.reference import evaluate_node
 
@@ -53,6 +54,9 @@ def caffe(task: Task) -> dict[Value, Array]:
     """Every blob by an installed pycaffe; of a blob that layers change in place, its
     last version. Raises ConversionError where there is no pycaffe."""
     pycaffe = _module("caffe", "pycaffe is not installed: Python finds no module caffe")
+    if not task.weights and any(node.weights for node in task.graph.nodes):
+        text = "Caffe would draw weights of its own: give a weights file"
+        raise ConversionError(text)
     phase = pycaffe.TRAIN if task.graph.phase == "TRAIN" else pycaffe.TEST
     options: dict[str, object] = {}
     if task.level or task.stages:
@@ -130,8 +134,11 @@ def _module(name: str, otherwise: str) -> Any:
 
 
 def _file(net: str, folder: Path) -> str:
-    """A prototxt as a file."""
+    """A prototxt as a file. Raises ConversionError for a net out of a binary one."""
     if "{" not in net and "\n" not in net:
+        if is_binary(net):
+            text = "to run elsewhere, the net is needed as a prototxt"
+            raise ConversionError(Problem(text, Span(net)))
         return net
     path = folder / "net.prototxt"
     path.write_text(net, encoding="utf-8")

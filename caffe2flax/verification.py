@@ -101,6 +101,7 @@ def verify_conversion(
     tolerance: float = 1e-4,
     level: int = 0,
     stages: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Report:
     """Runs the module of `conversion` and the oracle `against` on `inputs`, arrays in
     Caffe's names and axis order. `watch` runs the module; `files` are the prototxt and
@@ -137,7 +138,7 @@ def verify_conversion(
         conversion,
         fed,
         {blob: expected[v] for blob, v in last.items() if v in expected},
-        verdict.notes,
+        (*notes, *verdict.notes),
     )
 
 

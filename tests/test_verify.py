@@ -28,6 +28,7 @@ from caffe2flax.reference import evaluate
 from caffe2flax.runner import observe
 from caffe2flax.verification import Report, verify_conversion
 from tests.golden import FIXTURES
+from tests.smallnets import save
 from tests.test_networks import FOLDER, write_seeded
 
 LENET = FOLDER / "lenet.prototxt"
@@ -280,16 +281,29 @@ class FakeNet:
             self.blobs[name].data = made[value] * (1.01 if name == self.wrong else 1)
 
 
-def test_against_caffe(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Weights for SMALL."""
+    numbers = np.random.default_rng(0)
+    graph = _convert(SMALL, None).graph
+    blobs = {
+        name: [numbers.uniform(0.5, 1.5, w.shape) for w in weights]
+        for name, weights in graph.slots.items()
+        if weights
+    }
+    return save(tmp_path / "small.caffemodel", blobs)
+
+
+def test_against_caffe(monkeypatch: pytest.MonkeyPatch, small: Path) -> None:
     monkeypatch.setitem(
         sys.modules, "caffe", SimpleNamespace(Net=FakeNet, TEST=1, TRAIN=0)
     )
-    report = caffe2flax.verify(SMALL, against="caffe")
+    report = caffe2flax.verify(SMALL, small, against="caffe")
     assert report.ok
     overwritten = {row.name: row.note for row in report.rows if row.largest is None}
     assert overwritten.keys() == {"bn", "scale"}
     monkeypatch.setattr(FakeNet, "wrong", "norm")
-    report = caffe2flax.verify(SMALL, against="caffe")
+    report = caffe2flax.verify(SMALL, small, against="caffe")
     assert report.culprit is not None
     assert report.culprit.name == "norm"
     assert report.culprit.alone < 1e-5, "our reference does not agree with Caffe"
@@ -337,6 +351,7 @@ def test_against_opencv(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
     ("module", "options", "message"),
     [
         ({"caffe": None}, {"against": "caffe"}, "pycaffe is not installed"),
+        ({"caffe": SimpleNamespace()}, {"against": "caffe"}, "give a weights file"),
         ({"cv2": None}, {"against": "opencv"}, "opencv-python<5"),
         ({"cv2": FakeOpenCV("5.0.0")}, {"against": "opencv"}, "OpenCV 5.0.0 reads no"),
         ({"cv2": FakeOpenCV()}, {"against": "opencv"}, "one weights file, not 0"),
@@ -357,6 +372,27 @@ def test_refusals(
         monkeypatch.setitem(sys.modules, name, found)
     with pytest.raises(caffe2flax.ConversionError, match=message):
         caffe2flax.verify(SMALL, **options)
+
+
+def test_without_weights_others_stand_in() -> None:
+    """Fillers may be zeros, under which every module would agree."""
+    zeros = SMALL.replace('weight_filler { type: "xavier" }', "")
+    report = caffe2flax.verify(zeros)
+    assert report.ok
+    assert report.notes == ("no weights are given: random ones stand in",)
+    assert np.ptp(report.outputs["prob"]) > 0.01
+    conversion = report.conversion
+    assert conversion.source == caffe2flax.convert(zeros).source
+    source = conversion.source.replace("padding=1", 'padding="SAME"')
+    wrong = replace(conversion, source=source)
+    found = verify_conversion(wrong, report.inputs, observe)
+    assert found.ok, "at stride 2 and an odd size they pad alike"
+    source = conversion.source.replace("padding=1", "padding=((0, 2), (1, 1))")
+    found = verify_conversion(
+        replace(conversion, source=source), report.inputs, observe
+    )
+    assert found.culprit is not None
+    assert found.culprit.name == "conv"
 
 
 def test_random_layers_are_refused() -> None:
@@ -515,6 +551,7 @@ def test_command_line(
 
 def test_exit_status(
     tmp_path: Path,
+    small: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -525,13 +562,14 @@ def test_exit_status(
         sys.modules, "caffe", SimpleNamespace(Net=FakeNet, TEST=1, TRAIN=0)
     )
     monkeypatch.setattr(FakeNet, "wrong", "norm")
-    assert main(["verify", str(net), "--against", "caffe"]) == 1
+    command = ["verify", str(net), str(small), "--against", "caffe"]
+    assert main(command) == 1
     shown = capsys.readouterr().out
     assert "culprit: norm (LRN)" in shown
     assert "alpha: 0.5" in shown
     assert f"{net}:13:" in shown
     assert "BREAKS" in shown
-    assert main(["verify", str(net), "--against", "caffe", "--json"]) == 1
+    assert main([*command, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["culprit"]["parameters"] == {"alpha": "0.5"}
     assert found["culprit"]["line"] == 13
