@@ -36,6 +36,8 @@ ORIENTING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 DEEP = ("I;16", "I;16B", "I;16L")
 MOST_PIXELS = 2**27
 """Of an image; a small file can claim more than any memory holds."""
+CHUNK = 2**15
+"""Numbers of the result at once: more would not stay in the heap, nor in the cache."""
 BITS = 11
 """OpenCV's weights of bytes are integers of 2048ths."""
 
@@ -127,24 +129,43 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     """
     if image.shape[:2] == size:
         return image
+    if image.strides[2] < 0:  # B, G, R as a view of R, G, B: turned when it is small
+        return resize(image[..., ::-1], size)[..., ::-1]
     rows, high, low = _taps(image.shape[0], size[0])
     columns, near, far = _taps(image.shape[1], size[1])
     # At the left and right edges OpenCV drops the weight of the pixel that is missing,
     # above and below it does not: that differs in rounding.
     outside = columns[0] == columns[1]
     near[outside], far[outside] = 1 << BITS, 0
-    lines, places = np.unique(rows, return_inverse=True)
-    places = places.reshape(rows.shape)  # which numpy 2.0 left flat
-    taken = image[lines]
-    across = taken[:, columns[0]] * near[:, None]
-    across += taken[:, columns[1]] * far[:, None]
-    across >>= 4
-    mixed = across[places[0]] * high[:, None, None] >> 16
-    mixed += across[places[1]] * low[:, None, None] >> 16
-    mixed += 2
-    mixed >>= 2
-    done: Pixels = mixed.astype(np.uint8)
+    done = np.empty((*size, image.shape[2]), np.uint8)
+    step = max(1, CHUNK // done[0].size)
+    for start in range(0, size[0], step):
+        part = slice(start, start + step)
+        lines, places = np.unique(rows[:, part], return_inverse=True)
+        upper, lower = places.reshape(2, -1)  # which numpy 2.0 left flat
+        across = _blend(image[lines], columns, near, far) >> 4
+        mixed = across[upper] * high[part, None] >> 16
+        mixed += across[lower] * low[part, None] >> 16
+        mixed += 2
+        mixed >>= 2
+        done[part] = mixed.reshape(-1, *done.shape[1:])
     return done
+
+
+def _blend(
+    lines: Pixels,
+    columns: NDArray[np.intp],
+    near: NDArray[np.int32],
+    far: NDArray[np.int32],
+) -> NDArray[np.int32]:
+    """(lines, size * C): pixels of a row in one axis, over which numpy's loops are
+    long then."""
+    count, _, channels = lines.shape
+    left = np.take(lines, columns[0], axis=1).reshape(count, -1)
+    right = np.take(lines, columns[1], axis=1).reshape(count, -1)
+    total: NDArray[np.int32] = left * np.repeat(near, channels)
+    total += right * np.repeat(far, channels)
+    return total
 
 
 def _taps(

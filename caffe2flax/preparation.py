@@ -117,12 +117,12 @@ def _per_channel(mean: NDArray[Any], channels: int) -> NDArray[Any]:
 
 
 def _pixelwise(mean: NDArray[Any] | None, size: tuple[int, int]) -> Floats | None:
-    """(C,) or (H, W, C), as it is subtracted from what is left of the image."""
+    """(H, W, C), as it is subtracted from what is left of the image."""
     if mean is None or not mean.any():
         return None
     if mean.ndim == 3:
         mean = crop(mean.transpose(1, 2, 0), size)
-    return np.ascontiguousarray(mean, np.float32)
+    return np.array(np.broadcast_to(mean, (*size, mean.shape[-1])), np.float32)
 
 
 def _before(size: tuple[int, int], *choices: tuple[int, int] | None) -> tuple[int, int]:
