@@ -88,6 +88,18 @@ def cases(folder: str) -> list[Case]:
     ]
 
 
+OLDER = {"dialect": {"InfogainLoss": "probabilities"}}
+"""What the caller has to say where nothing in the file tells."""
+
+
+def fork_cases() -> list[Case]:
+    """The cases of layers outside BVLC Caffe."""
+    return [
+        Case(case.folder, case.facts | (OLDER if case.name == "infogain_old" else {}))
+        for case in cases("fork_layers")
+    ]
+
+
 def part(arrays: Arrays, prefix: str) -> Arrays:
     """The arrays whose names start with `prefix`, without it."""
     return {

@@ -1,4 +1,4 @@
-"""Every recorded layer case: values, refusals and gradients against Caffe."""
+"""Recorded layer cases, of Caffe 1.0 and a fork: values, refusals, gradients."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from tests.golden import Case, cases, distance, evaluate_reference, gradients, part
+from tests.golden import (
+    Case,
+    cases,
+    distance,
+    evaluate_reference,
+    fork_cases,
+    gradients,
+    part,
+)
 
-CASES = cases("layers")
+CASES = cases("layers") + fork_cases()
 ACCEPTED = [case for case in CASES if "error" not in case.facts]
 REFUSED = [case for case in CASES if "error" in case.facts]
 NO_BACKWARD = {"embed_4d", "embed_nobias", "batchreindex_after_ip"}

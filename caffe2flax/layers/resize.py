@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
@@ -36,9 +37,9 @@ class Resizing(Layer):
         """Caffe's axes of height and width."""
         return (rank - 2, rank - 1)
 
+    @abstractmethod
     def sizes(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the top. Raises ConversionError."""
-        raise NotImplementedError
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -23,9 +24,9 @@ class ByMask(Layer):
     bottoms = 2
     in_place = False
 
+    @abstractmethod
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the top."""
-        raise NotImplementedError
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         x, mask = inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -40,9 +41,9 @@ class YoloOutput(Layer):
     confidence: float
     threshold: float
 
+    @abstractmethod
     def anchors(self, bottom: int) -> Pairs:
         """Width and height of each anchor of a bottom, in its pixels."""
-        raise NotImplementedError
 
     def scale(self, bottom: int) -> float:
         """Pixels of a cell of a bottom."""
