@@ -28,6 +28,8 @@ from typing import Any
 SUFFIXES = (".prototxt", ".pt", ".txt", ".prototxt.template")
 SOLVER_FIELDS = ("base_lr", "train_net", "solver_mode", "net", "lr_policy")
 LOSS = re.compile(r"Loss|Accuracy|_loss\b|LOSS|accuracy")
+DEEP = 400
+"""Layers beyond which a net is converted only: tracing it takes minutes."""
 CHEAP = 40_000_000
 """Numbers in blobs and weights up to which a net is run, not only traced."""
 OUTCOMES = ("converted", "refused", "traceback", "slow", "nan")
@@ -257,17 +259,18 @@ def _run(conversion: Any) -> list[str]:
     from caffe2flax.runner import _load_class, _parameters
 
     graph = conversion.graph
+    if len(graph.nodes) > DEEP:
+        return []
     inputs = [graph.operand(value).emitted for value in graph.arguments]
     cls = _load_class(conversion.name, conversion.source)
     seeded = "rngs" in _parameters(cls, "__init__")
-    options = {}
-    if "rngs" in _parameters(cls, "__call__"):
-        options["rngs"] = nnx.Rngs(0)
+    random = "rngs" in _parameters(cls, "__call__")
 
     def forward(*args: Any) -> Any:
         model = cls(rngs=nnx.Rngs(0)) if seeded else cls()
         model.train() if graph.phase == "TRAIN" else model.eval()
-        return model(*args, **options)
+        # Made here: what is made outside a trace cannot count inside it.
+        return model(*args, **({"rngs": nnx.Rngs(0)} if random else {}))
 
     size = sum(np.prod(shape, dtype=float) for shape in graph.shapes.values())
     weights = {w for node in graph.nodes for w in node.weights}
