@@ -22,6 +22,7 @@ from caffe2flax.codegen.preprocess import NAME
 from caffe2flax.codegen.safetensors import Progress
 from caffe2flax.codegen.weights import Blobs, Variables, bare, collect
 from caffe2flax.dialects import check_dialects
+from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.frontend import caffemodel, prototxt
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.prototxt import read_text
@@ -362,6 +363,10 @@ def _read_net(source: PathOrText) -> tuple[Message, tuple[str, ...]]:
     if not is_binary(source):
         return prototxt.read(source), ()
     found = read_architecture(source)
+    entries = (entry.value for entry in found.net.fields)
+    if not any(isinstance(e, Message) and e.has("top") for e in entries):
+        text = "the file holds weights but no net; give its prototxt, too"
+        raise ConversionError(Problem(text, found.net.span))
     return found.net, tuple(f"passed over: {what}" for what in found.skipped)
 
 

@@ -179,3 +179,14 @@ def test_caller_is_checked_too() -> None:
         caffe2flax.convert(NET, input_shapes={"dat": (1, 3, 8, 8)})
     with pytest.raises(caffe2flax.ConversionError, match="no blob is called 'con'"):
         caffe2flax.convert(NET, taps=["con"])
+
+
+def test_weights_without_a_net(tmp_path: Path) -> None:
+    """A file that holds blobs alone says what is missing, once."""
+    path = tmp_path / "w.caffemodel"
+    path.write_bytes(model(blob(4, 3, 3, 3), blob(4)))
+    with pytest.raises(
+        caffe2flax.ConversionError, match="weights but no net"
+    ) as caught:
+        caffe2flax.convert(path)
+    assert len(caught.value.problems) == 1
