@@ -372,7 +372,7 @@ def test_written_outputs_are_passed_over() -> None:
     memory = SHAPES["MemoryData"][1]
     output = (
         "layer { name: 'h' type: 'HDF5Output' bottom: 'out' bottom: 'label' "
-        "hdf5_output_param { file_name: '/tmp/x' } }"
+        "hdf5_output_param { file_name: 'x.h5' } }"
     )
     text = (
         f"layer {{ name: 'd' type: 'MemoryData' top: 'data' top: 'label' {memory} }}"
