@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from caffe2flax import pictures, predictions, proofs
 from caffe2flax.arguments import parser
-from caffe2flax.errors import ConversionError, Problem, Span
-from caffe2flax.errors import _printable as printable
+from caffe2flax.errors import ConversionError, Problem, Span, printable
 from caffe2flax.progress import Bar
 from caffe2flax.proofs import Outcome
 

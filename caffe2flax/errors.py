@@ -32,8 +32,8 @@ class Span:
         start = max(0, self.column - 1 - EXCERPT_WIDTH // 2)
         shown = self.text[start : start + EXCERPT_WIDTH].rstrip("\r\n")
         before = self.text[start : self.column - 1]
-        offset = len(_printable(before.expandtabs(4)))
-        return f"    {_printable(shown.expandtabs(4))}\n    {' ' * offset}^"
+        offset = len(printable(before.expandtabs(4)))
+        return f"    {printable(shown.expandtabs(4))}\n    {' ' * offset}^"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ class Problem:
         return self if self.span else replace(self, span=span)
 
     def __str__(self) -> str:
-        message = _printable(self.message)
+        message = printable(self.message)
         if self.span is None:
             return f"error: {message}"
         excerpt = self.span.excerpt()
         tail = f"\n{excerpt}" if excerpt else ""
-        return f"{_printable(str(self.span))}: error: {message}{tail}"
+        return f"{printable(str(self.span))}: error: {message}{tail}"
 
 
 class ConversionError(Exception):
@@ -87,7 +87,7 @@ class ConversionError(Exception):
         return ConversionError(problem.at(span) for problem in self.problems)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` without control characters: names from a file cannot steer a terminal."""
     if text.isprintable():
         return text

@@ -68,11 +68,6 @@ class Layout:
     def is_caffe(self) -> bool:
         return self == Layout.caffe(self.rank)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether every axis holds its entries in Caffe's order."""
-        return not any(self.orders)
-
     def plain(self, *axes: int) -> Layout:
         """The same axes with Caffe's order along `axes`, or along all of them."""
         chosen = axes or range(self.rank)

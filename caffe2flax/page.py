@@ -9,7 +9,7 @@ from math import isfinite, log10
 
 from caffe2flax.codegen.sourcemap import Lines, SourceMap, Where
 from caffe2flax.comparison import Culprit, Row
-from caffe2flax.errors import _printable as printable
+from caffe2flax.errors import printable
 from caffe2flax.ir import Graph
 from caffe2flax.showing import AGAINST
 from caffe2flax.showing_nets import pairs

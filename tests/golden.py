@@ -12,7 +12,6 @@ import numpy as np
 import caffe2flax
 from caffe2flax import reference
 from caffe2flax.api import Conversion
-from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
 from caffe2flax.codegen.weights import Variables
 from caffe2flax.frontend.caffemodel import read_binaryproto
@@ -208,5 +207,4 @@ def _parameters(conversion: Conversion, caffe: Arrays) -> Arrays:
             diffs[slot.owner, slot.index] = diff.reshape(slot.shape)
     blobs = {k: diffs.get(k, np.zeros_like(b)) for k, b in conversion.blobs.items()}
     module = emit(graph, conversion.name, initialise=False, origin="", version="")
-    assert library() is not None
     return Variables(graph, module, blobs)
