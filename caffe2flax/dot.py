@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from caffe2flax.columns import columns_of
 from caffe2flax.drawing import Arrow, Box, Picture
-from caffe2flax.errors import ConversionError
-from caffe2flax.errors import printable
+from caffe2flax.errors import ConversionError, printable
 
 if TYPE_CHECKING:
     from graphviz import Digraph
