@@ -1,0 +1,68 @@
+"""caffe2flax's own modules, called as the README says, and other ways to run them."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+import caffe2flax
+from speed.networks import WORK, Network
+
+Array = NDArray[np.float32]
+Run = Callable[[Array], Array]
+
+OPTIMIZES = "optimize" in inspect.signature(caffe2flax.convert).parameters
+
+
+def model(network: Network, form: str = "default") -> Any:
+    """The converted network, loaded as a user would load it.
+
+    form: "default", "optimized" (`convert --optimize`) or "plain", the default one with
+    every convolution as XLA has it.
+    """
+    options = {"optimize": True} if form == "optimized" else {}
+    conversion = caffe2flax.convert(network.prototxt, network.weights, **options)
+    folder = WORK / form
+    folder.mkdir(parents=True, exist_ok=True)
+    path, *_ = conversion.write(folder, force=True)
+    made = _class(path, conversion.name).from_pretrained()
+    if form == "plain":
+        for _, part in nnx.iter_modules(made):
+            if isinstance(part, nnx.Conv):
+                part.conv_general_dilated = jax.lax.conv_general_dilated
+    return made
+
+
+def _class(path: Path, name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def called(model: Any) -> Run:
+    """`model` called as the README says: images (N, H, W, C)."""
+    forward = jax.jit(lambda model, images: model(images))
+    return lambda images: np.asarray(forward(model, images))
+
+
+def bare(model: Any, images: Array) -> Run:
+    """The executable that XLA made for `images`, with nothing around it."""
+    definition, state = nnx.split(model)
+    leaves, tree = jax.tree.flatten(state)
+
+    def forward(leaves: list[Any], images: Any) -> Any:
+        return nnx.merge(definition, jax.tree.unflatten(tree, leaves))(images)
+
+    executable = jax.jit(forward).lower(leaves, images).compile()
+    return lambda images: np.asarray(executable(leaves, images))
