@@ -24,6 +24,7 @@ from caffe2flax.codegen.weights import Blobs, Variables, bare, collect
 from caffe2flax.dialects import check_dialects
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.frontend import caffemodel, prototxt
+from caffe2flax.frontend.lending import lend_inputs
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.prototxt import read_text
 from caffe2flax.frontend.rules import select
@@ -178,7 +179,7 @@ def _convert(
     return Conversion(
         class_name,
         format_source(module.source),
-        Variables(graph, module, blobs) if files or filled else None,
+        Variables(graph, module, blobs, files) if files or filled else None,
         graph,
         blobs,
         (*graph.notes, *(note for file in files for note in file.notes), *notes),
@@ -334,6 +335,7 @@ def read_graph(
     net = upgrade(inline_net(message, phase=phase) or message)
     if not _is_text(source) and is_binary(source):
         net = as_written(net)
+    net, lent = lend_inputs(net, phase=phase, level=level, stages=stages)
     net = select(net, phase=phase, level=level, stages=stages)
     shapes: dict[str, Shape] = {
         blob: tuple(map(int, shape)) for blob, shape in (input_shapes or {}).items()
@@ -349,7 +351,7 @@ def read_graph(
         stub=Stub if stub_unsupported else None,
         name=stem,
     )
-    done = run_passes(graph, passes).with_notes(*skipped)
+    done = run_passes(graph, passes).with_notes(*skipped, *lent)
     done = with_transform(done, mean, scale)
     # A method belongs to one class.
     flat = flat or any(node.layer.has_method for node in done.nodes)

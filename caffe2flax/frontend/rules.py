@@ -42,10 +42,7 @@ def select(
     if phase not in ("TRAIN", "TEST"):
         raise ValueError(f"phase is TRAIN or TEST, not {phase!r}")
     problems: list[Problem] = []
-    given = frozenset(stages)
-    for field in net.all("state"):
-        given |= _read(field, _STATE, problems).stages
-    state = _State(phase=phase, low=level, stages=given)
+    state = _state(net, phase, level, stages, problems)
     fields = tuple(
         _without_rules(f)
         for f in net.fields
@@ -54,6 +51,34 @@ def select(
     if problems:
         raise ConversionError(problems)
     return replace(net, fields=fields)
+
+
+def admits(
+    net: Message,
+    layers: Sequence[Field],
+    *,
+    phase: str,
+    level: int,
+    stages: Sequence[str],
+) -> list[bool]:
+    """Whether the net has each of `layers`; what is wrong with a rule, `select`
+    tells."""
+    problems: list[Problem] = []
+    state = _state(net, phase, level, stages, problems)
+    return [_admitted(layer, state, problems) for layer in layers]
+
+
+def _state(
+    net: Message,
+    phase: str,
+    level: int,
+    stages: Sequence[str],
+    problems: list[Problem],
+) -> _State:
+    given = frozenset(stages)
+    for field in net.all("state"):
+        given |= _read(field, _STATE, problems).stages
+    return _State(phase=phase, low=level, stages=given)
 
 
 def _admitted(field: Field, state: _State, problems: list[Problem]) -> bool:
