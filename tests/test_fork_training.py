@@ -103,3 +103,72 @@ def test_class_weights() -> None:
     assert "class_weights=" not in caffe2flax.convert(unweighted).source
     with pytest.raises(caffe2flax.ConversionError, match="2 class_weighting for 3"):
         caffe2flax.convert(net.replace("class_weighting: 2.0", ""))
+
+
+@pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
+def test_names_that_hold_data_and_loss(phase: str) -> None:
+    """As forks name them; what writes files or counts hits is no part of the net."""
+    net = NET.format(data="MultiLabelImageDataLayer", text="", param="",
+                     loss="EuclideanLossHeatmap") + (
+        'layer { name: "hits" type: "Recall" bottom: "score" bottom: "label" '
+        'top: "hits" }\n'
+        'layer { name: "file" type: "MatWrite" bottom: "score" '
+        'mat_write_param { prefix: "x" } }'
+    )  # fmt: skip
+    shapes = {"data": (1, 4), "label": (1,)}
+    graph = caffe2flax.convert(net, phase=phase, input_shapes=shapes).graph
+    assert [value.blob for value in graph.outputs] == ["score"]
+
+
+PYTHON = (
+    'layer {{ name: "data" type: "Python" top: "data" top: "label" '
+    "python_param {{ module: 'voc_layers' layer: 'VOCSegDataLayer' param_str: 'x' }} }}"
+    'layer {{ name: "score" type: "InnerProduct" bottom: "data" top: "score" '
+    "inner_product_param {{ num_output: 2 }} }}\n"
+    'layer {{ name: "l" type: "Python" bottom: "score" bottom: "label" top: "l" '
+    "python_param {{ module: 'pyloss' layer: '{name}' }} loss_weight: 1 }}"
+)
+
+
+@pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
+def test_python_for_training(phase: str) -> None:
+    """Code that nothing goes into is data; a loss serves training alone."""
+    net = PYTHON.format(name="EuclideanLossLayer")
+    with pytest.raises(caffe2flax.ConversionError, match="--input-shape data=N"):
+        caffe2flax.convert(net, phase=phase)
+    conversion = caffe2flax.convert(net, phase=phase, input_shapes={"data": (2, 3)})
+    assert [value.blob for value in conversion.graph.outputs] == ["score"]
+    assert any("VOCSegDataLayer" in note for note in conversion.notes)
+
+
+def test_unknown_python() -> None:
+    net = PYTHON.format(name="Mixer")
+    with pytest.raises(caffe2flax.ConversionError, match="'Mixer' of 'pyloss' is code"):
+        caffe2flax.convert(net, input_shapes={"data": (2, 3), "label": (2,)})
+
+
+DETECTNET = (
+    'layer {{ name: "data" type: "Data" top: "data" data_param {{ source: "a" '
+    "batch_size: 2 }} }} "
+    'layer {{ name: "label" type: "Data" top: "label" data_param {{ source: "b" '
+    "batch_size: 2 }} }} "
+    'layer {{ name: "t" type: "DetectNetTransformation" bottom: "data" '
+    'bottom: "label" top: "seen" top: "map" detectnet_groundtruth_param {{ {text} }} '
+    "detectnet_augmentation_param {{ crop_prob: 1 }} }}"
+    'layer {{ name: "conv" type: "Convolution" bottom: "seen" top: "conv" '
+    "convolution_param {{ num_output: 2 kernel_size: 1 }} }}\n"
+)
+
+
+@pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
+def test_detectnet_transformation(phase: str) -> None:
+    """What it makes of images and boxes is an input, in either phase."""
+    text = "stride: 16 image_size_x: 64 image_size_y: 48 object_class { src: 1 dst: 2 }"
+    given = {"data": (2, 3, 60, 70), "label": (2, 1, 8, 16)}
+    net = DETECTNET.format(text=text)
+    graph = caffe2flax.convert(net, phase=phase, input_shapes=given).graph
+    assert {v.blob: graph.shapes[v] for v in graph.arguments}["seen"] == (2, 3, 48, 64)
+    (made,) = [n for n in graph.inputs if n.layer.type == "DetectNetTransformation"]
+    assert graph.shapes[made.outputs[1]] == (2, 11, 3, 4)
+    with pytest.raises(caffe2flax.ConversionError, match="stride must be positive"):
+        caffe2flax.convert(DETECTNET.format(text="stride: 0"), phase=phase)

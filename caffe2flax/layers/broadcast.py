@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.layers.fillers import Filler
@@ -84,13 +86,17 @@ class Broadcast(Layer):
     def call(self, at: Site) -> str:
         if len(at.inputs) == 1:
             return f"{at.module}({at.x})"
+        return f" {self.operator} ".join(self._raised(at, at.operands))
+
+    def _raised(self, at: Site, given: Sequence[str]) -> list[str]:
+        """The inputs with as many axes each."""
         ranks = [len(x.shape) for x in at.inputs]
-        shown = list(at.operands)
+        shown = list(given)
         for i, rank in enumerate(ranks):
             missing = tuple(range(max(ranks) - rank))
             if missing and rank:
                 shown[i] = f"jnp.expand_dims({shown[i]}, {literal(missing)})"
-        return f" {self.operator} ".join(shown)
+        return shown
 
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
         return {self.variable: blobs[0]} if blobs else {}
@@ -135,3 +141,88 @@ class Mul(Broadcast):
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         top: Array = inputs[0] * (inputs[1] if len(inputs) == 2 else blobs[0])
         return top
+
+
+class Joined(Broadcast):
+    """A function of two blobs whose axes are aligned from the last one on.
+
+    With one bottom, the other operand stands in a weight file alone, and the fork knows
+    its shape from there: refused.
+    """
+
+    __slots__ = ()
+
+    emitted: ClassVar[str] = ""
+    """The function as generated code names it; "" where `operator` will do."""
+    function: ClassVar[Any]
+    """The same in numpy."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        if params.bottoms == 1:
+            params.error(None, "with one bottom, the shape of the other is not told")
+        return cls()
+
+    def call(self, at: Site) -> str:
+        if not self.emitted:
+            return Broadcast.call(self, at)
+        return f"{self.emitted}({', '.join(self._raised(at, at.args))})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        top: Array = self.function(*inputs)
+        return top
+
+
+@layer("Sub")
+@dataclass(frozen=True, slots=True)
+class Sub(Joined):
+    """x - y, axes aligned from the last one on."""
+
+    operator = "-"
+    function = staticmethod(np.subtract)
+
+    shape: Shape | None = None
+
+
+@layer("Div")
+@dataclass(frozen=True, slots=True)
+class Div(Joined):
+    """x / y, axes aligned from the last one on."""
+
+    operator = "/"
+    function = staticmethod(np.divide)
+
+    shape: Shape | None = None
+
+
+@layer("Pow")
+@dataclass(frozen=True, slots=True)
+class Pow(Joined):
+    """x to the power of y, axes aligned from the last one on."""
+
+    operator = "**"
+    function = staticmethod(np.power)
+
+    shape: Shape | None = None
+
+
+@layer("Maximum")
+@dataclass(frozen=True, slots=True)
+class Maximum(Joined):
+    """The larger of x and y, axes aligned from the last one on."""
+
+    emitted = "jnp.maximum"
+    function = staticmethod(np.maximum)
+
+    shape: Shape | None = None
+
+
+@layer("Minimum")
+@dataclass(frozen=True, slots=True)
+class Minimum(Joined):
+    """The smaller of x and y, axes aligned from the last one on."""
+
+    emitted = "jnp.minimum"
+    function = staticmethod(np.minimum)
+
+    shape: Shape | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -128,15 +128,18 @@ class SeLU(Elementwise):
 
 @layer("SeLUDropout", "selu_dropout_param")
 @layer("SeLuDropout", "selu_dropout_param")
+@layer("SpatialDropout", "spatial_dropout_param")
+@layer("Noise", "noise_param")
 @dataclass(frozen=True, slots=True)
 class SeLUDropout(Elementwise):
-    """The blob itself: at test nothing is dropped."""
+    """The blob itself: at test nothing is dropped or added."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        params.ignore("dropout_ratio", "alpha")
+        params.ignore("dropout_ratio", "alpha", "gaussian_std", "uniform_range", "bias")
         if params.phase == "TRAIN":
-            params.error(None, "SeLUDropout is converted for TEST only")
+            what = params.parent.get("type", "") if params.parent else cls.type
+            params.error(None, f"{what} is converted for TEST only")
         return cls()
 
     def call(self, at: Site) -> str:
@@ -152,19 +155,23 @@ class RReLU(Elementwise):
     """x where positive, else x / slope; at test slope is the logarithmic mean of lb and
     ub."""
 
+    bounds: ClassVar[tuple[float, float]] = (3.0, 8.0)
+    """Where the net gives none."""
+
     low: float = 3.0
     high: float = 8.0
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        low, high = params.get("lb", 3.0), params.get("ub", 8.0)
+        low, high = params.get("lb", cls.bounds[0]), params.get("ub", cls.bounds[1])
         if not 0 < low < high:
             params.error(
                 None, f"lb must be positive and below ub, not {low} and {high}"
             )
-            low, high = 3.0, 8.0
+            low, high = cls.bounds
         if params.phase == "TRAIN":
-            params.error(None, "RReLU is random in training: it is converted for TEST")
+            text = f"{cls.type} is random in training: it is converted for TEST"
+            params.error(None, text)
         return cls(low, high)
 
     @property

@@ -7,7 +7,14 @@ from typing import Self
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message
-from caffe2flax.layers._forks import Feed, TrainingOnly, top_names, unknown_shape
+from caffe2flax.layers._forks import (
+    Feed,
+    TrainingOnly,
+    ignore_all,
+    top_names,
+    unknown_shape,
+)
+from caffe2flax.layers._targets import Target
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import family, layer
@@ -49,7 +56,7 @@ class DenseImageData(Feed):
         return (self.batch, 1 if top else self.channels, *self.size)
 
 
-@family(r".*data\d*")
+@family(r".*(data|reader).*|(mat|img|image|float)read")
 @dataclass(frozen=True, slots=True)
 class OtherData(Feed):
     """What an unknown layer that is named after data and has no bottoms provides, as
@@ -113,7 +120,7 @@ class Unknown(TrainingOnly):
         return cls(params.name)
 
 
-@family(r".*loss(ohem)?\d*")
+@family(r".*loss.*")
 class OtherLoss(Unknown):
     """A loss of a fork, which serves training alone."""
 
@@ -124,11 +131,61 @@ class OtherLoss(Unknown):
 
 @layer("EvalDetection")
 @layer("BboxEvaluate")
-@family(r".*accuracy\d*")
+@layer("Recall")
+@family(r".*(accuracy|evaluat|precision|confusion).*")
 class OtherScore(Unknown):
     """A score of a fork, which serves training alone."""
 
     __slots__ = ()
+
+
+@layer("BlackHole")
+@family(r"(mat|img|image|flo|float|pfm|csv|text)?writ(e|er)")
+class Written(Unknown):
+    """Nothing: what a fork would write to a file is no part of the net."""
+
+    __slots__ = ()
+
+    tops = 0
+
+
+@layer("DetectNetTransformation", "detectnet_groundtruth_param", "transform_param")
+@dataclass(frozen=True, slots=True)
+class DetectNetTransformation(Target):
+    """Images and maps of their boxes as DetectNet takes them: the caller's part."""
+
+    bottoms = 2
+    tops = 2
+    metric = False
+    in_place = False
+
+    size: Shape
+    stride: int
+    classes: int
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        size = params.get("image_size_y", 384), params.get("image_size_x", 1248)
+        stride = params.get("stride", 4)
+        for name, value in zip(
+            ("image_size_y", "image_size_x", "stride"), (*size, stride), strict=True
+        ):
+            if value < 1:
+                params.error(name, f"{name} must be positive, not {value}")
+        mapped = params.subs("object_class")
+        targets = [given.require("dst", int) for given in mapped]
+        for given in mapped:
+            given.ignore("src")
+        ignore_all(params)
+        if params.parent is not None:
+            # How images are varied in training.
+            params.parent.ignore("detectnet_augmentation_param")
+        return cls(size, max(stride, 1), max(targets, default=0) + 1)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        count = inputs[0][0] if inputs[0] else 1
+        rows, columns = (round(extent / self.stride) for extent in self.size)
+        return ((count, 3, *self.size), (count, 8 + self.classes, rows, columns))
 
 
 @layer("Yolov3")

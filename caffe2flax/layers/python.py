@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers._forks import Feed, TrainingOnly, top_names
+from caffe2flax.layers._forks import (
+    Feed,
+    TrainingOnly,
+    top_names,
+    unknown_shape,
+)
 from caffe2flax.layers._python import PYTHON, numbers, options, python_layer
 from caffe2flax.layers._targets import Sampled, Target
 from caffe2flax.layout import Shape
@@ -39,12 +45,36 @@ class Python(Layer):
         read = PYTHON.get((module, name))
         if read is not None:
             return read(params)
+        if not params.bottoms:
+            params.note(
+                f"{params.span()}: the Python layer {name!r} of {module!r} has no "
+                "bottoms: its tops are data from outside"
+            )
+            return PythonData(top_names(params), name)
+        if TRAINED_WITH.search(name):
+            return Training(f"The Python layer {name}")
         params.error(
             "layer",
             f"the Python layer {name!r} of {module!r} is code that is not imported; "
             "give a plug-in that says what it computes, or put layers in its place",
         )
         return Training(name)
+
+
+TRAINED_WITH = re.compile("loss|accuracy|evaluat|debug", re.IGNORECASE)
+"""Names of classes that serve training: only what no net at work needs goes by them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PythonData(Feed):
+    """What somebody's Python code reads, as arguments of the module."""
+
+    blobs_made: tuple[str, ...]
+    name: str
+
+    def feed(self, top: int) -> Shape:
+        where = f"the data of the Python layer {self.name}"
+        raise unknown_shape(self.blobs_made[top], where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,3 +17,13 @@ def hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
 def scaled_elu(x: Array, alpha: float, scale: float) -> Array:
     """scale * x where x is positive, else scale * alpha * (exp(x) - 1)."""
     return scale * jnp.where(x > 0, x, alpha * jnp.expm1(jnp.minimum(x, 0)))
+
+
+def thresholded_relu(x: Array, alpha: float) -> Array:
+    """x where it exceeds alpha, else 0."""
+    return jnp.where(x > alpha, x, jnp.zeros_like(x))
+
+
+def negative_relu(x: Array, slope: float) -> Array:
+    """min(x, 0) + slope * max(x, 0)."""
+    return jnp.minimum(x, 0) + slope * jnp.maximum(x, 0)
