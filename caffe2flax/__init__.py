@@ -11,6 +11,7 @@ from caffe2flax.api import (
     where,
 )
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.limits import Limits, limited
 from caffe2flax.registry import layer
 
 __version__ = VERSION
@@ -18,12 +19,14 @@ __version__ = VERSION
 __all__ = [
     "Conversion",
     "ConversionError",
+    "Limits",
     "Problem",
     "Span",
     "__version__",
     "convert",
     "inspect",
     "layer",
+    "limited",
     "load",
     "run",
     "verify",

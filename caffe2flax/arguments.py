@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from caffe2flax import pictures, predictions, proofs
+from caffe2flax import limits, pictures, predictions, proofs
 
 CONVERT_EXAMPLE = """\
 example:
@@ -48,7 +48,8 @@ examples:
   caffe2flax predict net.prototxt net.caffemodel photos --mean 104,117,123
   caffe2flax upgrade old.prototxt -o new.prototxt
 
-exit status: 0; 1 for bad input, with every problem on stderr; 2 for wrong usage
+exit status: 0; 1 for bad input, with every problem on stderr; 2 for wrong usage;
+130 or 143 where SIGINT or SIGTERM ended it, with nothing left behind
 """
 _SIZE = re.compile(r"[1-9][0-9]{0,9}")
 
@@ -182,6 +183,7 @@ def _run(command: argparse.ArgumentParser) -> None:
 
 def _upgrade(command: argparse.ArgumentParser) -> None:
     command.add_argument("net", metavar="OLD.prototxt", type=Path)
+    _limits(command)
     command.add_argument(
         "-o",
         dest="output",
@@ -216,6 +218,7 @@ def _state(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--phase", choices=("TEST", "TRAIN"), default="TEST", help="default: TEST"
     )
+    _limits(command)
     command.add_argument(
         "--stage",
         dest="stages",
@@ -251,6 +254,27 @@ def _state(command: argparse.ArgumentParser) -> None:
         default=[],
         help="a file of layers of your own, which is run; may be repeated",
     )
+
+
+def _limits(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--limit",
+        dest="limits",
+        metavar="NAME=N",
+        type=_limit,
+        action=_Mapping,
+        default={},
+        help=f"how much a file may ask for: {', '.join(limits.NAMES)}",
+    )
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, _, bound = text.partition("=")
+    if name not in limits.NAMES or not re.fullmatch(r"[0-9]{1,18}", bound):
+        names = ", ".join(limits.NAMES)
+        message = f"{text!r} is not like layers=100000; there are {names}"
+        raise argparse.ArgumentTypeError(message)
+    return name, int(bound)
 
 
 def _class_name(text: str) -> str:

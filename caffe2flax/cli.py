@@ -6,14 +6,18 @@ import argparse
 import io
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe2flax import pictures, predictions, proofs
 from caffe2flax.arguments import parser
 from caffe2flax.errors import ConversionError, Problem, Span, printable
+from caffe2flax.limits import limited
 from caffe2flax.progress import Bar
 from caffe2flax.proofs import Outcome
 
@@ -25,20 +29,23 @@ BAD_INPUT = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT
 READER_GONE = 141  # 128 + SIGPIPE
+TERMINATED = 143  # 128 + SIGTERM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     0; 1 for bad input, with every problem on stderr; 2 for wrong usage. A reader that
-    closes the pipe ends the command as SIGPIPE would, Ctrl-C as SIGINT would.
+    closes the pipe ends the command as SIGPIPE would, Ctrl-C as SIGINT would; at either
+    signal to end, SIGTERM as well, what is half done is removed.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = _status(argv)
-        print(end="", flush=True)
+        with _ending():
+            status = _status(argv)
+            print(end="", flush=True)
     except BrokenPipeError:
         _discard_output()
         return READER_GONE
@@ -46,7 +53,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return _failed(_problem(error))
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _ended("interrupted", INTERRUPTED)
+    except _Terminated:
+        return _ended("terminated", TERMINATED)
+    return status
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception that cleans up on its way."""
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Makes an exception of SIGTERM inside."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signal comes here
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _ended(how: str, status: int) -> int:
+    print(f"caffe2flax: {how}", file=sys.stderr)
     return status
 
 
@@ -66,7 +101,8 @@ def _status(argv: Sequence[str] | None) -> int:
         "demo": _demo,
     }
     try:
-        outcome = commands[options.command](options)
+        with limited(**getattr(options, "limits", {})):
+            outcome = commands[options.command](options)
     except ConversionError as error:
         return _failed(*error.problems)
     except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.codegen.weights import check_filled
 from caffe2flax.ir import Graph
 from caffe2flax.layout import Shape
 from caffe2flax.npz import read_npz
@@ -56,6 +57,7 @@ def noise_blobs(graph: Graph) -> dict[tuple[int, int], Array]:
     """Weights under which every layer does something and nothing overflows, the same at
     every call: fillers may be zeros, which prove little."""
     blobs: dict[tuple[int, int], Array] = {}
+    check_filled(dict.fromkeys(w for node in graph.nodes for w in node.weights))
     for node in graph.nodes:
         for weight in node.weights:
             key = (weight.owner, weight.index)

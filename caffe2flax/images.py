@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.limits import current
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,8 +35,6 @@ FORMATS = (
 ORIENTING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 """Where a file can say that it is to be turned; looking there takes its time."""
 DEEP = ("I;16", "I;16B", "I;16L")
-MOST_PIXELS = 2**27
-"""Of an image; a small file can claim more than any memory holds."""
 CHUNK = 2**15
 """Numbers of the result at once: more would not stay in the heap, nor in the cache."""
 BITS = 11
@@ -87,9 +86,13 @@ def decode(path: Path, channels: int) -> Pixels:
     with path.open("rb") as stream:
         try:
             with Image.open(stream, formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels")
+                limits = current()
+                if image.width * image.height > limits.image_pixels:
+                    what = f"an image of {image.width} x {image.height} pixels"
+                    raise ConversionError(limits.refusal("image_pixels", what))
                 return _pixels(image, channels)
+        except ConversionError as error:
+            raise error.at(Span(str(path))) from None
         except UnidentifiedImageError:
             message = "this is no image of a known format"
         except MemoryError:

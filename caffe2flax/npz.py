@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 import zipfile
@@ -16,6 +15,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.limits import current
+from caffe2flax.output import write_stream
 
 DEFLATE_LIMIT = 1032
 """A deflate stream grows by no more than this; a member that claims more is a lie."""
@@ -75,6 +76,13 @@ def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
     members = archive.infolist()
     if sum(member.compress_size for member in members) > path.stat().st_size:
         raise zipfile.BadZipFile("its members overlap")
+    limits = current()
+    packed = [m for m in members if m.compress_type != zipfile.ZIP_STORED]
+    unpacked = sum(min(m.file_size, DEFLATE_LIMIT * m.compress_size) for m in packed)
+    if unpacked > limits.unpacked_bytes:
+        text = f"compressed arrays of {unpacked} bytes"
+        text = limits.refusal("unpacked_bytes", text)
+        raise ConversionError(Problem(text, Span(str(path))))
     arrays: dict[str, np.ndarray] = {}
     problems = []
     for member in members:
@@ -113,7 +121,7 @@ def _values(
     if present != needed:
         size = f"needs {needed} bytes, {present} are there"
         raise ValueError(f"shape {shape} of {dtype} {size}")
-    values = np.frombuffer(stream.read(), dtype)
+    values = np.frombuffer(stream.read(needed + 1), dtype)
     return values.reshape(shape, order="F" if column_major else "C")
 
 
@@ -133,23 +141,20 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write `arrays` to `path`, which keeps its name and is replaced in one step.
+    """Write `arrays` to `path`, which is replaced in one step; a link there is not
+    followed.
 
     Any name will do, also those that `numpy.savez` takes for its own arguments.
 
     Raises:
         OSError: the file cannot be written; what stood at `path` before still does.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(part, "x") as archive:
+
+    def write(stream: IO[bytes]) -> None:
+        with zipfile.ZipFile(stream, "w") as archive:
             for name, array in arrays.items():
                 member = zipfile.ZipInfo(f"{name}.npy")
-                with archive.open(member, "w", force_zip64=True) as stream:
-                    npy.write_array(stream, np.asanyarray(array), allow_pickle=False)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+                with archive.open(member, "w", force_zip64=True) as part:
+                    npy.write_array(part, np.asanyarray(array), allow_pickle=False)
+
+    write_stream(path, write)

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -149,17 +150,23 @@ class _Read(NamedTuple):
 
 def _ahead(recipe: Recipe, files: Sequence[Path], batch: int) -> Iterator[_Read]:
     """Batches in the order of the files, each read before it is asked for."""
+    # The limits of this thread hold in those that read, too.
     chunks = (files[i : i + batch] for i in range(0, len(files), batch))
     threads = min(READERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[_Read]] = deque()
+
+        def start(chunk: Sequence[Path]) -> None:
+            read = copy_context().run
+            waiting.append(pool.submit(read, _read, recipe, chunk, batch))
+
         try:
             for chunk in islice(chunks, threads + 1):
-                waiting.append(pool.submit(_read, recipe, chunk, batch))
+                start(chunk)
             while waiting:
                 read = waiting.popleft().result()
                 for chunk in islice(chunks, 1):
-                    waiting.append(pool.submit(_read, recipe, chunk, batch))
+                    start(chunk)
                 yield read
         finally:
             for future in waiting:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.frontend.mapped import loaded
 from caffe2flax.ir import Graph, Node, Value
 
 Array = NDArray[Any]
@@ -40,7 +41,7 @@ def evaluate_node(
 ) -> dict[Value, Array]:
     """What one node makes of `values`."""
     weights = [
-        np.asarray(blobs[w.owner, w.index], np.float64).reshape(w.shape)
+        np.asarray(loaded(blobs[w.owner, w.index]), np.float64).reshape(w.shape)
         for w in node.weights
     ]
     made = node.layer.reference(weights, *(values[v] for v in node.inputs))

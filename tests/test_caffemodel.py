@@ -20,7 +20,9 @@ from caffe2flax.errors import ConversionError
 from caffe2flax.frontend import blob, caffemodel
 from caffe2flax.frontend.blob import NVCAFFE
 from caffe2flax.frontend.caffemodel import WeightFile, read, read_binaryproto
+from caffe2flax.frontend.mapped import loaded
 from caffe2flax.frontend.wire import Wire
+from caffe2flax.limits import limited
 from tests.wireformat import (
     chunk,
     dims,
@@ -409,14 +411,12 @@ def test_every_bad_blob_is_reported(given_bytes: Callable[[bytes], Path]) -> Non
     assert problem(given_bytes(layer(bad) * 9999)).count("\n") < 100
 
 
-def test_counts_have_a_limit(
-    given_bytes: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(caffemodel, "MAX_LAYERS", 10)
-    monkeypatch.setattr(caffemodel, "MAX_BLOBS", 10)
-    assert len(read(given_bytes(layer(GOOD) * 10)).layers) == 10
-    assert "more than 10 layers" in problem(given_bytes(layer() * 11))
-    assert "more than 10 blobs" in problem(given_bytes(layer(*[GOOD] * 11)))
+def test_counts_have_a_limit(given_bytes: Callable[[bytes], Path]) -> None:
+    with limited(layers=10):
+        assert len(read(given_bytes(layer(GOOD) * 10)).layers) == 10
+        assert "more layers, the limit is 10" in problem(given_bytes(layer() * 11))
+        assert read(given_bytes(layer(*[GOOD] * 160))).layers
+        assert "the limit is 10" in problem(given_bytes(layer(*[GOOD] * 161)))
 
 
 def test_notes_have_a_limit(given_bytes: Callable[[bytes], Path]) -> None:
@@ -573,9 +573,29 @@ def test_a_file_that_changes_is_noticed(given_bytes: Callable[[bytes], Path]) ->
     os.truncate(path, file.size - 1)
     with pytest.raises(ConversionError, match="bytes while it was read"):
         file.check()
-    path.unlink()
-    with pytest.raises(ConversionError, match="cannot be read"):
+    with pytest.raises(ConversionError, match="went from 34 to 33 bytes"):
+        loaded(file.layers[0].blobs[0])
+
+
+def test_a_file_that_is_written_to_is_noticed(
+    given_bytes: Callable[[bytes], Path],
+) -> None:
+    path = given_bytes(layer(GOOD))
+    file = read(path)
+    os.utime(path, (1, 1))
+    with pytest.raises(ConversionError, match="was written to while it was read"):
         file.check()
+
+
+def test_a_file_that_vanishes_stays_whole(
+    given_bytes: Callable[[bytes], Path],
+) -> None:
+    path = given_bytes(layer(GOOD))
+    file = read(path)
+    path.unlink()
+    given_bytes(b"another")
+    file.check()
+    assert loaded(file.layers[0].blobs[0]).size == file.layers[0].blobs[0].size
 
 
 @pytest.fixture

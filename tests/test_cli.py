@@ -345,7 +345,7 @@ def test_run_writes_nowhere_else(
     assert (tmp_path / "in.npz").read_bytes() == before
 
 
-def test_ctrl_c_is_quiet(
+def test_ctrl_c_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*args: object, **options: object) -> None:
@@ -353,7 +353,7 @@ def test_ctrl_c_is_quiet(
 
     monkeypatch.setattr("caffe2flax.convert", interrupted)
     assert main(["convert", str(NET)]) == 130
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "caffe2flax: interrupted\n")
 
 
 @pytest.mark.parametrize(

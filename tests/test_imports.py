@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
-    {"caffe2flax.errors", "caffe2flax.ops"},
+    {"caffe2flax.errors", "caffe2flax.limits", "caffe2flax.ops"},
     {"caffe2flax.frontend"},
     {"caffe2flax.layers.window", "caffe2flax.layers.fillers"},
     {"caffe2flax.layout", "caffe2flax.dialects"},
@@ -24,7 +24,8 @@ ORDER = (
     {"caffe2flax.codegen", "caffe2flax.drawing", "caffe2flax.reference"},
     {"caffe2flax.images"},
     {"caffe2flax.columns"},
-    {"caffe2flax.dot", "caffe2flax.output", "caffe2flax.runner", "caffe2flax.npz"},
+    {"caffe2flax.dot", "caffe2flax.output", "caffe2flax.runner"},
+    {"caffe2flax.npz"},
     {"caffe2flax.preparation"},
     {"caffe2flax.feeding", "caffe2flax.oracles"},
     {"caffe2flax.comparison"},

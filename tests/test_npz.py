@@ -159,10 +159,11 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_link_stays_and_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_a_folder_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     write_npz(tmp_path / "link", {"a": np.ones(2)})
-    assert (tmp_path / "link").is_symlink()
-    assert read_npz(tmp_path / "target").keys() == {"a"}
+    assert not (tmp_path / "link").is_symlink()
+    assert read_npz(tmp_path / "link").keys() == {"a"}
+    assert not (tmp_path / "target").exists()
     with pytest.raises(OSError, match="not a regular file"):
         write_npz(tmp_path, {})

@@ -33,6 +33,7 @@ from caffe2flax.frontend.schema import (
     read_architecture,
 )
 from caffe2flax.frontend.wire import Wire
+from caffe2flax.limits import limited
 from tests.wireformat import chunk, doubles, floats, group, integer, layer, singly, tag
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "caffemodel"
@@ -392,7 +393,6 @@ def test_an_hdf5_snapshot_holds_no_architecture() -> None:
 def test_counts_have_a_limit(
     decoded: Callable[[bytes], Architecture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "MAX_FIELDS", 99)
     for data in (
         integer(9, 1) * 100,
         of_type("ReLU", integer(9, 1) * 100),
@@ -400,7 +400,10 @@ def test_counts_have_a_limit(
         of_type("Eltwise", chunk(110, singly(2, tuple(range(100))))),
         of_type("Convolution", chunk(106, chunk(3, b"\x01" * 100))),
     ):
-        with pytest.raises(ConversionError, match="more than 99 fields"):
+        with (
+            limited(fields=99),
+            pytest.raises(ConversionError, match="more fields and values, the limit"),
+        ):
             decoded(data + layer())
     fields = [integer(number, 1) for number in range(1000, 1030)]
     monkeypatch.setattr(schema, "MAX_SKIPPED", 10)

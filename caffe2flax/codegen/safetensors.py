@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.weights import Variables
+from caffe2flax.frontend.mapped import mapping_of, transfer
 
 Array = NDArray[Any]
 
@@ -34,7 +35,7 @@ def write_safetensors(
     """Writes all variables to a file that is open for reading and writing.
 
     The file is mapped and filled in place, so nothing is held in memory. OSError where
-    the disk has no room for it.
+    the disk has no room for it, ConversionError where the weights changed meanwhile.
     """
     header: dict[str, object] = {}
     offset = 0
@@ -55,6 +56,7 @@ def write_safetensors(
         for done in _fill(memoryview(mapped)[start:], variables):
             if progress:
                 progress(done, offset)
+    variables.check()
 
 
 def _fill(data: memoryview, variables: Variables) -> Iterator[int]:
@@ -75,12 +77,19 @@ def _fill(data: memoryview, variables: Variables) -> Iterator[int]:
 def copy_blocked(target: Array, source: Array) -> None:
     """target[...] = source, some columns at a time where `source` is transposed: numpy
     alone would walk through all of its memory once for each cache line."""
+    mapped = mapping_of(source)
     rank = source.ndim
     if source.size < LARGE or rank < 2 or source.flags.c_contiguous:
-        target[...] = source
+        if mapped is None:
+            target[...] = source
+        else:
+            transfer(target, source, mapped)
         return
 
     def part(first: int, last: int) -> None:
+        if mapped is not None:
+            transfer(target[..., first:last], source[..., first:last], mapped)
+            return
         for i in range(first, last, BLOCK):
             columns = slice(i, min(i + BLOCK, last))
             target[..., columns] = source[..., columns]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from caffe2flax.codegen.module import Module
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
+from caffe2flax.frontend.mapped import loaded
 from caffe2flax.ir import Graph, Node, Weight
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layout import Merged, Shape
+from caffe2flax.limits import current
 
 Array = NDArray[Any]
 Blobs = dict[tuple[int, int], Array]
@@ -41,13 +44,13 @@ def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str
             problems += _lay(blobs, slots, layer, Span(file.path))
     if problems:
         raise ConversionError(problems)
-    unfilled: dict[str, None] = {}
-    for node in graph.nodes:
-        for weight in node.weights:
-            key = (weight.owner, weight.index)
-            if key not in blobs:
-                blobs[key] = initial(weight)
-                unfilled[weight.layer] = None
+    missing: dict[tuple[int, int], Weight] = {}
+    for weight in (weight for node in graph.nodes for weight in node.weights):
+        if (weight.owner, weight.index) not in blobs:
+            missing.setdefault((weight.owner, weight.index), weight)
+    check_filled(missing.values())
+    blobs |= {key: initial(weight) for key, weight in missing.items()}
+    unfilled = dict.fromkeys(weight.layer for weight in missing.values())
     return blobs, tuple(_notes(graph, foreign, unfilled))
 
 
@@ -77,8 +80,18 @@ def _fits(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
     return len(have) == 4 and have == padded
 
 
+def check_filled(weights: Iterable[Weight]) -> None:
+    """Raises ConversionError where weights that no file holds would take too much
+    memory: a line of text can ask for any number of them."""
+    limits = current()
+    needed = 4 * sum(prod(weight.shape) for weight in weights)
+    if needed > limits.filled_bytes:
+        text = f"weights that no file holds take {needed} bytes"
+        raise ConversionError(limits.refusal("filled_bytes", text))
+
+
 def as_float32(blob: Array) -> Array:
-    return blob if blob.dtype == np.float32 else blob.astype(np.float32)
+    return blob if blob.dtype == np.float32 else loaded(blob).astype(np.float32)
 
 
 def initial(weight: Weight) -> Array:
@@ -122,15 +135,24 @@ def _listed(names: Sequence[str], limit: int = 8) -> str:
 class Variables(Mapping[str, Array]):
     """`attribute.variable` -> float32 array, for every variable of the module.
 
-    Made when it is asked for, of views into the weights file: however large the model
-    is, memory holds little of it.
+    Made when it is asked for, out of the weights file: however large the model is,
+    memory holds little of it. Raises ConversionError where the file was cut since.
     """
 
-    def __init__(self, graph: Graph, module: Module, blobs: Blobs):
+    def __init__(
+        self,
+        graph: Graph,
+        module: Module,
+        blobs: Blobs,
+        files: Sequence[WeightFile] = (),
+    ):
+        self._files = files
         self._module = module
         self._blobs = blobs
         self._nodes: dict[str, tuple[Node, str]] = {}
         self.shapes: dict[str, Shape] = {}
+        self._computed: set[str] = set()
+        """Those that are no views of blobs, but made of their values."""
         for node in graph.nodes:
             attribute = module.attributes.get(node.number)
             if attribute is None or not node.weights:
@@ -140,21 +162,34 @@ class Variables(Mapping[str, Array]):
             made = node.layer.weights(nothing, module.sites[node.number])
             for variable, array in made.items():
                 if variable not in tied:
-                    self._nodes[f"{attribute}.{variable}"] = node, variable
-                    self.shapes[f"{attribute}.{variable}"] = array.shape
+                    name = f"{attribute}.{variable}"
+                    self._nodes[name] = node, variable
+                    self.shapes[name] = array.shape
+                    held = array.array if isinstance(array, Merged) else array
+                    if not any(np.may_share_memory(held, n) for n in nothing):
+                        self._computed.add(name)
 
     def stored(self, name: str) -> Array:
-        """The variable, perhaps with more axes than it has: its C order counts."""
+        """The variable, perhaps with more axes than it has: its C order counts. It may
+        be a view of a weights file, to be read by `mapped.transfer`."""
         node, variable = self._nodes[name]
+        blobs = [self._blobs[w.owner, w.index] for w in node.weights]
+        if name in self._computed:
+            blobs = [loaded(blob) for blob in blobs]
         own = [
-            as_float32(self._blobs[w.owner, w.index]).reshape(w.shape)
-            for w in node.weights
+            as_float32(blob).reshape(w.shape)
+            for w, blob in zip(node.weights, blobs, strict=True)
         ]
         made = node.layer.weights(own, self._module.sites[node.number])[variable]
         return made.array if isinstance(made, Merged) else made
 
     def __getitem__(self, name: str) -> Array:
-        return self.stored(name).reshape(self.shapes[name])
+        return loaded(self.stored(name)).reshape(self.shapes[name])
+
+    def check(self) -> None:
+        """Raises ConversionError if a weights file changed since it was mapped."""
+        for file in self._files:
+            file.check()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._nodes)

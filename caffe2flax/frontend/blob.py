@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.frontend.mapped import loaded
 from caffe2flax.frontend.wire import BYTES, Wire, WireField, signed
 
 Array = NDArray[np.floating]
@@ -73,7 +74,7 @@ class Values:
 
     def _copy(self) -> None:
         for piece in self.pieces:
-            self.copied += self._view(piece).tobytes()
+            self.copied += loaded(self._view(piece)).tobytes()
         self.pieces.clear()
 
     def _view(self, piece: WireField) -> Array:

@@ -15,13 +15,15 @@ from typing import Literal
 
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.frontend.blob import NVCAFFE, Array, note, read_blob
+from caffe2flax.frontend.mapped import loaded
 from caffe2flax.frontend.sniff import HDF5_MAGIC, explained
-from caffe2flax.frontend.wire import Wire, WireField, check_size
+from caffe2flax.frontend.wire import Wire, WireField
+from caffe2flax.limits import current
 
 Version = Literal["V0", "V1", "V2", "HDF5"]
 
-MAX_LAYERS = MAX_BLOBS = 2**20
-"""Far above any network; keeps a file of empty messages from filling the memory."""
+BLOBS_A_LAYER = 16
+"""Blobs that the limit of layers allows each of them, on average."""
 
 MAX_PROBLEMS = 50
 
@@ -77,14 +79,13 @@ class WeightFile:
     layers: tuple[LayerBlobs, ...]
     notes: tuple[str, ...] = ()
     size: int = 0
+    wire: Wire | None = field(default=None, repr=False, compare=False)
 
     def check(self) -> None:
-        """Raises ConversionError if the file has another size than when it was mapped.
-
-        Call it before the arrays are copied: pages of a file that was cut meanwhile
-        cannot be read.
-        """
-        check_size(self.path, self.size)
+        """Raises ConversionError if the file changed since it was mapped. What was read
+        before is whole where this does not raise."""
+        if self.wire is not None:
+            self.wire.check_size()
 
 
 def read(path: str | os.PathLike[str]) -> WeightFile:
@@ -115,6 +116,8 @@ def read_binaryproto(path: str | os.PathLike[str]) -> Array:
         mean = read_blob(wire, 0, len(wire.data), "mean", Counter())
         if not mean.size:
             raise wire.error("the file holds no values", 0)
+        mean = loaded(mean)
+        mean.flags.writeable = False
     except ConversionError as error:
         raise explained(wire, error) from None
     wire.check_size()
@@ -127,7 +130,8 @@ def _read_hdf5(wire: Wire) -> WeightFile:
     layers = tuple(
         LayerBlobs(name, "", blobs, offset) for name, blobs, offset in read_hdf5(wire)
     )
-    return WeightFile(wire.path, "HDF5", "", layers, size=len(wire.data))
+    size = len(wire.data)
+    return WeightFile(wire.path, "HDF5", "", layers, size=size, wire=wire)
 
 
 class _Reader:
@@ -139,6 +143,7 @@ class _Reader:
         self.odd: Counter[str] = Counter()
         self.nvcaffe = False
         self.blobs = 0
+        self.limits = current()
         self.v0 = False
 
     def net(self) -> WeightFile:
@@ -158,8 +163,9 @@ class _Reader:
                         layers.append(layer)
                 case _:
                     continue
-            if len(layers) > MAX_LAYERS:
-                raise wire.error(f"more than {MAX_LAYERS} layers", found.offset)
+            if len(layers) > self.limits.layers:
+                text = self.limits.refusal("layers", "the file holds more layers")
+                raise wire.error(f"{text},", found.offset)
         if len(first) == 2:
             raise wire.error(
                 "the file holds both `layer` and `layers`, which Caffe refuses",
@@ -171,7 +177,13 @@ class _Reader:
             raise wire.error("the file holds no layers", 0)
         version: Version = "V2" if 100 in first else "V0" if self.v0 else "V1"
         return WeightFile(
-            wire.path, version, name, tuple(layers), self.notes(), len(wire.data)
+            wire.path,
+            version,
+            name,
+            tuple(layers),
+            self.notes(),
+            len(wire.data),
+            wire,
         )
 
     def layer(self, message: WireField) -> LayerBlobs:
@@ -238,8 +250,9 @@ class _Reader:
     ) -> LayerBlobs:
         arrays: list[Array] = []
         self.blobs += len(blobs)
-        if self.blobs > MAX_BLOBS:
-            raise self.wire.error(f"more than {MAX_BLOBS} blobs", offset)
+        if self.blobs > self.limits.layers * BLOBS_A_LAYER:
+            text = self.limits.refusal("layers", "the file holds blobs for more layers")
+            raise self.wire.error(f"{text},", offset)
         for index, found in enumerate(blobs):
             what = f"layer {shown(name)} blob {index}"
             try:

@@ -6,6 +6,7 @@ LALR parser runs, which keeps its own stacks: nothing here recurses into the fil
 
 from __future__ import annotations
 
+import os
 from contextvars import ContextVar
 from functools import cache
 from os import PathLike, fspath
@@ -16,6 +17,7 @@ from caffe2flax.frontend.grammars import grammar_path
 from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.strings import EscapeError, unquote
 from caffe2flax.frontend.syntax import Source, explain
+from caffe2flax.limits import current
 
 if TYPE_CHECKING:
     from lark import Lark, Token, Transformer
@@ -44,15 +46,24 @@ def read(path: str | PathLike[str]) -> Message:
 def read_text(path: str | PathLike[str]) -> str:
     """The text of the file at `path`, line ends as they are.
 
-    Raises ConversionError when it cannot be read or is no text in UTF-8.
+    Raises ConversionError when it cannot be read, is no text in UTF-8 or larger than
+    the limit `prototxt_bytes`: of a file without an end no more than that is read.
     """
     file = fspath(path)
+    limits = current()
     try:
         with open(path, "rb") as stream:
-            data = stream.read()
+            size = os.fstat(stream.fileno()).st_size
+            data = b""
+            if size <= limits.prototxt_bytes:
+                data = stream.read(limits.prototxt_bytes + 1)
+                size = len(data)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConversionError(Problem(f"cannot read: {reason}", Span(file))) from error
+    if size > limits.prototxt_bytes:
+        text = limits.refusal("prototxt_bytes", f"a prototxt of {size} bytes")
+        raise ConversionError(Problem(text, Span(file)))
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         message = "the file is encoded in UTF-16; save it as UTF-8"
         raise ConversionError(Problem(message, Span(file)))
@@ -67,10 +78,12 @@ def read_text(path: str | PathLike[str]) -> str:
 def parse(text: str, file: str = "<prototxt>") -> Message:
     """The message that `text` holds; `file` names it in errors.
 
-    Empty text is an empty message. Raises ConversionError at the first syntax error.
+    Empty text is an empty message. Raises ConversionError at the first syntax error,
+    and for a text beyond the limits.
     """
     from lark import UnexpectedInput
 
+    _check_size(text, file)
     source = Source(text.removeprefix("\ufeff"), file)
     token = _source.set(source)
     try:
@@ -88,6 +101,20 @@ def _parser() -> Lark:
     grammar = grammar_path("prototxt.lark").read_text("utf-8")
     builder = cast("Transformer[Token, Message]", _Builder())
     return Lark(grammar, parser="lalr", lexer="contextual", transformer=builder)
+
+
+def _check_size(text: str, file: str) -> None:
+    """Counts before anything is parsed: a field costs a hundred times its bytes. Marks
+    inside strings and comments count, too. Raises ConversionError."""
+    limits = current()
+    size = len(text)
+    if size > limits.prototxt_bytes:
+        message = limits.refusal("prototxt_bytes", f"a prototxt of {size} bytes")
+        raise ConversionError(Problem(message, Span(file)))
+    marks = sum(map(text.count, ":{<,"))
+    if marks > limits.fields:
+        message = limits.refusal("fields", f"a prototxt of {marks} fields and values")
+        raise ConversionError(Problem(message, Span(file)))
 
 
 class _Builder:

@@ -19,9 +19,7 @@ from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.sniff import HDF5_MAGIC, explained
 from caffe2flax.frontend.wire import BYTES, FIXED32, FIXED64, VARINT, Wire, WireField
 from caffe2flax.frontend.wire import signed as signed64
-
-MAX_FIELDS = 2**20
-"""Fields of a whole net, far above any; a field takes more memory than bytes."""
+from caffe2flax.limits import current
 
 MAX_SKIPPED = 64
 
@@ -86,6 +84,7 @@ class _Decoder:
         self.schema = schema()
         self.skipped: dict[str, list[str]] = {}
         self.count = 0
+        self.limits = current()
 
     def net(self) -> Message:
         top = list(self.fields(0, len(self.wire.data)))
@@ -138,8 +137,9 @@ class _Decoder:
 
     def counted(self, offset: int) -> None:
         self.count += 1
-        if self.count > MAX_FIELDS:
-            raise self.wire.error(f"more than {MAX_FIELDS} fields and values", offset)
+        if self.count > self.limits.fields:
+            text = self.limits.refusal("fields", "the net has more fields and values")
+            raise self.wire.error(f"{text},", offset)
 
     def fields(self, start: int, end: int) -> Iterator[WireField]:
         for found in self.wire.fields(start, end):

@@ -7,7 +7,6 @@ bytes that are there.
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -17,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.frontend.mapped import Mapped
 
 VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
 
-Buffer = bytes | mmap.mmap
+Buffer = bytes | Mapped
 
 MAX_VARINT = 10
 """Bytes of the longest varint, one of 64 bits."""
@@ -75,15 +75,16 @@ class Wire:
             with open(name, "rb") as file:
                 if not os.fstat(file.fileno()).st_size:
                     raise ConversionError(Problem("the file is empty, at byte 0", span))
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                data = Mapped.of(file.fileno(), name)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ConversionError(Problem(f"cannot be read: {reason}", span)) from error
         return cls(name, data)
 
     def check_size(self) -> None:
-        """Raises ConversionError if the file was cut or grew since it was mapped."""
-        check_size(self.path, len(self.data))
+        """Raises ConversionError if the file changed since it was mapped."""
+        if isinstance(self.data, Mapped):
+            self.data.check()
 
     def problem(self, message: str, offset: int) -> Problem:
         return Problem(f"{message} at byte {offset}", Span(self.path))
@@ -177,9 +178,9 @@ class Wire:
             return 1
         while count < whole:
             look = min(look, whole - count)
-            tags = np.ndarray(
-                (look,), np.uint8, self.data, at + count * stride, (stride,)
-            )
+            first = at + count * stride
+            taken = self.data[first : first + (look - 1) * stride + 1]
+            tags = np.frombuffer(taken, np.uint8)[::stride]
             other = np.flatnonzero(tags != tag)
             if other.size:
                 return count + int(other[0])
@@ -214,15 +215,3 @@ class Wire:
 def signed(value: int) -> int:
     """A varint read as int32 or int64: two's complement in 64 bits."""
     return value - 2**64 if value >= 2**63 else value
-
-
-def check_size(path: str, size: int) -> None:
-    """Raises ConversionError unless the file at `path` still has `size` bytes."""
-    try:
-        now = os.stat(path).st_size
-    except OSError as error:
-        problem = Problem(f"cannot be read: {error.strerror}", Span(path))
-        raise ConversionError(problem) from error
-    if now != size:
-        message = f"the file went from {size} to {now} bytes while it was read"
-        raise ConversionError(Problem(message, Span(path)))

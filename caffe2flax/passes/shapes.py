@@ -9,6 +9,7 @@ from math import prod
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir import Graph, Node, Share, Value, Weight
 from caffe2flax.layout import BATCH_SCALE, Shape
+from caffe2flax.limits import current
 from caffe2flax.registry import Blob
 
 Shapes = dict[Value, Shape]
@@ -38,6 +39,7 @@ def infer_shapes(graph: Graph) -> Graph:
     nodes = _walk(graph, shapes, problems)
     if problems:
         raise ConversionError(problems)
+    _check_activations(shapes)
     slots: dict[str, tuple[Weight, ...]] = {}
     for node in nodes:
         if node.layer.has_method:
@@ -85,6 +87,14 @@ def _check_size(
         problems.append(Problem(text, node.span))
 
 
+def _check_activations(shapes: Shapes) -> None:
+    limits = current()
+    needed = 4 * sum(map(prod, shapes.values()))
+    if needed > limits.activation_bytes:
+        text = f"the blobs of the net take {needed} bytes"
+        raise ConversionError(limits.refusal("activation_bytes", text))
+
+
 def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
     """Fills `shapes`; a node whose inputs failed is passed over in silence, being their
     fault."""
@@ -97,7 +107,7 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
             continue
         try:
             outputs = node.layer.infer(*inputs)
-            weights = owners.resolve(node, node.layer.blobs(*inputs))
+            weights = owners.resolve(node, _held(node.layer.blobs(*inputs)))
         except ConversionError as error:
             name = f"layer {node.name!r}: "
             problems += [
@@ -109,6 +119,15 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
             _check_size(value, shape, node, problems)
         nodes.append(replace(node, weights=weights))
     return nodes
+
+
+def _held(blobs: tuple[Blob, ...]) -> tuple[Blob, ...]:
+    """`blobs`, if Caffe can hold each. Raises ConversionError."""
+    for i, blob in enumerate(blobs):
+        if prod(blob.shape) > MAX_ELEMENTS:
+            text = f"weight blob {i} of shape {blob.shape} exceeds 2^31 elements"
+            raise ConversionError(text)
+    return blobs
 
 
 @dataclass(slots=True)
