@@ -83,6 +83,69 @@ def test_detections(options: str) -> None:
     assert distance(ours, by_reference(prototxt, inputs)) < 1e-5
 
 
+def moved(prior: np.ndarray, shift: np.ndarray) -> list[float]:
+    """A box by CENTER_SIZE, written out."""
+    x0, y0, x1, y1 = prior
+    w, h = x1 - x0, y1 - y0
+    cx, cy = (x0 + x1) / 2 + shift[0] * w, (y0 + y1) / 2 + shift[1] * h
+    w, h = w * np.exp(shift[2]), h * np.exp(shift[3])
+    return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+
+
+REFINED = [
+    ("code_type: CENTER_SIZE", 5),
+    ("code_type: CENTER_SIZE objectness_score: 0.5 keep_top_k: 6", 5),
+    ("code_type: CENTER_SIZE objectness_score: 0.5 keep_top_k: 6", 4),
+]
+
+
+@pytest.mark.parametrize(("options", "bottoms"), REFINED)
+def test_refined_detections(options: str, bottoms: int) -> None:
+    """RefineDet's: as the detections of priors that were moved, and of scores that
+    were weeded out, one image after the other."""
+    inputs = predictions(2)
+    rng = np.random.default_rng(4)
+    objects = rng.uniform(0, 1, (2, PRIORS * 2)).astype(np.float32)
+    shifts = rng.normal(0, 0.5, (2, PRIORS * 4)).astype(np.float32)
+    all_inputs = {**inputs, "objects": objects, "shifts": shifts}
+    given = dict(list(all_inputs.items())[:bottoms])
+    shapes = {name: array.shape for name, array in given.items()}
+    parameters = f"detection_output_param {{ num_classes: {CLASSES} {options} }}"
+    prototxt = net("DetectionOutput", shapes, parameters)
+    (ours,) = caffe2flax.run(prototxt, None, given).values()
+    assert distance(ours, by_reference(prototxt, given)) < 1e-5
+
+    threshold = 0.5 if "0.5" in options else 0.01
+    plain = parameters.replace("objectness_score: 0.5", "")
+    expected = []
+    for image in range(2):
+        conf = inputs["conf"][image].reshape(PRIORS, CLASSES).copy()
+        conf[objects[image, 1::2] < threshold] = [1, 0, 0, 0]
+        boxes, variances = inputs["prior"][0].reshape(2, PRIORS, 4)
+        if bottoms == 5:
+            offsets = shifts[image].reshape(PRIORS, 4) * variances
+            boxes = np.array([moved(*p) for p in zip(boxes, offsets, strict=True)])
+        prior = np.stack([boxes.ravel(), variances.ravel()])[None].astype(np.float32)
+        one = {
+            "loc": inputs["loc"][image : image + 1],
+            "conf": conf.reshape(1, -1),
+            "prior": prior,
+        }
+        text = net("DetectionOutput", {k: v.shape for k, v in one.items()}, plain)
+        rows = by_reference(text, one)[0, 0]
+        rows[:, 0] = image
+        expected.append(rows)
+    assert distance(ours, np.concatenate(expected)[None, None]) < 1e-5
+
+
+def test_objectness_needs_its_scores() -> None:
+    inputs = predictions(1)
+    shapes = {name: array.shape for name, array in inputs.items()}
+    text = "detection_output_param { num_classes: 4 objectness_score: 0.1 }"
+    conversion = caffe2flax.convert(net("DetectionOutput", shapes, text))
+    assert any("objectness_score has no meaning" in n for n in conversion.notes)
+
+
 def test_unfilled_rows_stand_last() -> None:
     inputs = predictions(2)
     shapes = {name: array.shape for name, array in inputs.items()}

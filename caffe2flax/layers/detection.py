@@ -12,7 +12,7 @@ from caffe2flax.errors import ConversionError
 from caffe2flax.layers._forks import four_axes
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
-from caffe2flax.registry import Array, Layer, Site, arguments, layer, unless
+from caffe2flax.registry import Array, Layer, Site, arguments, layer, literal, unless
 
 CODES = ("CORNER", "CENTER_SIZE", "CORNER_SIZE")
 
@@ -32,9 +32,13 @@ class DetectionOutput(Layer):
 
     Caffe's number of rows follows from the data. The module has rows for as many as
     there can be; those that are left are -1 throughout and stand last.
+
+    RefineDet gives two bottoms more: scores (N, P * 2), by which what is below
+    `objectness_score` is background, and offsets (N, P * 4), which move the priors
+    first.
     """
 
-    bottoms = (3, 4)
+    bottoms = (3, 5)
     in_place = False
 
     num_classes: int
@@ -47,6 +51,8 @@ class DetectionOutput(Layer):
     eta: float = 1.0
     top_k: int | None = None
     keep_top_k: int | None = None
+    objectness: float | None = None
+    """RefineDet's; None where the net is none of its kind."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -69,8 +75,18 @@ class DetectionOutput(Layer):
         top_k, keep = nms.get("top_k", -1), params.get("keep_top_k", -1)
         if top_k == 0:
             nms.error("top_k", "top_k 0 leaves nothing to detect")
+        # A fourth bottom alone is what is drawn on, unless RefineDet's field says else.
+        refined = params.has("objectness_score") or params.bottoms == 5
+        objectness = params.get("objectness_score", 0.01)
+        if refined and params.bottoms < 4:
+            refined = False
+            params.note(
+                f"{params.span()}: objectness_score has no meaning without a fourth "
+                "bottom"
+            )
         return cls(
             classes,
+            objectness=objectness if refined else None,
             share_location=params.get("share_location", True),
             background=background,
             code=_code(params),
@@ -102,6 +118,17 @@ class DetectionOutput(Layer):
                 )
         if loc[0] != conf[0]:
             raise ConversionError(f"locations of {loc[0]} images, scores of {conf[0]}")
+        if self.objectness is not None:
+            if len(inputs) > 4 and not self.share_location:
+                raise ConversionError(
+                    "offsets of the prior boxes go with share_location true"
+                )
+            for shape, each in zip(inputs[3:], (2, 4), strict=False):
+                if four_axes(shape) != (loc[0], count * each, 1, 1):
+                    raise ConversionError(
+                        f"{count} prior boxes need bottoms ({loc[0]}, {count * 2}) and "
+                        f"({loc[0]}, {count * 4}) to refine them, not {shape}"
+                    )
         return count
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
@@ -114,9 +141,23 @@ class DetectionOutput(Layer):
         return ((1, 1, inputs[0][0] * rows, 7),)
 
     def call(self, at: Site) -> str:
+        loc, conf, priors = at.args[:3]
+        if at.inputs[2].shape[0] > 1:
+            priors = f"{at.operands[2]}[:1]"
+        if self.objectness is not None:
+            conf = (
+                f"without_background({conf}, {at.args[3]}, {literal(self.objectness)})"
+            )
+        if self.objectness is not None and len(at.args) > 4:
+            code = unless(self.code, "CORNER")
+            encoded = unless(self.encoded, False)
+            options = {"code_type": code, "variance_encoded_in_target": encoded}
+            priors = f"refine_priors({arguments(priors, at.args[4], **options)})"
         return "detection_output({})".format(
             arguments(
-                *at.args[:3],
+                loc,
+                conf,
+                priors,
                 num_classes=self.num_classes,
                 code_type=unless(self.code, "CORNER"),
                 share_location=unless(self.share_location, True),
@@ -137,11 +178,20 @@ class DetectionOutput(Layer):
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         loc, conf, prior = inputs[:3]
         count = self._priors(loc.shape, conf.shape, prior.shape)
-        boxes, variances = prior[0].reshape(2, count, 4)
+        variances = prior[0].reshape(2, count, 4)[1]
         rows = []
         for image in range(len(loc)):
             offsets = loc[image].reshape(count, -1, 4)
             scores = conf[image].reshape(count, self.num_classes)
+            if self.objectness is not None:
+                objects = inputs[3][image].reshape(count, 2)[:, 1]
+                scores = scores.copy()
+                scores[objects < np.float32(self.objectness)] = np.eye(len(scores.T))[0]
+            boxes = prior[0].reshape(2, count, 4)[0]
+            if self.objectness is not None and len(inputs) > 4:
+                moves = inputs[4][image].reshape(count, 4)
+                moved = zip(boxes, variances, moves, strict=True)
+                boxes = np.array([self._decode(*each) for each in moved])
             decoded = np.empty_like(offsets)
             for p in range(count):
                 for c in range(offsets.shape[1]):

@@ -85,7 +85,7 @@ def detection_output(
     """SSD's detections, (1, 1, N * R, 7): image, class, score, x1, y1, x2, y2 a row.
 
     loc is (N, P * 4), or (N, P * classes * 4) unless `share_location`; conf is (N,
-    P * classes); priors is (1, 2, P * 4), boxes and variances. Each class but the
+    P * classes); priors is (1 or N, 2, P * 4), boxes and variances. Each class but the
     background has its boxes above the confidence threshold, the `top_k` best of them,
     thinned out by `nms`; each image its `keep_top_k` best in all (R; without
     `keep_top_k` as many as there can be), in order of class, then score.
@@ -96,7 +96,7 @@ def detection_output(
     wide = np.promote_types(loc.dtype, np.float32)
     loc, conf, priors = (lax.stop_gradient(x).astype(wide) for x in (loc, conf, priors))
     count = priors.shape[2] // 4
-    prior, variance = priors[0].reshape(2, 1, 1, count, 4)
+    prior, variance = jnp.moveaxis(priors.reshape(-1, 2, 1, count, 4), 1, 0)
     if variance_encoded_in_target:
         variance = jnp.ones_like(variance)
     located = 1 if share_location else num_classes
@@ -129,6 +129,32 @@ def detection_output(
         table = jnp.take_along_axis(table, chosen[..., None], 1)
         kept = jnp.take_along_axis(kept, chosen, 1) & (keep_top_k > 0)
     return packed(table, kept)
+
+
+def without_background(conf: Array, objects: Array, threshold: float) -> Array:
+    """conf (N, P * classes), the first class certain where objects[..., 1] (N, P * 2)
+    is below the threshold."""
+    found = lax.stop_gradient(objects.reshape(len(objects), -1, 2)[..., 1:])
+    scores = conf.reshape(*found.shape[:2], -1)
+    first = jnp.zeros_like(scores).at[..., 0].set(1)
+    return jnp.where(found < threshold, first, scores).reshape(conf.shape)
+
+
+def refine_priors(
+    priors: Array,
+    offsets: Array,
+    *,
+    code_type: str = "CORNER",
+    variance_encoded_in_target: bool = False,
+) -> Array:
+    """priors (1, 2, P * 4) moved by offsets (N, P * 4): (N, 2, P * 4)."""
+    wide = np.promote_types(offsets.dtype, np.float32)
+    prior, variance = priors[0].astype(wide).reshape(2, 1, -1, 4)
+    scale = jnp.ones_like(variance) if variance_encoded_in_target else variance
+    moves = lax.stop_gradient(offsets).astype(wide).reshape(len(offsets), -1, 4)
+    moved = decode_boxes(moves, prior, scale, code_type)
+    spread = jnp.broadcast_to(variance, moved.shape)
+    return jnp.stack([moved, spread], 1).reshape(len(offsets), 2, -1)
 
 
 def packed(table: Array, kept: Array) -> Array:
