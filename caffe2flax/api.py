@@ -24,6 +24,7 @@ from caffe2flax.codegen.weights import Blobs, Variables, bare, collect
 from caffe2flax.dialects import check_dialects
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.frontend import caffemodel, prototxt
+from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.frontend.lending import lend_inputs
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.prototxt import read_text
@@ -164,6 +165,8 @@ def _convert(
     if weights is None and not _is_text(prototxt) and is_binary(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in _paths(weights)]
+    if graph.assumed and files:
+        graph = read_graph(prototxt, held=_held(files), **net)
     blobs, notes = collect(graph, files) if files or filled else ({}, bare(graph))
     if stand_in is not None and not files:
         blobs, notes = stand_in(graph), (STAND_IN,)
@@ -185,6 +188,15 @@ def _convert(
         (*graph.notes, *(note for file in files for note in file.notes), *notes),
         module.places,
     )
+
+
+def _held(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
+    """The shapes of the blobs in weight files, by layer."""
+    return {
+        layer.name: tuple(blob.shape for blob in layer.blobs)
+        for file in files
+        for layer in file.layers
+    }
 
 
 def verify(
@@ -317,6 +329,7 @@ def read_graph(
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     at_hand: Mapping[str, Shape] | None = None,
+    held: Mapping[str, tuple[Shape, ...]] | None = None,
     taps: Sequence[str] | str = (),
     dialect: Mapping[str, str] | None = None,
     mean: Sequence[float] = (),
@@ -351,6 +364,7 @@ def read_graph(
         stub=Stub if stub_unsupported else None,
         name=stem,
     )
+    graph = replace(graph, held=held or {})
     done = run_passes(graph, passes).with_notes(*skipped, *lent)
     done = with_transform(done, mean, scale)
     # A method belongs to one class.

@@ -87,6 +87,21 @@ class ConversionError(Exception):
         return ConversionError(problem.at(span) for problem in self.problems)
 
 
+class UnknownShape(ConversionError):
+    """An input whose shape only its data tells.
+
+    known: its axes, 0 for those of which nothing is known; `more`: others follow.
+    """
+
+    def __init__(self, message: str, known: tuple[int, ...], *, more: bool = False):
+        super().__init__(message)
+        self.known = known
+        self.more = more
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (ConversionError, (self.problems,))
+
+
 def printable(text: str) -> str:
     """`text` without control characters: names from a file cannot steer a terminal."""
     if text.isprintable():

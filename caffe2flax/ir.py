@@ -136,6 +136,10 @@ class Graph:
     """What was decided for each windowed layer."""
     transforms: Mapping[str, Transform] = field(default_factory=_empty)
     """How Caffe prepares images, by the blob that the layer makes of them."""
+    held: Mapping[str, tuple[Shape, ...]] = field(default_factory=_empty)
+    """Shapes of the blobs that the weight files hold, by layer."""
+    assumed: frozenset[Value] = frozenset()
+    """Inputs whose shape nothing tells, and which the module takes in no other."""
     unread: frozenset[Value] = frozenset()
     """Blobs of data layers that the net has no use for: labels at test."""
     blocks: tuple[Block, ...] = ()

@@ -53,8 +53,8 @@ class Result:
     outcome: str
     seconds: float
     reasons: tuple[str, ...] = ()
-    given: bool = False
-    """Whether the shape of an input that only its data tells was given."""
+    assumed: bool = False
+    """Whether the shape of an input that only its data tells was assumed."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,7 +153,7 @@ class _Workers:
         if seconds > self.limit:
             outcome = "slow"
         return Result(
-            attempt, outcome, seconds, tuple(found["reasons"]), found["given"]
+            attempt, outcome, seconds, tuple(found["reasons"]), found["assumed"]
         )
 
     def _start(self) -> subprocess.Popen[str]:
@@ -182,9 +182,10 @@ def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
     import caffe2flax
 
     started = time.monotonic()
-    seconds, given = 0.0, False
+    seconds, assumed = 0.0, False
     try:
-        conversion, given = _convert(attempt)
+        conversion = caffe2flax.convert(attempt.path, phase=attempt.phase)
+        assumed = bool(conversion.graph.assumed)
         seconds = time.monotonic() - started
         outcome = "converted"
         reasons = _run(conversion) if run else []
@@ -199,54 +200,8 @@ def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
         "outcome": outcome,
         "seconds": seconds or time.monotonic() - started,
         "reasons": reasons,
-        "given": given,
+        "assumed": assumed,
     }
-
-
-_UNKNOWN = re.compile(r"give --input-shape (\S+)=(N\b[N,1CHW.]*)")
-_GUESSES = tuple(
-    {
-        "N,C,H,W": (1, channels, *size),
-        "N,1,H,W": (1, 1, *size),
-        "N": (1,),
-        "N,...": other,
-    }
-    for channels, size, other in (
-        (3, (224, 224), (1,)),
-        (3, (224, 224), (1, 3, 224, 224)),
-        (3, (360, 480), (1,)),
-        (3, (321, 321), (1, 1)),
-        (1, (28, 28), (1, 100)),
-    )
-)
-
-
-def _convert(attempt: Try) -> tuple[Any, bool]:
-    """The conversion; where only its data tell an input's shape, one is guessed."""
-    import caffe2flax
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    text = Path(attempt.path).read_text(encoding="utf-8", errors="replace")
-    sizes = re.search(r"batch_size\s*:\s*(\d+)", text)
-    batch = int(sizes[1]) if sizes else 1
-    failure: caffe2flax.ConversionError | None = None
-    for guess in ({}, *_GUESSES):
-        if failure is not None:
-            found = [_UNKNOWN.search(p.message) for p in failure.problems]
-            if not all(found):
-                break
-            wanted = {m[1]: guess.get(m[2], (1,)) for m in found if m}
-            shapes = {blob: (batch, *shape[1:]) for blob, shape in wanted.items()}
-        try:
-            conversion = caffe2flax.convert(
-                attempt.path, phase=attempt.phase, input_shapes=shapes or None
-            )
-        except caffe2flax.ConversionError as error:
-            failure = failure or error
-            continue
-        return conversion, bool(shapes)
-    assert failure is not None
-    raise failure
 
 
 def _run(conversion: Any) -> list[str]:
@@ -297,13 +252,13 @@ def _table(results: Iterable[Result]) -> str:
         ):
             rows[key]["tries"] += 1
             rows[key][result.outcome] += 1
-            rows[key]["shape given"] += result.given
-    heads = ("tries", *OUTCOMES, "shape given")
+            rows[key]["size assumed"] += result.assumed
+    heads = ("tries", *OUTCOMES, "size assumed")
     names = [" ".join(key).strip() for key in rows]
     width = max(map(len, names), default=0)
-    lines = [" " * width + "".join(f"{head:>12}" for head in heads)]
+    lines = [" " * width + "".join(f"{head:>13}" for head in heads)]
     for key in sorted(rows, key=lambda key: (key[0] == "all", key)):
-        counts = "".join(f"{rows[key][head] or '':>12}" for head in heads)
+        counts = "".join(f"{rows[key][head] or '':>13}" for head in heads)
         share = rows[key]["converted"] / rows[key]["tries"]
         lines.append(f"{' '.join(key).strip():{width}}{counts} {share:7.1%}")
     return "\n".join(lines)

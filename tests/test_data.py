@@ -128,11 +128,14 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_unknown_shapes(name: str) -> None:
-    """An error says what to give; the caller may, and what is fed will do."""
+    """An error says what to give where no usual shape will do; the caller may, and what
+    is fed will do."""
     type_, params, message = UNKNOWN[name]
     text = net(type_, params)
+    five = PRELU + "layer { name: 'f' type: 'Reshape' bottom: 'out' top: 'five' "
+    five += "reshape_param { shape { dim: 5 dim: 7 } } }"
     with pytest.raises(caffe2flax.ConversionError) as refused:
-        caffe2flax.convert(text)
+        caffe2flax.convert(net(type_, params, more=five))
     (problem,) = refused.value.problems
     assert message in problem.message
     assert problem.line == 1

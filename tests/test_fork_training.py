@@ -75,8 +75,11 @@ def test_dense_image_data(text: str, size: tuple[int, int]) -> None:
 
 def test_dense_images_of_unknown_size() -> None:
     net = 'layer { name: "d" type: "DenseImageData" top: "data" top: "label" }'
-    with pytest.raises(caffe2flax.ConversionError, match="label=N,1,H,W"):
-        caffe2flax.convert(net)
+    graph = caffe2flax.convert(net).graph
+    assert graph.assumed == set(graph.arguments)
+    shapes = [graph.shapes[v] for v in graph.arguments]
+    assert shapes == [(1, 3, 224, 224), (1, 1, 224, 224)]
+    assert [note.partition("=")[0][-5:] for note in graph.notes] == [" data", "label"]
 
 
 def test_class_weights() -> None:
@@ -134,8 +137,8 @@ PYTHON = (
 def test_python_for_training(phase: str) -> None:
     """Code that nothing goes into is data; a loss serves training alone."""
     net = PYTHON.format(name="EuclideanLossLayer")
-    with pytest.raises(caffe2flax.ConversionError, match="--input-shape data=N"):
-        caffe2flax.convert(net, phase=phase)
+    (assumed,) = caffe2flax.convert(net, phase=phase).graph.assumed
+    assert assumed.blob == "data"
     conversion = caffe2flax.convert(net, phase=phase, input_shapes={"data": (2, 3)})
     assert [value.blob for value in conversion.graph.outputs] == ["score"]
     assert any("VOCSegDataLayer" in note for note in conversion.notes)

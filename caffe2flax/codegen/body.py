@@ -265,7 +265,7 @@ class Body:
         """The lines of `__call__` behind its signature, indented."""
         statements = list(self.statements)
         result = self._result(statements)
-        lines: list[str] = []
+        lines = [] if self.labels else list(self._guards())
         section, ended = "", False
         for statement in statements:
             new = statement.section not in ("", section)
@@ -283,6 +283,17 @@ class Body:
             first = f"({result})" if self.graph.taps else result
             result = f"{first}, {{{', '.join(taken)}}}"
         return [*lines, f"        return {result}"]
+
+    def _guards(self) -> Iterable[str]:
+        """What refuses inputs of another size than the one that was assumed."""
+        for value in self.graph.arguments:
+            operand = self.graph.operand(value)
+            if value not in self.graph.assumed or len(operand.emitted) < 2:
+                continue
+            name, rest = self.variables[value], literal(operand.emitted[1:])
+            text = f"{name} is not ({operand.describe()}), for which this was converted"
+            yield f"        if {name}.shape[1:] != {rest}:"
+            yield f"            raise ValueError({literal(text)})"
 
     def _result(self, statements: list[Statement]) -> str:
         """What is returned; the last statement goes into it where that is the only

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, UnknownShape
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import Arity, Array, Layer, Site
@@ -80,11 +80,24 @@ class Feed(Layer):
         raise AssertionError("a source is fed, not computed")
 
 
-def unknown_shape(blob: str, where: str) -> ConversionError:
+def unknown_shape(blob: str, where: str, batch: int = 1) -> UnknownShape:
     """The shape of an input that only its data tells."""
-    return ConversionError(
+    return UnknownShape(
         f"the shape of blob {blob!r} stands in {where}, which is not opened: "
-        f"give --input-shape {blob}=N,..."
+        f"give --input-shape {blob}=N,...",
+        (batch,),
+        more=True,
+    )
+
+
+def unknown_size(
+    blob: str, where: str, known: Shape, letters: str = "N,C,H,W"
+) -> UnknownShape:
+    """The size of images that only their data tells."""
+    return UnknownShape(
+        f"the size of blob {blob!r} stands in {where}, which is not opened: "
+        f"give --input-shape {blob}={letters}",
+        known,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, UnknownShape
 from caffe2flax.layers._fields import blob_shape
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
@@ -90,9 +90,10 @@ class Stored(Source):
             if not extent
         ]
         like = f"{blob}=N" if top else f"{blob}=N,C,H,W"
-        raise ConversionError(
+        raise UnknownShape(
             f"the {_listed(unknown)} of blob {blob!r} stand{'s' * (len(unknown) == 1)}"
-            f" in its data, which is not opened: give --input-shape {like}"
+            f" in its data, which is not opened: give --input-shape {like}",
+            found,
         )
 
 
@@ -203,22 +204,25 @@ class HDF5Data(Source):
     training_data = True
 
     blobs_made: tuple[str, ...]
+    batch: int
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        params.ignore("source", "batch_size", "shuffle")
+        params.ignore("source", "shuffle")
         if params.transform is not None:
             params.error(None, "HDF5Data does not transform data: no transform_param")
-        return cls(_blobs(params))
+        return cls(_blobs(params), _size(params, "batch_size"))
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         return tuple(self.feed(top) for top in range(len(self.blobs_made)))
 
     def feed(self, top: int) -> Shape:
         blob = self.blobs_made[top]
-        raise ConversionError(
+        raise UnknownShape(
             f"the shape of blob {blob!r} stands in HDF5 files, which are not opened: "
-            f"give --input-shape {blob}=N,..."
+            f"give --input-shape {blob}=N,...",
+            (self.batch,),
+            more=True,
         )
 
 

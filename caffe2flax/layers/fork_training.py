@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message
 from caffe2flax.layers._forks import (
     Feed,
@@ -13,6 +12,7 @@ from caffe2flax.layers._forks import (
     ignore_all,
     top_names,
     unknown_shape,
+    unknown_size,
 )
 from caffe2flax.layers._targets import Target
 from caffe2flax.layout import Shape
@@ -49,10 +49,9 @@ class DenseImageData(Feed):
     def feed(self, top: int) -> Shape:
         blob = self.blobs_made[top]
         if 0 in self.size:
-            raise ConversionError(
-                f"the size of blob {blob!r} stands in images, which are not opened: "
-                f"give --input-shape {blob}=N,{1 if top else 'C'},H,W"
-            )
+            known = (self.batch, 1 if top else self.channels, *self.size)
+            letters = "N,1,H,W" if top else "N,C,H,W"
+            raise unknown_size(blob, "a list of images", known, letters)
         return (self.batch, 1 if top else self.channels, *self.size)
 
 
@@ -94,14 +93,11 @@ class OtherData(Feed):
         return cls(top_names(params), params.name, image)
 
     def feed(self, top: int) -> Shape:
-        if top or 0 in self.image:
-            if not top:
-                raise ConversionError(
-                    f"the size of blob {self.blobs_made[0]!r} stands in the data of a "
-                    f"{self.type_}, which are not opened: give --input-shape "
-                    f"{self.blobs_made[0]}=N,C,H,W"
-                )
-            raise unknown_shape(self.blobs_made[top], f"the data of a {self.type_}")
+        blob, where = self.blobs_made[top], f"the data of a {self.type_}"
+        if top:
+            raise unknown_shape(blob, where, self.image[0])
+        if 0 in self.image:
+            raise unknown_size(blob, where, self.image)
         return self.image
 
 

@@ -11,6 +11,7 @@ from caffe2flax.layers._forks import (
     ignore_all,
     top_names,
     unknown_shape,
+    unknown_size,
 )
 from caffe2flax.layers._targets import Target
 from caffe2flax.layout import Shape
@@ -47,7 +48,10 @@ class ImageGtData(Feed):
 
     def feed(self, top: int) -> Shape:
         if 0 in self.image:
-            raise unknown_shape(self.blobs_made[top], "a list of images")
+            blob = self.blobs_made[top]
+            if top:
+                raise unknown_shape(blob, "a list of images", self.image[0])
+            raise unknown_size(blob, "a list of images", self.image)
         if top == 0:
             return self.image
         if top > len(self.rates):

@@ -12,6 +12,7 @@ from caffe2flax.layers._forks import (
     TrainingOnly,
     top_names,
     unknown_shape,
+    unknown_size,
 )
 from caffe2flax.layers._python import PYTHON, numbers, options, python_layer
 from caffe2flax.layers._targets import Sampled, Target
@@ -139,11 +140,7 @@ class RoIData(Feed):
     def feed(self, top: int) -> Shape:
         if top:
             return self.shapes[top - 1]
-        blob = self.blobs_made[0]
-        raise ConversionError(
-            f"the size of blob {blob!r} stands in a list of images, which is not "
-            f"opened: give --input-shape {blob}=N,C,H,W"
-        )
+        raise unknown_size(self.blobs_made[0], "a list of images", (1, 3, 0, 0))
 
 
 @python_layer("roi_data_layer.layer", "RoIDataLayer")

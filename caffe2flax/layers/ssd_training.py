@@ -11,6 +11,7 @@ from caffe2flax.layers._forks import (
     ignore_all,
     top_names,
     unknown_shape,
+    unknown_size,
 )
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
@@ -28,8 +29,11 @@ class Annotated(Feed):
     image: Shape = ()
 
     def feed(self, top: int) -> Shape:
-        if top or 0 in self.image:
-            raise unknown_shape(self.blobs_made[top], self.where)
+        blob = self.blobs_made[top]
+        if top:
+            raise unknown_shape(blob, self.where, self.image[0])
+        if 0 in self.image:
+            raise unknown_size(blob, self.where, self.image)
         return self.image
 
 

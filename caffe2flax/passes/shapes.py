@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.errors import ConversionError, Problem, UnknownShape
 from caffe2flax.ir import Graph, Node, Share, Value, Weight
 from caffe2flax.layout import BATCH_SCALE, Shape
 from caffe2flax.limits import current
+from caffe2flax.passes.assumption import Unknown, agree, assume, guesses
 from caffe2flax.registry import Blob
 
 Shapes = dict[Value, Shape]
@@ -35,7 +36,10 @@ def infer_shapes(graph: Graph) -> Graph:
     layers.
     """
     problems: list[Problem] = []
-    shapes = _sources(graph, problems)
+    shapes, unknown = _sources(graph, problems)
+    if unknown and not problems:
+        graph, shapes = _assumed(graph, shapes, unknown)
+    problems += [p for u in unknown if u.value not in shapes for p in u.problems]
     nodes = _walk(graph, shapes, problems)
     if problems:
         raise ConversionError(problems)
@@ -49,19 +53,36 @@ def infer_shapes(graph: Graph) -> Graph:
     return replace(done, scaled=_scaled(done, shapes))
 
 
-def _sources(graph: Graph, problems: list[Problem]) -> Shapes:
+def _assumed(
+    graph: Graph, shapes: Shapes, unknown: list[Unknown]
+) -> tuple[Graph, Shapes]:
+    """Usual shapes for inputs of unknown size, if the net can take some."""
+    for guess in guesses(graph, unknown):
+        problems: list[Problem] = []
+        nodes = _walk(graph, {**shapes, **guess}, problems)
+        if not problems and agree(nodes, graph.held):
+            return assume(graph, unknown, guess), {**shapes, **guess}
+    return graph, shapes
+
+
+def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknown]]:
+    """The shapes of the inputs, and those inputs of which only their data tells it."""
     shapes: Shapes = {}
+    unknown: list[Unknown] = []
     for node in graph.inputs:
         for i, value in enumerate(node.outputs):
             if value in graph.unread:
                 continue
             try:
                 shapes[value] = _fed(graph, node, i, value.blob)
+            except UnknownShape as error:
+                unknown.append(Unknown(value, node, i, error))
+                continue
             except ConversionError as error:
                 problems += node.fail(error).problems
                 continue
             _check_size(value, shapes[value], node, problems)
-    return shapes
+    return shapes, unknown
 
 
 def _fed(graph: Graph, node: Node, top: int, blob: str) -> Shape:

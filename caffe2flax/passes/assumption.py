@@ -1,0 +1,115 @@
+"""Inputs whose size only their data tells: sizes that the net can take.
+
+Data layers read from databases and lists of images, which are not opened. Where neither
+the net nor the caller tells their size, a usual one stands for it that every layer, and
+every weight of the files, can take. Modules refuse to be called with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+from caffe2flax.errors import Problem, UnknownShape
+from caffe2flax.ir import Graph, Node, Value
+from caffe2flax.layout import Shape
+from caffe2flax.registry import Layer
+
+STORED = ((3, 32, 32), (1, 28, 28))
+"""(C, H, W) of images that databases often hold as they are, not to be cropped."""
+
+IMAGES = (
+    *((3, size, size) for size in (224, 227)),
+    (3, 360, 480),
+    *((3, size, size) for size in (321, 448, 300, 512, 64, 32)),
+    (3, 112, 96),
+    (1, 28, 28),
+    *((1, size, size) for size in (32, 64, 224)),
+)
+"""(C, H, W) of other images, the likeliest first."""
+
+
+VECTOR = (100,)
+"""What an item is where it need not be an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An input whose shape is not known: what is, and the top of its layer it is."""
+
+    value: Value
+    node: Node
+    top: int
+    error: UnknownShape
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return self.node.fail(self.error).problems
+
+    @property
+    def stored(self) -> bool:
+        """Whether not even the channels of images are known."""
+        return len(self.error.known) == 4 and not self.error.known[1]
+
+
+def guesses(
+    graph: Graph, unknown: Iterable[Unknown]
+) -> Iterator[Mapping[Value, Shape]]:
+    """Shapes for all of these, the likeliest first."""
+    inputs = list(unknown)
+    images = (*STORED, *IMAGES) if any(u.stored for u in inputs) else IMAGES
+    labels: tuple[Shape | None, ...] = ((),)
+    if any(u.error.more for u in inputs):
+        labels = ((), (1,), None)
+    vectors: tuple[bool, ...] = (False,)
+    if any(u.error.more and not u.top for u in inputs):
+        flat = not any(map(_is_windowed, graph.nodes))
+        vectors = (flat, not flat)
+    seen = []
+    for label, vector, image in product(labels, vectors, images):
+        first = VECTOR if vector else image
+        other = image if label is None else label
+        found = {u.value: _filled(u, image, first, other) for u in inputs}
+        if found not in seen:
+            seen.append(found)
+            yield found
+
+
+def _is_windowed(node: Node) -> bool:
+    return type(node.layer).windows is not Layer.windows
+
+
+def _filled(unknown: Unknown, image: Shape, first: Shape, label: Shape) -> Shape:
+    known = unknown.error.known
+    if unknown.error.more:
+        return (known[0] or 1, *(label if unknown.top else first))
+    usual = (1, *image) if len(known) == 4 else (1, image[0], 16, *image[1:])
+    return tuple(a or b for a, b in zip(known, usual, strict=False))
+
+
+def agree(nodes: Iterable[Node], held: Mapping[str, tuple[Shape, ...]]) -> bool:
+    """Whether the weight blobs of the files have as many numbers as those of the net;
+    older files write them with more axes."""
+    return all(
+        prod(have) == prod(weight.shape)
+        for node in nodes
+        for weight, have in zip(node.weights, held.get(node.name, ()), strict=False)
+    )
+
+
+def assume(
+    graph: Graph, unknown: Iterable[Unknown], shapes: Mapping[Value, Shape]
+) -> Graph:
+    """`graph` with these inputs marked, and a note on each."""
+    marked = list(unknown)
+    fit = ", which the weights fit" if graph.held else ""
+    notes = (
+        f"{u.node.span}: {str(u.error.problems[0].message).partition(': give')[0]}; "
+        f"taken to be {shapes[u.value]}{fit}, and the module takes no other: "
+        f"--input-shape {u.value.blob}=... says otherwise"
+        for u in marked
+    )
+    assumed = frozenset(u.value for u in marked)
+    return replace(graph, assumed=assumed).with_notes(*notes)
