@@ -170,7 +170,7 @@ class _Builder:
         for blob, given in zip(bottoms, _fields(params, "bottom"), strict=False):
             value = self.latest.get(blob)
             if value is None:
-                hint = closest(blob, self.latest)
+                hint = closest(blob, self.latest, self.problems)
                 text = f"layer {name!r} reads blob {blob!r}, which no layer makes{hint}"
                 self.problems.append(Problem(text, given))
                 value = self.latest.setdefault(blob, Value(blob))
@@ -294,7 +294,7 @@ class _Builder:
         """All unknown types in one place: what stands between the file and a
         conversion."""
         for type_, spans in self.unsupported.items():
-            hint = closest(type_, LAYERS)
+            hint = closest(type_, LAYERS, self.problems)
             again = f" ({len(spans)} layers)" if len(spans) > 1 else ""
             text = f"layer type {type_} is not supported{again}{hint}"
             self.problems.append(Problem(text, spans[0]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import islice
 
 EXCERPT_WIDTH = 100
 """Columns of a source line that an error shows: an endless line stays readable."""
+
+MAX_HINTS = 100
+"""Problems that are given a hint: looking for one takes longer than reading a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +115,14 @@ def printable(text: str) -> str:
     )
 
 
-def closest(word: str, candidates: Iterable[str]) -> str:
+def closest(word: str, candidates: Iterable[str], problems: Sized = ()) -> str:
     """`; did you mean X?` for the candidate that looks most like `word`, or nothing.
 
     Letter case is no difference. Long words and the candidates beyond the first
-    thousand are not compared: a file full of wrong names costs no square of its length.
+    thousand are not compared, and none once there are many `problems`: a file full of
+    wrong names costs no square of its length.
     """
-    if len(word) > 64:
+    if len(word) > 64 or len(problems) >= MAX_HINTS:
         return ""
     known = {c.casefold(): c for c in islice(candidates, 1000) if c != word}
     found = get_close_matches(word.casefold(), known, n=1)

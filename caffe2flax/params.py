@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 T = TypeVar("T", bool, int, float, str)
 
 INT32 = 2**31
+MAX_DIGITS = 24
+"""Characters of an integer that are looked at; one of 64 bits in octal has 22."""
+
 _INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
 _BOOLS = {"true": True, "True": True, "t": True, "1": True}
 _BOOLS |= {"false": False, "False": False, "f": False, "0": False}
@@ -100,11 +103,11 @@ class Params:
         if isinstance(value, Scalar) and value.kind != "string":
             if value.text in known:
                 return value.text
-            if _INTEGER.fullmatch(value.text):
+            if _is_integer(value):
                 number = _integer(value.text)
                 if 0 <= number < len(words) and words[number]:
                     return words[number]
-        hint = closest(_text(value), known)
+        hint = closest(_text(value), known, self.problems)
         self.error(
             name, f"{name} is one of {', '.join(known)}, not {_text(value)}{hint}"
         )
@@ -165,10 +168,12 @@ class Params:
 
     def _report_unread(self) -> None:
         fields = self.message.fields if self.message else ()
-        for name in dict.fromkeys(f.name for f in fields):
+        first = {f.name: f.span for f in reversed(fields)}
+        for name, span in reversed(first.items()):
             if name not in self._known and not self._has_no_effect(name):
-                hint = closest(name, self._known)
-                self.error(name, f"unknown field {name} in {self.name}{hint}")
+                hint = closest(name, self._known, self.problems)
+                text = f"unknown field {name} in {self.name}{hint}"
+                self.problems.append(Problem(text, span))
         for child in self._children:
             if child.message is not None:
                 child._report_unread()
@@ -224,7 +229,7 @@ def _convert(value: Scalar, type_: type[T]) -> T | None:
     if value.kind == "string":
         return None
     if type_ is int:
-        if not _INTEGER.fullmatch(value.text) or len(value.text) > 24:
+        if not _is_integer(value):
             return None
         number = _integer(value.text)
         return type_(number) if -INT32 <= number < 2 * INT32 else None
@@ -238,7 +243,12 @@ def _convert(value: Scalar, type_: type[T]) -> T | None:
     try:
         return type_(float(value.text.rstrip("fF")))
     except ValueError:
-        return type_(_integer(value.text))
+        return type_(_integer(value.text)) if _is_integer(value) else None
+
+
+def _is_integer(value: Scalar) -> bool:
+    """Whether it is one that may fit: Python refuses to read endless ones."""
+    return len(value.text) <= MAX_DIGITS and bool(_INTEGER.fullmatch(value.text))
 
 
 def _integer(text: str) -> int:

@@ -127,7 +127,7 @@ def _read(field: Field, names: Sequence[str], problems: list[Problem]) -> _State
     seen: set[str] = set()
     for inner in field.value.fields:
         name = inner.name
-        problem = _wrong(inner, field.name, names)
+        problem = _wrong(inner, field.name, names, problems)
         if problem is None and name not in stages and name in seen:
             problem = Problem(f"{name} is given twice in {field.name}", inner.span)
         seen.add(name)
@@ -150,11 +150,13 @@ def _read(field: Field, names: Sequence[str], problems: list[Problem]) -> _State
     )
 
 
-def _wrong(field: Field, rule: str, names: Sequence[str]) -> Problem | None:
+def _wrong(
+    field: Field, rule: str, names: Sequence[str], problems: Sequence[Problem]
+) -> Problem | None:
     """What is wrong with one field of a rule."""
     name, value = field.name, field.value
     if name not in names:
-        text = f"unknown field {name} in {rule}{closest(name, names)}"
+        text = f"unknown field {name} in {rule}{closest(name, names, problems)}"
         return Problem(text, field.span)
     kind = value.kind if isinstance(value, Scalar) else None
     text = value.text if isinstance(value, Scalar) else ""

@@ -5,7 +5,7 @@ All parameters of a layer stand beside its name, and padding is a layer of its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from caffe2flax.errors import Problem, closest
@@ -178,7 +178,8 @@ def _layer(entry: Field, problems: list[Problem]) -> Field:
     types = list(inner.all("type"))
     old = _type(entry)
     if types and old not in _TYPES:
-        text = f"unknown layer type {old!r} in a V0 net{closest(old, _TYPES)}"
+        hint = closest(old, _TYPES, problems)
+        text = f"unknown layer type {old!r} in a V0 net{hint}"
         problems.append(Problem(text, types[0].span))
         return entry
     for field in types:
@@ -196,7 +197,7 @@ def _layer(entry: Field, problems: list[Problem]) -> Field:
         elif field.name in _KEPT or (field.name, old) == _HDF5:
             kept.append(field)
         elif field.name != "type":
-            problems.append(_misplaced(field, old))
+            problems.append(_misplaced(field, old, problems))
     kept.sort(key=lambda field: field.name != "name")
     kept += [*blobs, *_wrap(message, own), *_wrap("transform_param", transform)]
     return replace(entry, value=replace(outer, fields=tuple(kept)))
@@ -205,8 +206,9 @@ def _layer(entry: Field, problems: list[Problem]) -> Field:
 _HDF5 = ("hdf5_output_param", "hdf5_output")
 
 
-def _misplaced(field: Field, type_: str) -> Problem:
-    text = f"unknown field {field.name} in a V0 layer{closest(field.name, _FIELDS)}"
+def _misplaced(field: Field, type_: str, problems: Sequence[Problem]) -> Problem:
+    hint = closest(field.name, _FIELDS, problems)
+    text = f"unknown field {field.name} in a V0 layer{hint}"
     if field.name in _FIELDS:
         text = f"unknown field {field.name} in a V0 layer of type {type_}"
     return Problem(text, field.span)
