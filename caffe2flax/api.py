@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,12 @@ from caffe2flax.codegen.preprocess import NAME
 from caffe2flax.codegen.safetensors import Progress
 from caffe2flax.codegen.weights import Blobs, Variables, bare, collect
 from caffe2flax.dialects import check_dialects
-from caffe2flax.errors import ConversionError, Problem
-from caffe2flax.frontend import caffemodel, prototxt
+from caffe2flax.errors import Problem
+from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.frontend.lending import lend_inputs
-from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.prototxt import read_text
 from caffe2flax.frontend.rules import select
-from caffe2flax.frontend.schema import read_architecture
 from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.sniff import is_binary
 from caffe2flax.frontend.upgrade import inline_net, upgrade
@@ -41,6 +40,13 @@ from caffe2flax.output import write_files
 from caffe2flax.passes import PASSES, Pass, run_passes
 from caffe2flax.plugins import load_entry_points, load_plugins
 from caffe2flax.preparation import with_transform
+from caffe2flax.sources import (
+    PathOrText,
+    carries_weights,
+    is_text,
+    origin,
+    read_net,
+)
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -50,7 +56,6 @@ if TYPE_CHECKING:
     from caffe2flax.whereabouts import Whereabouts
 
 Array = NDArray[Any]
-PathOrText = str | os.PathLike[str]
 Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 VERSION = "0.1.0"
 STAND_IN = "no weights are given: random ones stand in"
@@ -162,7 +167,7 @@ def _convert(
     """`filled` makes weights of the fillers where there is no file; `stand_in` gives
     others."""
     graph = read_graph(prototxt, **net)
-    if weights is None and not _is_text(prototxt) and is_binary(prototxt):
+    if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in _paths(weights)]
     if graph.assumed and files:
@@ -176,7 +181,7 @@ def _convert(
         graph,
         class_name,
         initialise=not files,
-        origin=_origin(prototxt),
+        origin=origin(prototxt),
         version=VERSION,
     )
     return Conversion(
@@ -207,6 +212,7 @@ def verify(
     image: str | os.PathLike[str] | None = None,
     against: str = "reference",
     tolerance: float = 1e-4,
+    module: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Report:
     """Runs the generated module and a reference on the same input, and compares what
@@ -216,11 +222,14 @@ def verify(
     a picture for the first input that is an image. What neither gives is noise, the
     same every time. against: "reference" (numpy, float64), "caffe" (an installed
     pycaffe) or "opencv" (below 5). tolerance: of a difference relative to the largest
-    number of its blob. Other options as for `convert`. Raises ConversionError.
+    number of its blob. module: the .py of an earlier conversion, edited since perhaps,
+    which is run with the .safetensors beside it in place of what `convert` would write
+    now. Other options as for `convert`. Raises ConversionError.
     """
     from caffe2flax.feeding import noise, noise_blobs, photo, read_arrays
+    from caffe2flax.rereading import observe_edited, told, with_module
     from caffe2flax.runner import observe
-    from caffe2flax.verification import verify_conversion
+    from caffe2flax.verification import Watch, verify_conversion
 
     arrays = read_arrays(inputs)
     at_hand = {blob: np.shape(array) for blob, array in arrays.items()}
@@ -233,14 +242,21 @@ def verify(
         **options,
     )
     graph = conversion.graph
-    carried = not _is_text(prototxt) and is_binary(prototxt)
+    carried = carries_weights(prototxt)
     own = [os.fspath(prototxt)] if carried else []
     if image is not None:
         arrays = {**photo(graph, image), **arrays}
-    return verify_conversion(
+    stops: list[Problem] = []
+    watch: Watch = observe
+    if module is not None:
+        watch = partial(observe_edited, path=Path(module), stops=stops)
+        conversion = with_module(
+            conversion, Path(module), weighted=bool(weights or own)
+        )
+    report = verify_conversion(
         conversion,
         noise(graph, arrays),
-        observe,
+        watch,
         files=(os.fspath(prototxt), [os.fspath(x) for x in _paths(weights)] or own),
         against=against,
         tolerance=tolerance,
@@ -248,6 +264,7 @@ def verify(
         stages=options.get("stages", ()),
         notes=[note for note in conversion.notes if note == STAND_IN],
     )
+    return told(report, stops)
 
 
 def inspect(
@@ -258,7 +275,7 @@ def inspect(
     them."""
     from caffe2flax.inspection import inspect_graph, inspect_weights
 
-    if weights is None and not _is_text(prototxt) and is_binary(prototxt):
+    if weights is None and carries_weights(prototxt):
         return inspect_weights(caffemodel.read(prototxt), prototxt)
     graph = read_graph(prototxt, **options)
     files = [caffemodel.read(path) for path in _paths(weights)]
@@ -278,7 +295,7 @@ def where(
     from caffe2flax.whereabouts import locate
 
     conversion = _convert(prototxt, weights, **options)
-    text = str(prototxt) if _is_text(prototxt) else None
+    text = str(prototxt) if is_text(prototxt) else None
     if text is None and not is_binary(prototxt):
         text = read_text(prototxt)
     return locate(conversion, text, query)
@@ -344,16 +361,16 @@ def read_graph(
     load_entry_points()
     load_plugins(plugins)
     check_dialects(dialect or {})
-    message, skipped = _read_net(source)
+    message, skipped = read_net(source)
     net = upgrade(inline_net(message, phase=phase) or message)
-    if not _is_text(source) and is_binary(source):
+    if carries_weights(source):
         net = as_written(net)
     net, lent = lend_inputs(net, phase=phase, level=level, stages=stages)
     net = select(net, phase=phase, level=level, stages=stages)
     shapes: dict[str, Shape] = {
         blob: tuple(map(int, shape)) for blob, shape in (input_shapes or {}).items()
     }
-    stem = "Net" if _is_text(source) else Path(source).stem
+    stem = "Net" if is_text(source) else Path(source).stem
     graph = build(
         net,
         phase=phase,
@@ -370,29 +387,6 @@ def read_graph(
     # A method belongs to one class.
     flat = flat or any(node.layer.has_method for node in done.nodes)
     return replace(done, blocks=()) if flat else done
-
-
-def _read_net(source: PathOrText) -> tuple[Message, tuple[str, ...]]:
-    """The net of a prototxt, or the one inside a weights file, and notes on that."""
-    if _is_text(source):
-        return prototxt.parse(str(source)), ()
-    if not is_binary(source):
-        return prototxt.read(source), ()
-    found = read_architecture(source)
-    entries = (entry.value for entry in found.net.fields)
-    if not any(isinstance(e, Message) and e.has("top") for e in entries):
-        text = "the file holds weights but no net; give its prototxt, too"
-        raise ConversionError(Problem(text, found.net.span))
-    return found.net, tuple(f"passed over: {what}" for what in found.skipped)
-
-
-def _is_text(source: PathOrText) -> bool:
-    """A path holds no brace and no line break; a prototxt of a net always does."""
-    return isinstance(source, str) and any(c in source for c in "{\n<")
-
-
-def _origin(source: PathOrText) -> str:
-    return "a prototxt" if _is_text(source) else Path(source).name
 
 
 def _paths(weights: Weights | None) -> Sequence[str | os.PathLike[str]]:

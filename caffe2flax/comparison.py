@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from math import inf, isfinite
 from typing import Any
 
@@ -36,6 +36,12 @@ FLAT = 1e-6
 
 FOLDED = "one module with"
 """How the note on a layer starts that has no values of its own."""
+
+SHAPE = "its shape is"
+"""How the note on a layer starts whose top has a wrong one."""
+
+MISSING = "not found in the module"
+"""The note on a layer whose call an edited module lacks."""
 
 FAILURES = (IndexError, ValueError, ZeroDivisionError)
 """What a reference raises on values that its layer has no meaning for."""
@@ -76,6 +82,10 @@ class Culprit:
     note: str = ""
 
     def __str__(self) -> str:
+        if self.note == MISSING:
+            return f"{self.name} ({self.type}) is {MISSING}"
+        if self.note.startswith(SHAPE):
+            return f"{self.name} ({self.type}): {self.note}"
         alone = "" if self.alone is None else f", {self.alone:.1e} on its own inputs"
         return f"{self.name} ({self.type}) is off by {self.largest:.1e}{alone}"
 
@@ -132,7 +142,7 @@ class Comparison:
             compared = [i for i in earlier if entries[i].row.largest is not None]
             at_fault = self._wrong(entries, compared)
         if at_fault or strict:
-            culprit = entries[(at_fault or broken)[0]].accused()
+            culprit = self._origin(entries, (at_fault or broken)[0]).accused()
             return Verdict(tuple(entries), culprit)
         text = (
             f"from {entries[broken[0]].row.name} on the net magnifies rounding: every "
@@ -148,6 +158,16 @@ class Comparison:
         most = self.tolerance * ALONE
         found = ((i, entries[i].row.alone) for i in chosen)
         return [i for i, alone in found if alone is None or not alone <= most]
+
+    def _origin(self, entries: Sequence[Entry], at: int) -> Entry:
+        """The layer at fault: that of `at`, or one before it whose top `at` wants and
+        the module does not have."""
+        accused = entries[at]
+        wanted = {v for layer in accused.node.layers for v in layer.inputs}
+        for entry in entries[:at]:
+            if entry.row.note == MISSING and wanted & {*entry.layer.outputs}:
+                return entry
+        return accused
 
     def _entries(self) -> Iterator[Entry]:
         """A row for each layer of the net, in the order of the graph."""
@@ -179,10 +199,15 @@ class Comparison:
         if len(node.layers) > 1:
             others = ", ".join(x.name for x in node.layers if x is not layer)
             return f"{FOLDED} {others}"
-        if any(v in self.ours and v in self.expected for v in layer.outputs):
+        both = [v for v in layer.outputs if v in self.ours and v in self.expected]
+        for value in both:
+            made = layer.layer.trim(self.ours[value]).shape
+            if made != self.expected[value].shape:
+                return f"{SHAPE} {made}, not {self.expected[value].shape}"
+        if both:
             return ""
-        made = any(v in self.ours for v in layer.outputs)
-        return "no counterpart" if made else "not found in the module"
+        there = any(v in self.ours for v in layer.outputs)
+        return "no counterpart" if there else MISSING
 
     def _alone(self, entry: Entry) -> float | None:
         """How far the layer is from the reference on the module's own values."""
@@ -223,12 +248,18 @@ def difference(ours: Array, expected: Array) -> tuple[float, float]:
 
 def parameters(layer: Layer) -> dict[str, str]:
     """A layer's parameters that are not what they are by default, as text."""
-    found = {}
-    for field in fields(layer):  # type: ignore[arg-type]
-        value = getattr(layer, field.name)
-        if isinstance(value, Filler | Padding) or value is None:
+    return _given(layer)
+
+
+def _given(record: Any) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, Filler | Padding) or value in (None, field.default):
             continue
-        if value != field.default:
+        if is_dataclass(value):
+            found |= _given(value)
+        else:
             found[field.name] = shown(value)
     return found
 

@@ -18,6 +18,8 @@ example:
 
 Differences are relative to the largest number in a blob. The input is noise, the same
 every time, unless --inputs or --image gives another. Exit status 1 when a layer breaks.
+--module checks a module that was converted before and edited since: it is run, so it
+must be one that you trust.
 """
 INSPECT_EXAMPLE = """\
 examples:
@@ -58,6 +60,12 @@ def add_verify(command: argparse.ArgumentParser) -> None:
         metavar="test_NAME.py",
         type=_test_file,
         help="write a pytest file and its arrays, to lie beside the module",
+    )
+    command.add_argument(
+        "--module",
+        metavar="NAME.py",
+        type=Path,
+        help="run this module, edited perhaps, with the .safetensors beside it",
     )
     _module(command)
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -148,6 +156,7 @@ def _verify(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcom
             image=options.image,
             against=options.against,
             tolerance=options.tolerance,
+            module=options.module,
             name=options.name,
             flat=options.flat,
             **selection,

@@ -41,7 +41,10 @@ def evaluate_node(
 ) -> dict[Value, Array]:
     """What one node makes of `values`."""
     weights = [
-        np.asarray(loaded(blobs[w.owner, w.index]), np.float64).reshape(w.shape)
+        np.asarray(
+            loaded(blobs[w.owner, w.index]),
+            None if node.layer.converts_weights else np.float64,
+        ).reshape(w.shape)
         for w in node.weights
     ]
     made = node.layer.reference(weights, *(values[v] for v in node.inputs))

@@ -7,15 +7,18 @@ import ast
 import inspect
 import linecache
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.codegen.safetensors import copy_blocked
 from caffe2flax.codegen.sourcemap import PROBE, SourceMap, probed
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.ir import Graph, Value
+from caffe2flax.layout import Shape
 
 if TYPE_CHECKING:
     from caffe2flax.api import Conversion
@@ -37,15 +40,42 @@ def instantiate(conversion: Conversion, cls: Any = None) -> Any:
     else:
         model = nnx.eval_shape(lambda: cls(rngs=nnx.Rngs(0)))
         weights = conversion.weights
-        paths = [path for path, _ in nnx.to_flat_state(nnx.state(model))]
+        wanted = {
+            ".".join(map(str, path)): (path, variable.shape)
+            for path, variable in nnx.to_flat_state(nnx.state(model))
+        }
+        _check_shapes({name: shape for name, (_, shape) in wanted.items()}, weights)
         leaves = (
             # jnp.asarray would compile something for each shape.
-            (path, jax.device_put(weights[".".join(map(str, path))]))
-            for path in paths
+            (path, jax.device_put(_in_order(weights[name])))
+            for name, (path, _) in wanted.items()
         )
         nnx.update(model, nnx.from_flat_state(leaves))
     model.eval()
     return model
+
+
+def _check_shapes(wanted: Mapping[str, Shape], weights: Mapping[str, Array]) -> None:
+    """Raises ConversionError for variables that `weights` lacks or has otherwise."""
+    problems = []
+    for name, shape in wanted.items():
+        if name not in weights:
+            hint = closest(name, weights)
+            problems.append(Problem(f"there are no weights for {name}{hint}"))
+        elif weights[name].shape != shape:
+            text = f"the weights of {name} have shape {weights[name].shape}, not "
+            problems.append(Problem(text + str(shape)))
+    if problems:
+        raise ConversionError(problems)
+
+
+def _in_order(array: Array) -> Array:
+    """Contiguous, for JAX would make it so with numpy's slow transpose."""
+    if array.flags.c_contiguous:
+        return array
+    made = np.empty(array.shape, array.dtype)
+    copy_blocked(made, array)
+    return made
 
 
 def _load_class(
@@ -135,6 +165,9 @@ def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
     return {"rngs": nnx.Rngs(0)} if random else {}
 
 
+MISSHAPEN = (IndexError, ValueError)
+"""What bringing an array into Caffe's order raises where it has another shape."""
+
 QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -142,10 +175,15 @@ QUICK = {
 """Of XLA on CPU: what runs once need not be fast, but compiled soon."""
 
 
-def observe(conversion: Conversion, inputs: Mapping[str, Array]) -> dict[Value, Array]:
+def observe(
+    conversion: Conversion,
+    inputs: Mapping[str, Array],
+    stopped: Callable[[Exception], None] | None = None,
+) -> dict[Value, Array]:
     """Every value that the layers of the module compute, in Caffe's axis order: the
-    module as it is written, with a probe around each call. Raises ConversionError as
-    `execute` does."""
+    module as it is written, with a probe around each call. Where the module fails,
+    `stopped` is told why, and what came before is what there is. Raises ConversionError
+    as `execute` does."""
     import jax
     from flax import nnx
 
@@ -169,7 +207,12 @@ def observe(conversion: Conversion, inputs: Mapping[str, Array]) -> dict[Value, 
     def call(state: Any, arguments: Any, options: Any) -> Any:
         model = nnx.merge(definition, state)
         paths.update((id(_follow(model, path)), path) for path in instances)
-        model(*arguments, **options)
+        try:
+            model(*arguments, **options)
+        except Exception as error:  # of a module that was edited: whatever it is
+            if stopped is None:
+                raise
+            stopped(error)
         return dict(seen)
 
     quick = QUICK if jax.default_backend() == "cpu" else None
@@ -178,12 +221,14 @@ def observe(conversion: Conversion, inputs: Mapping[str, Array]) -> dict[Value, 
     values: dict[Value, Array] = {}
     for node in graph.nodes:
         found = probes.get(node.number)
-        if found is None:
+        if found is None or (found.path, found.key) not in made:
             continue
         tops = made[found.path, found.key]
         tops = tops if isinstance(tops, tuple | list) else (tops,)
         for value, top in zip(node.outputs, tops, strict=False):
-            values[value] = graph.layouts[value].restore(np.asarray(top))
+            values[value] = np.asarray(top)
+            with suppress(*(() if stopped is None else MISSHAPEN)):
+                values[value] = graph.layouts[value].restore(values[value])
     return values
 
 

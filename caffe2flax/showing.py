@@ -63,7 +63,7 @@ def _accusation(culprit: Culprit) -> Iterator[str]:
     yield f"culprit: {culprit}"
     for name, value in culprit.parameters.items():
         yield f"  {name}: {value}"
-    if culprit.note:
+    if culprit.note and culprit.note not in str(culprit):
         yield f"  {culprit.note}"
     yield from _place(culprit.span)
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     {"caffe2flax.errors", "caffe2flax.limits", "caffe2flax.ops"},
     {"caffe2flax.frontend"},
+    {"caffe2flax.sources"},
     {"caffe2flax.layers.window", "caffe2flax.layers.fillers"},
     {"caffe2flax.layout", "caffe2flax.dialects"},
     {"caffe2flax.regroup"},
@@ -30,6 +31,7 @@ ORDER = (
     {"caffe2flax.feeding", "caffe2flax.oracles"},
     {"caffe2flax.comparison"},
     {"caffe2flax.inspection", "caffe2flax.verification", "caffe2flax.whereabouts"},
+    {"caffe2flax.rereading"},
     {"caffe2flax.api"},
     {"caffe2flax.predict"},
     {"caffe2flax.rankings"},

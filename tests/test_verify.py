@@ -374,6 +374,114 @@ def test_refusals(
         caffe2flax.verify(SMALL, **options)
 
 
+EDITS = [
+    ("padding=1", "padding=((0, 2), (1, 1))", "conv"),
+    ("padding=1", "padding=0", "conv"),  # of another shape; fails further down
+    ("alpha / size", "alpha", "norm"),
+    ("nnx.relu(", "(", "relu"),
+    ("        norm = lrn(bn, size=5, alpha=0.5, beta=0.75)\n", "", "norm"),
+    ("        norm = ", "        helper = bn * 2\n        norm = 1.5 * ", "norm"),
+    ("return nnx.softmax(ip)", "prob = nnx.relu(ip)\n        return prob", "prob"),
+    ("self.ip(flatten(norm))", "self.ip(flatten(norm)[:, ::-1])", "ip"),
+    ("(bn, size=5", "(bn, size=3", "norm"),
+]
+EDITED = [
+    ("        norm = ", "        helper = bn * 2\n        norm = "),
+    ("return nnx.softmax(ip)", "prob = nnx.softmax(ip)\n        return prob"),
+    ("nnx.softmax(ip)", "jax.nn.softmax(ip)"),
+]
+
+
+@pytest.fixture
+def written(small: Path, tmp_path: Path) -> Path:
+    conversion = caffe2flax.convert(SMALL, small)
+    return conversion.write(tmp_path)[0]
+
+
+def _edit(module: Path, before: str, after: str) -> None:
+    source = module.read_text()
+    assert before in source, source
+    source = source.replace(before, after)
+    if "norm = " not in source:
+        source = source.replace("(norm)", "(bn)")
+    module.write_text(source)
+
+
+@pytest.mark.parametrize(("before", "after", "culprit"), EDITS)
+def test_a_module_is_checked_as_it_lies_there(
+    before: str, after: str, culprit: str, written: Path, small: Path
+) -> None:
+    """With lines that came and went."""
+    _edit(written, before, after)
+    report = caffe2flax.verify(SMALL, small, module=written)
+    assert report.culprit is not None
+    assert report.culprit.name == culprit
+
+
+@pytest.mark.parametrize(("before", "after"), EDITED)
+def test_edits_without_effect(
+    before: str, after: str, written: Path, small: Path
+) -> None:
+    _edit(written, before, after)
+    if "jax." in after:
+        _edit(written, "import jax.numpy", "import jax\nimport jax.numpy")
+    report = caffe2flax.verify(SMALL, small, module=written)
+    assert report.ok
+    assert all(row.largest is not None for row in report.rows if row.name != "bn")
+
+
+def test_the_weights_beside_a_module_are_its_own(written: Path, small: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    file = written.with_suffix(".safetensors")
+    weights = load_file(file)
+    save_file(weights | {"ip.bias": weights["ip.bias"][::-1].copy()}, file)
+    report = caffe2flax.verify(SMALL, small, module=written)
+    assert report.culprit is not None
+    assert report.culprit.name == "ip"
+    assert caffe2flax.verify(SMALL, small).ok
+    save_file(weights | {"ip.bias": weights["ip.bias"][:-1]}, file)
+    with pytest.raises(caffe2flax.ConversionError, match=r"ip.bias have shape \(4,\)"):
+        caffe2flax.verify(SMALL, small, module=written)
+    del weights["ip.bias"]
+    save_file(weights, file)
+    with pytest.raises(caffe2flax.ConversionError, match=r"no weights for ip\.bias"):
+        caffe2flax.verify(SMALL, small, module=written)
+
+
+def test_a_module_of_another_shape_is_told_of(
+    written: Path, small: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text(SMALL)
+    _edit(written, "padding=1", "padding=0")
+    command = ["verify", str(net), str(small), "--module", str(written)]
+    assert main(command) == 1
+    shown = capsys.readouterr().out
+    assert "conv (Convolution): its shape is (2, 4, 4, 4), not (2, 4, 5, 5)" in shown
+    assert "kernel: 3" in shown
+    assert f"note: {written}:" in shown
+    assert "the module fails: TypeError" in shown
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("nnx.softmax(ip)", "nnx.softmax(ip", "no Python: '\\(' was never closed"),
+        ("nnx.softmax(ip)", "nothing(ip)", r"small.py:\d+:1: .* fails: NameError"),
+        ("class Small", "class Other", "no class Small: give its --name"),
+        ("import nnx", "import nothing", "fails: ImportError"),
+        ("__call__", "forward", "calls no layer"),
+    ],
+)
+def test_modules_that_do_not_run(
+    before: str, after: str, message: str, written: Path, small: Path
+) -> None:
+    _edit(written, before, after)
+    with pytest.raises(caffe2flax.ConversionError, match=message):
+        caffe2flax.verify(SMALL, small, module=written)
+
+
 def test_without_weights_others_stand_in() -> None:
     """Fillers may be zeros, under which every module would agree."""
     zeros = SMALL.replace('weight_filler { type: "xavier" }', "")

@@ -26,6 +26,9 @@ from caffe2flax.registry import (
     unless,
 )
 
+ROWS = 2**18
+"""Weights that the reference brings to float64 at once."""
+
 
 @layer("InnerProduct", "inner_product_param")
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class InnerProduct(Layer):
     """y = W x + b, x being all axes from `axis` on in one."""
 
     in_place = False
+
+    converts_weights = True
 
     num_output: int
     bias: bool = True
@@ -125,9 +130,16 @@ class InnerProduct(Layer):
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
         axis = self._axis(x.shape)
-        flat = x.reshape(*x.shape[:axis], prod(x.shape[axis:]))
-        top: Array = flat @ (blobs[0] if self.transpose else blobs[0].T)
-        return top + blobs[1] if self.bias else top
+        flat = x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
+        weight = blobs[0].T if self.transpose else blobs[0]
+        top = np.empty((len(flat), self.num_output), np.float64)
+        step = max(1, ROWS // max(1, flat.shape[1]))
+        for start in range(0, self.num_output, step):
+            rows = slice(start, start + step)
+            top[:, rows] = flat @ np.asarray(weight[rows], np.float64).T
+        if self.bias:
+            top += blobs[1]
+        return top.reshape(*x.shape[:axis], self.num_output)
 
 
 @layer("Embed", "embed_param")
