@@ -60,6 +60,7 @@ def test_a_type_is_not_taken_for_data_with_a_bottom() -> None:
     [
         ("new_height: 6 new_width: 8", (6, 8)),
         ("new_height: 6 new_width: 8 crop_height: 4 crop_width: 5", (4, 5)),
+        ("new_height: 6 new_width: 8 label_divide_factor: 2", (6, 8)),
     ],
 )
 def test_dense_image_data(text: str, size: tuple[int, int]) -> None:
@@ -71,6 +72,11 @@ def test_dense_image_data(text: str, size: tuple[int, int]) -> None:
     )
     graph = caffe2flax.convert(net).graph
     assert [graph.shapes[v] for v in graph.arguments] == [(2, 3, *size)]
+    data = net.partition("\n")[0]
+    graph = caffe2flax.convert(data).graph
+    half = "label_divide_factor" in text
+    labels = (2, 1, *(extent // (1 + half) for extent in size))
+    assert [graph.shapes[v] for v in graph.arguments] == [(2, 3, *size), labels]
 
 
 def test_dense_images_of_unknown_size() -> None:
