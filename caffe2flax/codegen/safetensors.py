@@ -9,6 +9,7 @@ import json
 import mmap
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 import numpy as np
@@ -52,10 +53,14 @@ def write_safetensors(
         return
     # Room is taken at once: a full disk must not fail under a mapping.
     os.posix_fallocate(stream.fileno(), 0, start + offset)
-    with mmap.mmap(stream.fileno(), start + offset) as mapped:
+    mapped = mmap.mmap(stream.fileno(), start + offset)
+    try:
         for done in _fill(memoryview(mapped)[start:], variables):
             if progress:
                 progress(done, offset)
+    finally:
+        with suppress(BufferError):  # an exception may hold on to parts of it
+            mapped.close()
     variables.check()
 
 
