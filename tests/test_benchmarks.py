@@ -86,15 +86,28 @@ def test_what_peers_are_given_computes_the_same(tmp_path: Path) -> None:
     np.testing.assert_allclose(known[program.output], ours, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["googlenet", "mobilenet"])
-def test_pools_are_given_the_pixels_beyond_the_image(name: str, tmp_path: Path) -> None:
-    nothing = tmp_path / "nothing.caffemodel"
-    write_caffemodel(nothing, iter([("data", "Input", [])]))
-    ops = lower(prototxt(name), nothing).ops
-    kinds = {op.kind for op in ops}
-    assert {"conv", "relu", "softmax"} < kinds
-    ends = {op.settings["end"] for op in ops if op.kind == "max_pool"}
-    assert ends == ({(1, 1)} if name == "googlenet" else set())
+@pytest.mark.parametrize(
+    ("window", "end"),
+    [
+        ("kernel_size: 3 stride: 2", 1),
+        ("kernel_size: 2 stride: 2", 0),
+        ("kernel_size: 3 stride: 1 pad: 1", 1),
+        ("kernel_size: 3 stride: 2 pad: 1", 2),
+    ],
+)
+def test_pools_are_given_the_pixels_beyond_the_image(
+    window: str, end: int, tmp_path: Path
+) -> None:
+    net, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    net.write_text(f"""
+        layer {{ name: "data" type: "Input" top: "data"
+                input_param {{ shape {{ dim: 1 dim: 3 dim: 8 dim: 8 }} }} }}
+        layer {{ name: "pool" type: "Pooling" bottom: "data" top: "pool"
+                pooling_param {{ {window} }} }}
+    """)
+    write_caffemodel(weights, iter([("pool", "Pooling", [])]))
+    (op,) = lower(net, weights).ops
+    assert (op.kind, op.settings["end"]) == ("max_pool", (end, end))
 
 
 @pytest.mark.parametrize("size", growth.SIZES)
