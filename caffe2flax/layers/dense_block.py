@@ -12,8 +12,8 @@ import numpy as np
 from caffe2flax.errors import ConversionError
 from caffe2flax.layers._affine import initializer
 from caffe2flax.layers._fields import filler
+from caffe2flax.layers._forks import images, positive
 from caffe2flax.layers.fillers import Filler
-from caffe2flax.layers.rearrange import images, positive
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (

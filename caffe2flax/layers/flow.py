@@ -11,32 +11,17 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.layers._fields import one_shape
-from caffe2flax.layers.rearrange import images, positive
-from caffe2flax.layout import Layout, Operand, Shape
+from caffe2flax.layers._forks import Frames, images, positive
+from caffe2flax.layout import Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (
     Array,
-    Layer,
-    Layouts,
     Site,
     arguments,
     layer,
     literal,
     unless,
 )
-
-
-class Frames(Layer):
-    """A layer of images, channels last."""
-
-    __slots__ = ()
-
-    in_place = False
-
-    def layouts(self, *inputs: Operand) -> Layouts:
-        last = Layout.channels_last(4)
-        tops = len(self.infer(*(x.shape for x in inputs)))
-        return Layouts((last,) * len(inputs), (last,) * tops)
 
 
 @layer("Correlation", "correlation_param")

@@ -9,9 +9,8 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers.flow import Frames
-from caffe2flax.layers.rearrange import images
-from caffe2flax.layers.resize import corners, linear
+from caffe2flax.layers._forks import Frames, images
+from caffe2flax.layers._sampling import corners, linear
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import Array, Site, arguments, layer, literal, unless

@@ -143,6 +143,13 @@ class OtherScore(Unknown):
     __slots__ = ()
 
 
+@family(r"labelspecific.*|.*margin.*|reshapelabel|.*target")
+class OtherTarget(Unknown):
+    """What a fork makes of labels, which serves training alone."""
+
+    __slots__ = ()
+
+
 @layer("BlackHole")
 @family(r"(mat|img|image|flo|float|pfm|csv|text)?writ(e|er)")
 class Written(Unknown):
