@@ -92,7 +92,8 @@ def conversion(size: int, rounds: int) -> Record:
         prototxt.write_text(synthetic(width, dense))
         write_caffemodel(weights, synthetic_layers(width, dense))
         copies, outcomes = [], []
-        copy(weights, home / "copy")
+        copy(weights, home / "copy")  # and what else is slower the first time
+        convert(prototxt, weights, folder)
         for _ in range(rounds):
             copies.append(copy(weights, home / "copy"))
             outcomes.append(convert(prototxt, weights, folder))

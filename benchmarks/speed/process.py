@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,9 @@ def run(
         command = [sys.executable, "-c", LIMITED, str(data), *command]
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=errors, env=_environment()
+        )
         most = {"RssAnon": 0, "VmHWM": 0}
         watch = threading.Thread(target=_watch, args=(process.pid, most))
         watch.start()
@@ -65,6 +68,11 @@ def run(
         errors.seek(0)
         last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
     return Outcome(seconds, most["VmHWM"], most["RssAnon"], code, "".join(last))
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but Python keeps what it compiled, as it usually does."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _watch(pid: int, most: dict[str, int]) -> None:
