@@ -187,6 +187,7 @@ MISSHAPEN = (IndexError, ValueError)
 QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
 }
 """Of XLA on CPU: what runs once need not be fast, but compiled soon."""
 
