@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import shlex
 import signal
@@ -104,16 +105,16 @@ def _status(argv: Sequence[str] | None) -> int:
         with limited(**getattr(options, "limits", {})):
             outcome = commands[options.command](options)
     except ConversionError as error:
-        return _failed(*error.problems)
+        return _refused(options, *error.problems)
     except OSError as error:
-        return _failed(_problem(error))
+        return _refused(options, _problem(error))
     except MemoryError:
-        return _failed(Problem("not enough memory"))
+        return _refused(options, Problem("not enough memory"))
     except RuntimeError as error:
         # XLA's MemoryError; its class is not named, which would import jax.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _failed(Problem("not enough memory"))
+        return _refused(options, Problem("not enough memory"))
     # Outside: that the output cannot be written is no problem of the command.
     report, well = outcome if isinstance(outcome, tuple) else (outcome, True)
     print(report)
@@ -268,6 +269,14 @@ def _problem(error: OSError) -> Problem:
     reason = error.strerror or str(error) or type(error).__name__
     span = None if error.filename is None else Span(os.fsdecode(error.filename))
     return Problem(reason, span)
+
+
+def _refused(options: argparse.Namespace, *problems: Problem) -> int:
+    """On stderr, or as JSON where that is asked for."""
+    if not getattr(options, "json", False):
+        return _failed(*problems)
+    print(json.dumps({"problems": [p.to_dict() for p in problems]}, indent=2))
+    return BAD_INPUT
 
 
 def _failed(*problems: Problem) -> int:

@@ -58,6 +58,15 @@ class Problem:
     def column(self) -> int | None:
         return (self.span.column or None) if self.span else None
 
+    def to_dict(self) -> dict[str, str | int | None]:
+        """For JSON."""
+        return {
+            "message": self.message,
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+        }
+
     def at(self, span: Span | None) -> Problem:
         """The same problem, placed at `span` unless it has a place already."""
         return self if self.span else replace(self, span=span)

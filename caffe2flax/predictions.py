@@ -196,11 +196,9 @@ def _ranking(
         rows = part.rows.reshape(len(part.rows), part.rows.shape[1])
         found += zip(part.files, rank(rows, options.top), strict=True)
         problems += part.problems
-    show = rankings.as_text
-    if options.csv:
-        show = rankings.as_csv
-    elif options.json:
-        show = rankings.as_json
+    if options.json:
+        return rankings.as_json(blob, found, labels, problems), tuple(problems)
+    show = rankings.as_csv if options.csv else rankings.as_text
     return show(blob, found, labels), tuple(problems)
 
 
@@ -225,7 +223,8 @@ def _features(
     write_npz(options.output, {blob: rows, names: np.array(files, str)})
     if options.json:
         told = {"file": str(options.output), "blob": blob, "shape": rows.shape}
-        return json.dumps(told | {"images": files}, indent=2), problems
+        told |= {"images": files, "problems": [p.to_dict() for p in problems]}
+        return json.dumps(told, indent=2), problems
     text = f"{options.output}: {blob} {rows.shape}, {names} {(len(files),)}"
     return text, problems
 

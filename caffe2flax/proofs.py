@@ -6,7 +6,7 @@ import argparse
 import gc
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,34 +117,6 @@ def _oracle(command: argparse.ArgumentParser) -> None:
     )
 
 
-def run_verify(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
-    """The table, or JSON, of a verification; writes the page and the test."""
-    return _told(_verify, options, selection)
-
-
-def run_inspect(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
-    """What a net or a weights file holds, or where a layer is, as text or JSON."""
-    return _told(_inspect, options, selection)
-
-
-def _told(
-    command: Callable[[argparse.Namespace, Mapping[str, Any]], Outcome],
-    options: argparse.Namespace,
-    selection: Mapping[str, Any],
-) -> Outcome:
-    """Problems as JSON, too, where JSON is asked for."""
-    try:
-        return command(options, selection)
-    except ConversionError as error:
-        if not options.json:
-            raise
-        problems = [
-            {"message": p.message, "file": p.file, "line": p.line, "column": p.column}
-            for p in error.problems
-        ]
-        return json.dumps({"problems": problems}, indent=2), False
-
-
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Without a search for cycles: importing, tracing and compiling leave few, and
@@ -159,7 +131,8 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _verify(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
+def run_verify(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
+    """The table, or JSON, of a verification; writes the page and the test."""
     from caffe2flax import verify
     from caffe2flax.output import write_text
     from caffe2flax.showing import show_report
@@ -237,7 +210,8 @@ def verified(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outco
     return "\n".join(closing(report)), report.ok
 
 
-def _inspect(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
+def run_inspect(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outcome:
+    """What a net or a weights file holds, or where a layer is, as text or JSON."""
     from caffe2flax import inspect, where
     from caffe2flax.inspection import Inspection
     from caffe2flax.showing_nets import show_inspection, show_weights, show_whereabouts

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from caffe2flax.errors import Problem
 from caffe2flax.predict import Ranked
 
 WIDTH = 80
@@ -36,7 +37,14 @@ def as_csv(blob: str, found: Predictions, labels: Sequence[str]) -> str:
     return stream.getvalue().removesuffix("\n")
 
 
-def as_json(blob: str, found: Predictions, labels: Sequence[str]) -> str:
+def as_json(
+    blob: str,
+    found: Predictions,
+    labels: Sequence[str],
+    problems: Sequence[Problem] = (),
+) -> str:
+    """`problems` are those of files that no prediction was made for."""
+
     def ranked(best: Sequence[Ranked]) -> list[dict[str, object]]:
         return [
             {"class": number, "score": score}
@@ -45,4 +53,5 @@ def as_json(blob: str, found: Predictions, labels: Sequence[str]) -> str:
         ]
 
     rows = [{"image": str(path), "top": ranked(best)} for path, best in found]
-    return json.dumps({"blob": blob, "images": rows}, indent=2)
+    told = [problem.to_dict() for problem in problems]
+    return json.dumps({"blob": blob, "images": rows, "problems": told}, indent=2)

@@ -1,5 +1,6 @@
 """The command line: statuses, messages, and that bad input leaves nothing behind."""
 
+import json
 import resource
 import statistics
 import subprocess
@@ -388,3 +389,33 @@ def test_demo(tmp_path: Path) -> None:
     assert "▄" in done.stdout
     assert float(done.stdout.partition("Caffe recorded: ")[2].split()[0]) < 1e-5
     assert seconds < 30
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["verify", "NET"],
+        ["inspect", "NET"],
+        ["draw", "NET", "-o", "net.dot"],
+        ["predict", "NET", "NET", "NET"],
+    ],
+    ids=lambda argv: str(argv[0]),
+)
+def test_what_is_refused_as_json(
+    argv: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = tmp_path / "net.prototxt"
+    wrong = (f"{net}", 1), ("gone.prototxt", None)
+    net.write_text("layer { tpe: 1 }")
+    for file, line in wrong:
+        given = [file if word == "NET" else word for word in argv]
+        assert main([*given, "--json"]) == 1
+        out, err = capsys.readouterr()
+        assert not err
+        (problem, *_) = json.loads(out)["problems"]
+        assert (problem["file"], problem["line"]) == (file, line)
+        assert problem["message"]

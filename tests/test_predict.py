@@ -389,6 +389,7 @@ def test_files_that_are_no_images_are_named_and_nothing_else_is_lost(
     assert [row["top"][0]["class"] for row in told["images"]] == [7, 9, 4, 7, 0]
     named = {line.partition(": error: ")[0] for line in err.splitlines()}
     assert named == {str(missing), *(str(tmp_path / name) for name in bad)}
+    assert {problem["file"] for problem in told["problems"]} == named
 
 
 def test_all_files_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
