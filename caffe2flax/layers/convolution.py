@@ -140,7 +140,7 @@ class Convolution(Layer):
                 kernel_dilation=unless(same([w.dilation for w in spatial] or [1]), 1),
                 feature_group_count=unless(self.group, 1),
                 use_bias=unless(self.bias, True),
-                conv_general_dilated=self._formulation(channels),
+                conv_general_dilated=self._formulation(channels, spatial),
                 **initialisers(
                     at,
                     blobs,
@@ -164,10 +164,12 @@ class Convolution(Layer):
             return literal(same([low for low, _ in emitted]))
         return literal(emitted)
 
-    def _formulation(self, channels: int) -> str | None:
+    def _formulation(self, channels: int, spatial: tuple[Window, ...]) -> str | None:
         """What XLA runs fast on CPU; many narrow groups compile fast only together."""
         if self.group == 1:
-            return None
+            pixel = all(w.kernel == 1 for w in spatial)
+            first = channels <= 4 and all(w.stride > 1 for w in spatial)
+            return "fast_conv" if spatial and (pixel or first) else None
         if self.group == channels:
             return "depthwise_conv"
         return "narrow_grouped_conv" if self.group > 8 else "grouped_conv"
