@@ -18,9 +18,9 @@ from speed import ours
 from speed.clock import interleave, timed, use_cores
 from speed.lowering import lower
 from speed.networks import TITLES, Network, network
-from speed.page import OURS, PEERS, medians, ratios
 from speed.peers import BUILD, THREADS
-from speed.results import Record, environment, read, save
+from speed.results import environment, read, save
+from speed.tables import OURS, PEERS, Record, medians, ratios
 
 Array = NDArray[np.float32]
 TOLERANCE = 1e-4

@@ -12,6 +12,7 @@ from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.ir import Graph, Node, Share, Value
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
+from caffe2flax.refused import REFUSED
 from caffe2flax.registry import LAYERS, PARAMETERS, Layer, check_arity, find_layer
 from caffe2flax.transform import Transform, read_transform
 
@@ -294,7 +295,9 @@ class _Builder:
         """All unknown types in one place: what stands between the file and a
         conversion."""
         for type_, spans in self.unsupported.items():
+            reason = REFUSED.get(type_)
             hint = closest(type_, LAYERS, self.problems)
+            hint = f": {reason}" if reason else hint
             again = f" ({len(spans)} layers)" if len(spans) > 1 else ""
             text = f"layer type {type_} is not supported{again}{hint}"
             self.problems.append(Problem(text, spans[0]))

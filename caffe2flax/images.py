@@ -66,7 +66,9 @@ class Recipe:
         x = crop(resize(image, self.before), self.size)
         if self.rgb:
             x = x[..., ::-1]
-        y = x.astype(np.float32)
+        y = np.empty(x.shape, np.float32)
+        for channel in range(x.shape[2]):  # long loops where x is a turned view
+            y[..., channel] = x[..., channel]
         if self.mean is not None:
             y -= self.mean
         if self.scale != 1:

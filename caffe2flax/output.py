@@ -9,7 +9,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -90,9 +90,10 @@ def write_all(targets: Mapping[Path, Write], force: bool) -> None:
                 parts[-1].fill(write)
         with _alone(sorted({path.parent for path in targets})), _undisturbed():
             _check(targets, force)
-            while parts:
-                parts[-1].place()
-                parts.pop().close()
+            with _kept(targets):
+                while parts:
+                    parts[-1].place()
+                    parts.pop().close()
         made.clear()
     finally:
         for part in parts:
@@ -196,6 +197,21 @@ def _alone(folders: Sequence[Path]) -> Iterator[None]:
             descriptors.append(os.open(folder, os.O_RDONLY))
             while not _lock(descriptors[-1]) and time.monotonic() < until:
                 time.sleep(0.01)
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+@contextmanager
+def _kept(paths: Iterable[Path]) -> Iterator[None]:
+    """Keeps what is replaced inside until the end: to free a large file takes time, in
+    which we could be killed between the two of a pair."""
+    descriptors: list[int] = []
+    try:
+        for path in paths:
+            with suppress(OSError):
+                descriptors.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW))
         yield
     finally:
         for descriptor in descriptors:

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.codegen.safetensors import copy_blocked
 from caffe2flax.codegen.sourcemap import PROBE, SourceMap, probed
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.ir import Graph, Value
-from caffe2flax.layout import Shape
 
 if TYPE_CHECKING:
     from caffe2flax.api import Conversion
@@ -29,7 +27,6 @@ Array = NDArray[Any]
 def instantiate(conversion: Conversion, cls: Any = None) -> Any:
     """The module of `conversion` with its weights, in eval mode; `cls` in place of its
     own class."""
-    import jax
     from flax import nnx
 
     cls = cls or _load_class(conversion.name, conversion.source)
@@ -39,43 +36,34 @@ def instantiate(conversion: Conversion, cls: Any = None) -> Any:
         model = cls(rngs=nnx.Rngs(0))
     else:
         model = nnx.eval_shape(lambda: cls(rngs=nnx.Rngs(0)))
-        weights = conversion.weights
-        wanted = {
-            ".".join(map(str, path)): (path, variable.shape)
-            for path, variable in nnx.to_flat_state(nnx.state(model))
-        }
-        _check_shapes({name: shape for name, (_, shape) in wanted.items()}, weights)
-        leaves = (
-            # jnp.asarray would compile something for each shape.
-            (path, jax.device_put(_in_order(weights[name])))
-            for name, (path, _) in wanted.items()
-        )
-        nnx.update(model, nnx.from_flat_state(leaves))
+        nnx.update(model, nnx.from_flat_state(_leaves(model, conversion.weights)))
     model.eval()
     return model
 
 
-def _check_shapes(wanted: Mapping[str, Shape], weights: Mapping[str, Array]) -> None:
-    """Raises ConversionError for variables that `weights` lacks or has otherwise."""
-    problems = []
-    for name, shape in wanted.items():
+def _leaves(model: Any, weights: Mapping[str, Array]) -> list[tuple[Any, Any]]:
+    """(path, array) of each variable. Raises ConversionError for those that `weights`
+    lacks or has in another shape, which nnx.update would take in silence."""
+    import jax
+    from flax import nnx
+
+    leaves, problems = [], []
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        name = ".".join(map(str, path))
         if name not in weights:
             hint = closest(name, weights)
             problems.append(Problem(f"there are no weights for {name}{hint}"))
-        elif weights[name].shape != shape:
-            text = f"the weights of {name} have shape {weights[name].shape}, not "
-            problems.append(Problem(text + str(shape)))
+            continue
+        array = weights[name]
+        if array.shape != variable.shape:
+            text = f"the weights of {name} have shape {array.shape}, not "
+            problems.append(Problem(text + str(variable.shape)))
+            continue
+        # jnp.asarray would compile something for each shape.
+        leaves.append((path, jax.device_put(array)))
     if problems:
         raise ConversionError(problems)
-
-
-def _in_order(array: Array) -> Array:
-    """Contiguous, for JAX would make it so with numpy's slow transpose."""
-    if array.flags.c_contiguous:
-        return array
-    made = np.empty(array.shape, array.dtype)
-    copy_blocked(made, array)
-    return made
+    return leaves
 
 
 def _load_class(

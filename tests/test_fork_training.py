@@ -60,6 +60,7 @@ def test_a_type_is_not_taken_for_data_with_a_bottom() -> None:
     [
         ("new_height: 6 new_width: 8", (6, 8)),
         ("new_height: 6 new_width: 8 crop_height: 4 crop_width: 5", (4, 5)),
+        ("new_height: 6 new_width: 8 label_divide_factor: 2", (6, 8)),
     ],
 )
 def test_dense_image_data(text: str, size: tuple[int, int]) -> None:
@@ -71,6 +72,11 @@ def test_dense_image_data(text: str, size: tuple[int, int]) -> None:
     )
     graph = caffe2flax.convert(net).graph
     assert [graph.shapes[v] for v in graph.arguments] == [(2, 3, *size)]
+    data = net.partition("\n")[0]
+    graph = caffe2flax.convert(data).graph
+    half = "label_divide_factor" in text
+    labels = (2, 1, *(extent // (1 + half) for extent in size))
+    assert [graph.shapes[v] for v in graph.arguments] == [(2, 3, *size), labels]
 
 
 def test_dense_images_of_unknown_size() -> None:
@@ -175,3 +181,45 @@ def test_detectnet_transformation(phase: str) -> None:
     assert graph.shapes[made.outputs[1]] == (2, 11, 3, 4)
     with pytest.raises(caffe2flax.ConversionError, match="stride must be positive"):
         caffe2flax.convert(DETECTNET.format(text="stride: 0"), phase=phase)
+
+
+def test_margins_serve_training() -> None:
+    """SphereFace's: a layer of labels between features and loss."""
+    net = NET.format(data="ImageData2", text="", loss="AngleLoss", param="").replace(
+        'bottom: "score" bottom: "label"', 'bottom: "m" bottom: "label"'
+    ) + (
+        'layer { name: "m" type: "MarginInnerProduct" bottom: "score" bottom: "label" '
+        'top: "m" top: "lambda" margin_inner_product_param { type: QUADRUPLE } }'
+    )  # fmt: skip
+    first, second, loss, margin = net.strip().split("layer {")[1:]
+    net = "".join(f"layer {{{part}" for part in (first, second, margin, loss))
+    shapes = {"data": (1, 4), "label": (1,)}
+    for phase in ("TEST", "TRAIN"):
+        graph = caffe2flax.convert(net, phase=phase, input_shapes=shapes).graph
+        assert [value.blob for value in graph.outputs] == ["score"]
+
+
+@pytest.mark.parametrize(
+    ("type_", "why"),
+    [
+        ("MultiStageMeanfield", "end the net at the scores"),
+        ("ConvolutionBNFixed", "rounds numbers to few bits"),
+        ("RPROI", "put Proposal and ROIPooling"),
+    ],
+)
+def test_known_types_are_refused_with_a_reason(type_: str, why: str) -> None:
+    with pytest.raises(caffe2flax.ConversionError, match=why):
+        caffe2flax.convert(single(type_, "", (1, 2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("word", "type_"), [("PRELU", "PReLU"), ("CROP", "Crop"), ("RELU6", "ReLU6")]
+)
+def test_words_that_forks_added_to_the_older_format(word: str, type_: str) -> None:
+    bottoms = 'bottom: "x" ' + ('bottom: "x"' if word == "CROP" else "")
+    net = (
+        'input: "x" input_dim: 1 input_dim: 2 input_dim: 3 input_dim: 4 '
+        f'layers {{ name: "l" type: {word} {bottoms} top: "y" }}'
+    )
+    (node,) = caffe2flax.convert(net, dialect={"Crop": "bvlc"}).graph.nodes
+    assert node.layer.type == type_

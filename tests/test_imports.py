@@ -14,7 +14,7 @@ ORDER = (
     {"caffe2flax.frontend"},
     {"caffe2flax.sources"},
     {"caffe2flax.layers.window", "caffe2flax.layers.fillers"},
-    {"caffe2flax.layout", "caffe2flax.dialects"},
+    {"caffe2flax.layout", "caffe2flax.dialects", "caffe2flax.refused"},
     {"caffe2flax.regroup"},
     {"caffe2flax.params"},
     {"caffe2flax.transform"},

@@ -43,6 +43,39 @@ def test_values(parameters: str, method: str) -> None:
     run(pool(f"pool: {method} {parameters}", shape), x=numbers(*shape))
 
 
+VOLUMES = {
+    "cubes": "kernel_size: 2 stride: 2",
+    "an axis each": "kernel_size: [1, 2, 3] stride: [1, 2, 2]",
+    "pad": "kernel_size: 3 stride: 2 pad: 1",
+    "pads": "kernel_size: 3 stride: [2, 3, 1] pad: [0, 1, 2]",
+    "everywhere": "global_pooling: true",
+}
+
+
+@pytest.mark.parametrize("method", ["MAX", "AVE"])
+@pytest.mark.parametrize("parameters", VOLUMES.values(), ids=VOLUMES.keys())
+def test_volumes(parameters: str, method: str) -> None:
+    """Forks pool over three axes, each as Caffe does the two that it has."""
+    shape = (2, 3, 4, 5, 7)
+    x = numbers(*shape)
+    y = run(pool(f"pool: {method} {parameters}", shape), x=x)
+    reduce = np.max if method == "MAX" else np.mean
+    if "global" in parameters:
+        np.testing.assert_allclose(y, reduce(x, (2, 3, 4), keepdims=True), 1e-5)
+    elif "[1, 2, 3]" in parameters:
+        first = reduce(x[:, :, :, :2, :3], (3, 4))
+        np.testing.assert_allclose(y[:, :, :, 0, 0], first, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "parameters", ["round_mode: FLOOR", "ceil_mode: false", "torch_pooling: true"]
+)
+def test_sizes_that_round_down(parameters: str) -> None:
+    shape = (1, 2, 6, 7)
+    y = run(pool(f"kernel_size: 3 stride: 2 {parameters}", shape), x=numbers(*shape))
+    assert y.shape == (1, 2, 2, 3)
+
+
 @pytest.mark.parametrize("parameters", SETTINGS.values(), ids=SETTINGS.keys())
 def test_mask(parameters: str) -> None:
     """The mask says where each maximum is; -1 where there is none."""
@@ -106,6 +139,7 @@ REFUSED = {
     "one stride": "kernel_size: 3 stride_h: 2",
     "one pad": "kernel_size: 3 pad_w: 1",
     "pad too large": "kernel_size: 2 pad: 2",
+    "kernels of more axes": "kernel_size: [2, 2, 2]",
     "no kernel": "",
     "everywhere, stride": "global_pooling: true stride: 2",
     "everywhere, pad": "global_pooling: true pad: 1",
@@ -129,6 +163,9 @@ def test_refused(parameters: str, phase: str) -> None:
         pool("kernel_size: 2 pool: AVE", (1, 1, 4, 4), "mask"),
         pool("kernel_size: 2", (1, 1, 4, 4), "mask", "more"),
         pool("kernel_size: 2", (1, 4, 4)),
+        pool("kernel_size: 2", (1, 4, 4, 4, 4, 4)),
+        pool("kernel_size: 2", (1, 4, 4, 4, 4), "mask"),
+        pool("kernel_h: 2 kernel_w: 2", (1, 4, 4, 4, 4)),
         net(single("SPP", "spp_param { pyramid_height: 0 }"), x=(1, 1, 4, 4)),
         net(single("SPP", "spp_param { pyramid_height: 99999 }"), x=(1, 1, 4, 4)),
         net(single("SPP", ""), x=(1, 1, 4, 4)),

@@ -329,12 +329,19 @@ def test_any_bytes_are_read_or_refused(
     assert files <= {str(path)}
 
 
+def test_comments_in_any_encoding(tmp_path: Path) -> None:
+    """Caffe reads over them; a # in quotes begins none."""
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(b"a: '#' # \xcd\xf8\xc2\xe7\n#\xe9\r\nb: \"\\\"#\" a: '\xc3\xa9'")
+    assert read(path) == parse("a: '#' b: '\"#' a: 'é'")
+
+
 @pytest.mark.parametrize(
     ("data", "place", "message"),
     [
         (b"a: 'x\xff'", ":1:6", "byte 0xff is not UTF-8"),
         (b"\xef\xbb\xbfa: 'x\xe9'", ":1:6", "byte 0xe9 is not UTF-8"),
-        (b"a: 1\r\n# \xc3\xa9\xe9\r\n", ":2:4", "byte 0xe9 is not UTF-8"),
+        (b"a: 1\r\nb: '\xc3\xa9\xe9#'\r\n", ":2:6", "byte 0xe9 is not UTF-8"),
         (b"a: '\xc3", ":1:5", "byte 0xc3 is not UTF-8"),
         (b"\x0a\x05LeNet\xa2\x06\0", "", "this is a binary file, not a prototxt"),
         (b"\x89HDF\r\n\x1a\n", "", "this is a binary file, not a prototxt"),

@@ -36,6 +36,9 @@ TITLES = {
     "squeezenet": "SqueezeNet",
 }
 
+CONVERTED = {"lenet": "LeNet"} | TITLES
+"""LeNet shows how long `convert` takes to start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -47,7 +50,7 @@ class Network:
 
     @property
     def title(self) -> str:
-        return TITLES[self.name]
+        return CONVERTED[self.name]
 
     def shape(self, batch: int) -> tuple[int, int, int, int]:
         """Of the input, N, C, H, W."""

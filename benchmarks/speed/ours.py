@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ Array = NDArray[np.float32]
 Run = Callable[[Array], Array]
 
 OPTIMIZES = "optimize" in inspect.signature(caffe2flax.convert).parameters
+FORMS = ("default", "optimized") if OPTIMIZES else ("default",)
 
 
 def model(network: Network, form: str = "default") -> Any:
@@ -28,12 +28,7 @@ def model(network: Network, form: str = "default") -> Any:
     form: "default", "optimized" (`convert --optimize`) or "plain", the default one with
     every convolution as XLA has it.
     """
-    options = {"optimize": True} if form == "optimized" else {}
-    conversion = caffe2flax.convert(network.prototxt, network.weights, **options)
-    folder = WORK / form
-    folder.mkdir(parents=True, exist_ok=True)
-    path, *_ = conversion.write(folder, force=True)
-    made = _class(path, conversion.name).from_pretrained()
+    made = written(network, form).from_pretrained()
     if form == "plain":
         for _, part in nnx.iter_modules(made):
             if isinstance(part, nnx.Conv):
@@ -41,18 +36,30 @@ def model(network: Network, form: str = "default") -> Any:
     return made
 
 
-def _class(path: Path, name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{name}", path)
+def written(network: Network, form: str) -> Any:
+    """The class that `convert` wrote, out of its file."""
+    options = {"optimize": True} if form == "optimized" else {}
+    conversion = caffe2flax.convert(network.prototxt, network.weights, **options)
+    folder = WORK / form
+    folder.mkdir(parents=True, exist_ok=True)
+    path, *_ = conversion.write(folder, force=True)
+    name = f"{form}_{conversion.name}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return getattr(module, name)
+    return getattr(module, conversion.name)
+
+
+def jitted() -> Any:
+    """A model and its images -> its output, as the README says."""
+    return jax.jit(lambda model, images: model(images))
 
 
 def called(model: Any) -> Run:
     """`model` called as the README says: images (N, H, W, C)."""
-    forward = jax.jit(lambda model, images: model(images))
+    forward = jitted()
     return lambda images: np.asarray(forward(model, images))
 
 

@@ -14,14 +14,13 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from speed.networks import HERE
+from speed.page import page
+from speed.tables import Record
 
 DATA = HERE / "results.json"
 PAGE = HERE / "results.md"
-
-Record = dict[str, Any]
 
 
 def processor() -> str:
@@ -71,13 +70,4 @@ def save(section: str, points: Record, ran_on: dict[str, str]) -> None:
     known["points"] |= points
     data[section] = known
     DATA.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
-    from speed.page import page
-
     PAGE.write_text(page(data))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    marks = ["---", *("---:" for _ in head[1:])]
-    lines = [head, marks, *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -9,24 +9,19 @@ import json
 import mmap
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.codegen.copying import copy_blocked
 from caffe2flax.codegen.weights import Variables
-from caffe2flax.frontend.mapped import mapping_of, transfer
 
 Array = NDArray[Any]
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
-
-BLOCK = 32
-"""Columns that are transposed at a time: their rows stay in the cache."""
-
-LARGE = 1 << 20
-"""Elements from which a copy is worth a second thread."""
 
 
 def write_safetensors(
@@ -52,10 +47,14 @@ def write_safetensors(
         return
     # Room is taken at once: a full disk must not fail under a mapping.
     os.posix_fallocate(stream.fileno(), 0, start + offset)
-    with mmap.mmap(stream.fileno(), start + offset) as mapped:
+    mapped = mmap.mmap(stream.fileno(), start + offset)
+    try:
         for done in _fill(memoryview(mapped)[start:], variables):
             if progress:
                 progress(done, offset)
+    finally:
+        with suppress(BufferError):  # an exception may hold on to parts of it
+            mapped.close()
     variables.check()
 
 
@@ -72,35 +71,3 @@ def _fill(data: memoryview, variables: Variables) -> Iterator[int]:
                 del target
             done = end
             yield done
-
-
-def copy_blocked(target: Array, source: Array) -> None:
-    """target[...] = source, some columns at a time where `source` is transposed: numpy
-    alone would walk through all of its memory once for each cache line."""
-    mapped = mapping_of(source)
-    rank = source.ndim
-    if source.size < LARGE or rank < 2 or source.flags.c_contiguous:
-        if mapped is None:
-            target[...] = source
-        else:
-            transfer(target, source, mapped)
-        return
-
-    def part(first: int, last: int) -> None:
-        if mapped is not None:
-            transfer(target[..., first:last], source[..., first:last], mapped)
-            return
-        for i in range(first, last, BLOCK):
-            columns = slice(i, min(i + BLOCK, last))
-            target[..., columns] = source[..., columns]
-
-    width = source.shape[-1]
-    half = width // 2 // BLOCK * BLOCK
-    if not half:
-        part(0, width)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(2) as pool:
-        for finished in (pool.submit(part, 0, half), pool.submit(part, half, width)):
-            finished.result()

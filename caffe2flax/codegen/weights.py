@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.codegen.copying import in_order
 from caffe2flax.codegen.module import Module
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
@@ -184,7 +185,7 @@ class Variables(Mapping[str, Array]):
         return made.array if isinstance(made, Merged) else made
 
     def __getitem__(self, name: str) -> Array:
-        return loaded(self.stored(name)).reshape(self.shapes[name])
+        return in_order(self.stored(name)).reshape(self.shapes[name])
 
     def check(self) -> None:
         """Raises ConversionError if a weights file changed since it was mapped."""

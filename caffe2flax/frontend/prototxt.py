@@ -7,6 +7,7 @@ LALR parser runs, which keeps its own stacks: nothing here recurses into the fil
 from __future__ import annotations
 
 import os
+import re
 from contextvars import ContextVar
 from functools import cache
 from os import PathLike, fspath
@@ -70,9 +71,22 @@ def read_text(path: str | PathLike[str]) -> str:
     if b"\0" in data or data.startswith(b"\x89HDF"):
         raise ConversionError(Problem(_BINARY, Span(file)))
     try:
-        return data.decode("utf-8")
+        return _COMMENT.sub(_readable, data).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConversionError(_undecodable(data, error.start, file)) from error
+        raise ConversionError(_undecodable(error.object, error.start, file)) from error
+
+
+_COMMENT = re.compile(
+    rb"""(#[^\n\r]*+)|"(?:\\.|[^"\\\n])*+"?|'(?:\\.|[^'\\\n])*+'?""", re.DOTALL
+)
+"""A comment, or a string, in which # begins none."""
+
+
+def _readable(match: re.Match[bytes]) -> bytes:
+    """As in Caffe a comment may be written in any encoding."""
+    if match[1] is None or match[1].isascii():
+        return match[0]
+    return match[1].decode("utf-8", "replace").encode()
 
 
 def parse(text: str, file: str = "<prototxt>") -> Message:

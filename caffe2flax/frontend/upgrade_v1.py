@@ -55,7 +55,18 @@ _V1_TYPES = {
 }
 """V1's enum: name -> number, and the type as V2 spells it."""
 
+_FORKS = {
+    "CROP": "Crop",
+    "PRELU": "PReLU",
+    "RELU6": "ReLU6",
+    "ROIPOOLING": "ROIPooling",
+    "ROI_POOLING": "ROIPooling",
+    "UPSAMPLE": "Upsample",
+}
+"""What forks added to the enum, each under numbers of its own."""
+
 _V2_TYPES = {
+    **_FORKS,
     **{name: type_ for name, (_, type_) in _V1_TYPES.items()},
     **{str(number): type_ for number, type_ in _V1_TYPES.values()},
 }

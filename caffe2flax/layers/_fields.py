@@ -67,16 +67,18 @@ def blob_shape(params: Params) -> Shape:
 
 
 def pair(params: Params, single: str, short: str) -> tuple[int, ...]:
-    """One number for both axes, or `*_h` and `*_w`, as Pooling has them; empty where
-    neither is given."""
-    both = params.optional(single, int)
+    """One number for all axes, one an axis (in forks), or `*_h` and `*_w`, as Pooling
+    has them; empty where none is given."""
+    repeated = params.all(single, int)
+    if len(repeated) == 2:
+        params.error(single, f"{single} is given twice in {params.name}")
     sides = [params.optional(f"{short}_{side}", int) for side in "hw"]
     given = tuple(side for side in sides if side is not None)
-    if both is not None and given:
+    if repeated and given:
         params.error(single, f"give {single} or {short}_h and {short}_w, not both")
     if len(given) == 1:
         params.error(None, f"give both {short}_h and {short}_w")
-    return given or (() if both is None else (both,))
+    return given or repeated
 
 
 @dataclass(frozen=True, slots=True)

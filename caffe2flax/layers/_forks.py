@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from caffe2flax.errors import ConversionError, UnknownShape
-from caffe2flax.layout import Shape
+from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
-from caffe2flax.registry import Arity, Array, Layer, Site
+from caffe2flax.registry import Arity, Array, Layer, Layouts, Site
 
 AXES = ("number", "channels", "height", "width")
 
@@ -104,3 +104,37 @@ def unknown_size(
 def top_names(params: Params) -> tuple[str, ...]:
     """The tops of the layer that a parameter message belongs to."""
     return params.parent.all("top", str) if params.parent else ()
+
+
+def positive(params: Params, name: str, default: int | None = None) -> int:
+    """A field that must be positive; required where it has no default."""
+    value = params.require(name, int) if default is None else params.get(name, default)
+    if value < 1 and params.has(name):
+        params.error(name, f"{name} must be positive, not {value}")
+    return max(value, 1)
+
+
+def images(type_: str, shape: Shape) -> Shape:
+    if len(shape) != 4:
+        raise ConversionError(f"{type_} needs a blob of 4 axes, not {shape}")
+    return shape
+
+
+def multiple(what: str, extent: int, factor: int) -> int:
+    """extent / factor. Raises ConversionError where that is no whole number."""
+    if extent % factor:
+        raise ConversionError(f"{extent} {what} are no multiple of {factor}")
+    return extent // factor
+
+
+class Frames(Layer):
+    """A layer of images, channels last."""
+
+    __slots__ = ()
+
+    in_place = False
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        last = Layout.channels_last(4)
+        tops = len(self.infer(*(x.shape for x in inputs)))
+        return Layouts((last,) * len(inputs), (last,) * tops)

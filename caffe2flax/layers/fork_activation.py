@@ -184,3 +184,14 @@ class RReLU(Elementwise):
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
         return np.where(x > 0, x, self.slope * x)
+
+
+@layer("Insanity", "insanity_param")
+class Insanity(RReLU):
+    """x where positive, else x / slope; at test slope is the logarithmic mean of lb and
+    ub."""
+
+    __slots__ = ()
+
+    type = "Insanity"
+    bounds = (5.0, 10.0)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from caffe2flax.layers.fork_activation import RReLU
 from caffe2flax.layout import Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (
@@ -210,17 +209,6 @@ class Truncation(Elementwise):
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         top: Array = np.minimum(np.maximum(inputs[0], self.low), self.high)
         return top
-
-
-@layer("Insanity", "insanity_param")
-class Insanity(RReLU):
-    """x where positive, else x / slope; at test slope is the logarithmic mean of lb and
-    ub."""
-
-    __slots__ = ()
-
-    type = "Insanity"
-    bounds = (5.0, 10.0)
 
 
 @layer("LogSoftmax", "log_softmax_param")

@@ -31,11 +31,13 @@ class DenseImageData(Feed):
     batch: int
     channels: int
     size: tuple[int, int]
+    divisor: int = 1
+    """How many times smaller labels are than images."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
         params.ignore("source", "rand_skip", "shuffle", "root_folder", "mean_file")
-        params.ignore("mirror", "label_divide_factor")
+        params.ignore("mirror")
         batch = params.get("batch_size", 1)
         if batch < 1:
             params.error("batch_size", f"batch_size must be positive, not {batch}")
@@ -44,7 +46,10 @@ class DenseImageData(Feed):
         crop = params.transform.crop_size if params.transform else 0
         rows, columns = (a or crop or b for a, b in zip(size, new, strict=True))
         channels = 3 if params.get("is_color", True) else 1
-        return cls(top_names(params), batch, channels, (rows, columns))
+        factor = params.get("label_divide_factor", 1)
+        if factor < 1:
+            params.error("label_divide_factor", "label_divide_factor must be positive")
+        return cls(top_names(params), batch, channels, (rows, columns), max(factor, 1))
 
     def feed(self, top: int) -> Shape:
         blob = self.blobs_made[top]
@@ -52,7 +57,10 @@ class DenseImageData(Feed):
             known = (self.batch, 1 if top else self.channels, *self.size)
             letters = "N,1,H,W" if top else "N,C,H,W"
             raise unknown_size(blob, "a list of images", known, letters)
-        return (self.batch, 1 if top else self.channels, *self.size)
+        if top:
+            rows, columns = (extent // self.divisor for extent in self.size)
+            return (self.batch, 1, rows, columns)
+        return (self.batch, self.channels, *self.size)
 
 
 @family(r".*(data|reader).*|(mat|img|image|float)read")
@@ -131,6 +139,13 @@ class OtherLoss(Unknown):
 @family(r".*(accuracy|evaluat|precision|confusion).*")
 class OtherScore(Unknown):
     """A score of a fork, which serves training alone."""
+
+    __slots__ = ()
+
+
+@family(r"labelspecific.*|.*margin.*|reshapelabel|.*target")
+class OtherTarget(Unknown):
+    """What a fork makes of labels, which serves training alone."""
 
     __slots__ = ()
 

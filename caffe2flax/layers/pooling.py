@@ -82,11 +82,14 @@ class Pooling(Layer):
         return cls(method, kernel, stride, pad, everywhere, rounds_up, params.tops)
 
     def _windows(self, shape: Shape) -> tuple[Window, ...]:
-        if len(shape) != 4:
-            raise ConversionError(f"pooling needs a blob of 4 axes, not {shape}")
+        if len(shape) not in (4, 5):
+            text = "pooling needs a blob of 4 axes, or of 5 in forks"
+            raise ConversionError(f"{text}, not {shape}")
+        if len(shape) == 5 and self.tops_made == 2:
+            raise ConversionError(f"a mask needs a blob of 4 axes, not {shape}")
         if self.everywhere:
             return tuple(Window(size) for size in shape[2:])
-        return windows(2, self.kernel, self.stride, self.pad)
+        return windows(len(shape) - 2, self.kernel, self.stride, self.pad)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
@@ -94,7 +97,10 @@ class Pooling(Layer):
         return ((*shape[:2], *sizes),) * self.tops_made
 
     def placing(self) -> Placing | None:
-        return None if self.everywhere else shrinking(self._windows((1,) * 4))
+        flat = max(map(len, (self.kernel, self.stride, self.pad))) < 3
+        if self.everywhere or not flat:
+            return None
+        return shrinking(self._windows((1,) * 4))
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         return reconcile(shape[2:], self._windows(shape), outputs[2:])
@@ -108,14 +114,15 @@ class Pooling(Layer):
         return replace(self, padding=padding)
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        layout = Layout.channels_last(4)
+        layout = Layout.channels_last(len(inputs[0].shape))
         return Layouts((layout,), (layout,) * self.tops_made)
 
     def call(self, at: Site) -> str:
         if self.everywhere and self.tops_made == 1:
             if self.method == "MAX":
                 return f"global_max_pool({at.x})"
-            return f"jnp.mean({at.x}, axis=(1, 2), keepdims=True)"
+            axes = tuple(range(1, len(at.input.shape) - 1))
+            return f"jnp.mean({at.x}, axis={axes}, keepdims=True)"
         spatial = self._windows(at.input.shape)
         kernel = literal(tuple(w.kernel for w in spatial))
         stride = literal(tuple(w.stride for w in spatial))
@@ -253,17 +260,18 @@ def overhangs(sizes: Shape, spatial: tuple[Window, ...], outs: Shape) -> Shape:
 
 
 def slide(x: Array, method: str, spatial: tuple[Window, ...], sizes: Shape) -> Array:
-    """x (N, C, H, W) pooled into `sizes`; MASK is where MAX found its value."""
-    rows, columns = map(pool_windows, x.shape[2:], spatial, sizes)
+    """x (N, C, *spatial) pooled into `sizes`; MASK is where MAX found its value."""
+    ranges = [list(each) for each in map(pool_windows, x.shape[2:], spatial, sizes)]
+    largest = seen = np.where(x > LOWEST, x, LOWEST)
+    pixels, sums = np.ones(()), x
+    for axis, each in enumerate(ranges, 2):
+        largest = _along(largest, each, axis, np.maximum)
+        pixels = np.multiply.outer(pixels, np.array([d for *_, d in each], float))
+        sums = _along(sums, each, axis, np.add) if method == "AVE" else sums
     if method == "AVE":
-        height, width = ([d for *_, d in each] for each in (rows, columns))
-        pixels = np.multiply.outer(np.array(height), np.array(width))
         with np.errstate(invalid="ignore", divide="ignore"):
-            sums = _along(_along(x, rows, 2, np.add), columns, 3, np.add)
-            return np.asarray(sums / pixels.astype(np.float64))
-    seen = np.where(x > LOWEST, x, LOWEST)
-    largest = _along(_along(seen, rows, 2, np.maximum), columns, 3, np.maximum)
-    return largest if method == "MAX" else _places(seen, largest, rows, columns)
+            return np.asarray(sums / pixels)
+    return largest if method == "MAX" else _places(seen, largest, *ranges)
 
 
 Ranges = Sequence[tuple[int, int, int]]
@@ -291,8 +299,11 @@ def _places(seen: Array, largest: Array, rows: Ranges, columns: Ranges) -> Array
 
 
 def _rounds_up(params: Params) -> bool:
-    """`round_mode` of Caffe 1.0, or `ceil_mode` of its forks."""
+    """`round_mode` of Caffe 1.0, or `ceil_mode` or `torch_pooling` of its forks."""
     rounded = params.choice("round_mode", "CEIL", "FLOOR") == "CEIL"
+    if params.get("torch_pooling", False):
+        params.note(f"{params.span('torch_pooling')}: torch_pooling: sizes round down")
+        rounded = False
     ceil = params.optional("ceil_mode", bool)
     if ceil is None:
         return rounded

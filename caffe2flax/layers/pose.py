@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers.rearrange import images
+from caffe2flax.layers._forks import images
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (

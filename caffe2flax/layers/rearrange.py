@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.layers._forks import images, multiple, positive
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (
@@ -20,27 +21,6 @@ from caffe2flax.registry import (
     layer,
     unless,
 )
-
-
-def positive(params: Params, name: str, default: int | None = None) -> int:
-    """A field that must be positive; required where it has no default."""
-    value = params.require(name, int) if default is None else params.get(name, default)
-    if value < 1 and params.has(name):
-        params.error(name, f"{name} must be positive, not {value}")
-    return max(value, 1)
-
-
-def images(type_: str, shape: Shape) -> Shape:
-    if len(shape) != 4:
-        raise ConversionError(f"{type_} needs a blob of 4 axes, not {shape}")
-    return shape
-
-
-def multiple(what: str, extent: int, factor: int) -> int:
-    """extent / factor. Raises ConversionError where that is no whole number."""
-    if extent % factor:
-        raise ConversionError(f"{extent} {what} are no multiple of {factor}")
-    return extent // factor
 
 
 @layer("ShuffleChannel", "shuffle_channel_param")

@@ -1,0 +1,72 @@
+"""SSD's last layer in two, and ICNet's pyramid in one."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from caffe2flax.ops.detection import decode_boxes, detection_output
+from caffe2flax.ops.pooling import avg_pool
+from caffe2flax.ops.resize import resize_linear
+
+
+def decode_priors(
+    priors: Array,
+    offsets: Array,
+    *,
+    code_type: str = "CORNER",
+    variance_encoded_in_target: bool = False,
+) -> Array:
+    """Corners (1, 1, P, 4) of priors (1, 2, P * 4) moved by offsets (1, P * 4)."""
+    prior, variance = priors.reshape(2, 1, 1, -1, 4)
+    scale = jnp.ones_like(variance) if variance_encoded_in_target else variance
+    return decode_boxes(offsets.reshape(prior.shape), prior, scale, code_type)
+
+
+def sort_detections(
+    boxes: Array,
+    scores: Array,
+    *,
+    num_classes: int,
+    background_label: int = 0,
+    confidence_threshold: float = float(np.finfo(np.float32).min),
+    nms_threshold: float = 0.3,
+    eta: float = 1.0,
+    top_k: int | None = None,
+    keep_top_k: int | None = None,
+) -> Array:
+    """`detection_output` of boxes (1, 1, P, 4) that are decoded already."""
+    flat = boxes.reshape(1, -1)
+    return detection_output(
+        flat,
+        scores.reshape(1, -1),
+        jnp.zeros((1, 2, flat.shape[1]), flat.dtype),
+        num_classes=num_classes,
+        background_label=background_label,
+        variance_encoded_in_target=True,
+        confidence_threshold=confidence_threshold,
+        nms_threshold=nms_threshold,
+        eta=eta,
+        top_k=top_k,
+        keep_top_k=keep_top_k,
+    )
+
+
+def add_pyramid(
+    x: Array,
+    windows: tuple[tuple[int, int], ...],
+    strides: tuple[tuple[int, int], ...],
+) -> Array:
+    """x (N, H, W, C) plus its mean over windows, each enlarged with corners aligned.
+
+    The last window of an axis may hang over its end.
+    """
+    size = x.shape[1:3]
+    total = x
+    for window, stride in zip(windows, strides, strict=True):
+        over = tuple(
+            max(-(-(n - w) // s) * s + w - n, 0)
+            for n, w, s in zip(size, window, stride, strict=True)
+        )
+        pooled = avg_pool(x, window, stride, overhang=over)
+        total = total + resize_linear(pooled, size, align_corners=True)
+    return total

@@ -1,0 +1,42 @@
+"""Layer types that are known and not converted: why, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+FIELD = (
+    "a random field, which filters on a lattice in many dimensions; end the net at the "
+    "scores that go into it"
+)
+ROUNDED = (
+    "it rounds numbers to few bits, at places that were found in training and stand in "
+    "weight files alone; convert the net as it was before"
+)
+PLUGIN = "its code was not published with the net; give a plug-in that says it"
+FLOW = (
+    "it varies and shifts images by statistics of training, which is the caller's part"
+)
+
+REFUSED: Mapping[str, str] = {
+    "MultiStageMeanfield": FIELD,
+    "DenseCRF": FIELD,
+    "DomainTransform": "it filters along edges, one pixel after the other; "
+    "end the net at the scores that go into it",
+    "FixedNeuron": ROUNDED,
+    "ConvolutionFixed": ROUNDED,
+    "ConvolutionBNFixed": ROUNDED,
+    "DeconvolutionFixed": ROUNDED,
+    "DeconvolutionBNFixed": ROUNDED,
+    "InnerProductFixed": ROUNDED,
+    "DataAugmentation": FLOW,
+    "FlowAugmentation": FLOW,
+    "GenerateAugmentationParameters": FLOW,
+    "RPROI": "proposals and pooling in one plug-in of a closed library; put Proposal "
+    "and ROIPooling in its place",
+    "TRT": "an engine that was compiled for one card; convert the net it was made of",
+    "TOPK": PLUGIN,
+    "CropCenter": PLUGIN,
+    "Im2Windows": PLUGIN,
+    "Permutation": PLUGIN,
+}
+"""Types without a counterpart, each with a reason."""
