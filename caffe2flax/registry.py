@@ -211,6 +211,12 @@ class Layer(ABC):
         one."""
         return None
 
+    @property
+    def affine(self) -> Callable[[Sequence[Array]], tuple[Array, Array]] | None:
+        """Where the layer multiplies each channel (Caffe's axis 1) by a number and adds
+        one: what tells both (C), in float64, from its weight blobs."""
+        return None
+
     def trim(self, top: Array) -> Array:
         """A top without the rows that only fill up its fixed shape, for layers whose
         number of rows follows from the data."""
