@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.weights import check_filled
+from caffe2flax.errors import ConversionError
 from caffe2flax.ir import Graph
 from caffe2flax.layout import Shape
+from caffe2flax.limits import current
 from caffe2flax.npz import read_npz
 from caffe2flax.preparation import image_input, recipe
 
@@ -34,7 +36,14 @@ def read_arrays(inputs: Arrays | str | os.PathLike[str] | None) -> Arrays:
 
 def noise(graph: Graph, given: Arrays) -> dict[str, Array]:
     """`given`, and noise for the other inputs, the same at every call: normal, or what
-    the layers that read an input say that it may hold. Caffe's axis order, float32."""
+    the layers that read an input say that it may hold. Caffe's axis order, float32.
+    Raises ConversionError where the net is beyond the memory."""
+    limits = current()
+    # A float32 from the module and a float64 from the reference.
+    needed = 12 * sum(map(prod, graph.shapes.values()))
+    if needed > limits.memory_bytes:
+        text = f"the blobs, computed twice, take {needed} bytes"
+        raise ConversionError(limits.refusal("memory_bytes", text))
     readers = graph.readers()
     arrays: dict[str, Array] = dict(given)
     generator = np.random.default_rng(SEED)

@@ -31,7 +31,7 @@ class Limits:
 
     prototxt_bytes: int = _bound(2**25, "bytes of a prototxt")
     fields: int = _bound(
-        2**18, "fields and values of a net, as text or in a weights file"
+        2**17, "fields and values of a net, as text or in a weights file"
     )
     layers: int = _bound(2**16, "layers of a net or of a weights file")
     activation_bytes: int = _bound(2**40, "bytes of all blobs of a net together")

@@ -8,6 +8,7 @@ import inspect
 import linecache
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from math import prod
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from caffe2flax.codegen.sourcemap import PROBE, SourceMap, probed
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.ir import Graph, Value
+from caffe2flax.limits import current
 
 if TYPE_CHECKING:
     from caffe2flax.api import Conversion
@@ -95,6 +97,7 @@ def execute(
     inputs that the net lacks, that are missing, or that have another shape."""
     graph = conversion.graph
     _arguments(graph, inputs)  # refused before the module is made
+    _check_memory(graph)
     known = compiled(conversion)(inputs)
     given = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
     if list(blobs) == ["outputs"]:
@@ -102,6 +105,17 @@ def execute(
     if list(blobs) == ["all"]:
         return {**given, **known}
     return {name: known[name] if name in known else given[name] for name in blobs}
+
+
+def _check_memory(graph: Graph) -> None:
+    """Raises ConversionError where not even one layer's blobs find room."""
+    limits = current()
+    blobs = (dict.fromkeys((*node.inputs, *node.outputs)) for node in graph.nodes)
+    sizes = (sum(prod(graph.shapes[v]) for v in values) for values in blobs)
+    needed = 4 * max(sizes, default=0)
+    if needed > limits.memory_bytes:
+        text = f"the blobs of one layer take {needed} bytes"
+        raise ConversionError(limits.refusal("memory_bytes", text))
 
 
 Forward = Callable[[Mapping[str, Array]], dict[str, Array]]

@@ -415,8 +415,8 @@ def test_counts_have_a_limit(given_bytes: Callable[[bytes], Path]) -> None:
     with limited(layers=10):
         assert len(read(given_bytes(layer(GOOD) * 10)).layers) == 10
         assert "more layers, the limit is 10" in problem(given_bytes(layer() * 11))
-        assert read(given_bytes(layer(*[GOOD] * 160))).layers
-        assert "the limit is 10" in problem(given_bytes(layer(*[GOOD] * 161)))
+        assert read(given_bytes(layer(*[GOOD] * 40))).layers
+        assert "the limit is 10" in problem(given_bytes(layer(*[GOOD] * 41)))
 
 
 def test_notes_have_a_limit(given_bytes: Callable[[bytes], Path]) -> None:

@@ -22,7 +22,7 @@ from caffe2flax.limits import current
 
 Version = Literal["V0", "V1", "V2", "HDF5"]
 
-BLOBS_A_LAYER = 16
+BLOBS_A_LAYER = 4
 """Blobs that the limit of layers allows each of them, on average."""
 
 MAX_PROBLEMS = 50
@@ -198,6 +198,7 @@ class _Reader:
                     type = self.wire.text(found)
                 case 7, 2:
                     blobs.append(found)
+                    self.check_blobs(len(blobs), found.offset)
                 case ((145 | 146 | 147 | 148), 0):
                     math_fields += 1
                 case number, _:
@@ -226,6 +227,7 @@ class _Reader:
                                 type = self.wire.text(part)
                             case 50, 2:
                                 inner.append(part)
+                                self.check_blobs(len(inner), part.offset)
                             case number, _:
                                 self.strange("V0LayerParameter", number, V0_FIELDS)
                 case 4, 2:
@@ -234,6 +236,7 @@ class _Reader:
                     type = type or self.v1_type(found.value)
                 case 6, 2:
                     outer.append(found)
+                    self.check_blobs(len(outer), found.offset)
                 case number, _:
                     self.strange("V1LayerParameter", number, V1_FIELDS)
         return self.made(name, type, inner or outer, message.offset)
@@ -250,9 +253,7 @@ class _Reader:
     ) -> LayerBlobs:
         arrays: list[Array] = []
         self.blobs += len(blobs)
-        if self.blobs > self.limits.layers * BLOBS_A_LAYER:
-            text = self.limits.refusal("layers", "the file holds blobs for more layers")
-            raise self.wire.error(f"{text},", offset)
+        self.check_blobs(0, offset)
         for index, found in enumerate(blobs):
             what = f"layer {shown(name)} blob {index}"
             try:
@@ -264,6 +265,12 @@ class _Reader:
             if len(self.problems) >= MAX_PROBLEMS:
                 raise ConversionError(self.problems)
         return LayerBlobs(name, type, tuple(arrays), offset)
+
+    def check_blobs(self, more: int, offset: int) -> None:
+        """Raises ConversionError for more blobs than the layers can have."""
+        if self.blobs + more > self.limits.layers * BLOBS_A_LAYER:
+            text = self.limits.refusal("layers", "the file holds blobs for more layers")
+            raise self.wire.error(f"{text},", offset)
 
     def strange(self, message: str, number: int, known: set[int]) -> None:
         if number not in known:

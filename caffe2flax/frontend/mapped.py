@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -90,13 +91,19 @@ class Mapped(mmap.mmap):
             assert step == 1, "bytes are read as they stand"
             if start <= first and last <= start + len(held):
                 return held[first - start : last - start]
-            return self.bytes_at(first, last) if first < last else b""
+            if last - first > BLOCK:
+                return self.bytes_at(first, last)
+            return self._block(first)[: max(0, last - first)]
         if not start <= key < start + len(held):
             if not 0 <= key < len(self):
                 raise IndexError(key)
-            start, held = key, self.bytes_at(key, min(key + BLOCK, len(self)))
-            self._held = start, held
+            return self._block(key)[0]
         return held[key - start]
+
+    def _block(self, start: int) -> bytes:
+        held = self.bytes_at(start, min(start + BLOCK, len(self)))
+        self._held = start, held
+        return held
 
 
 def _state(descriptor: int) -> tuple[int, int]:
@@ -123,6 +130,23 @@ def loaded(array: Array) -> Array:
     copy = np.empty(array.shape, array.dtype)
     transfer(copy, array, mapped)
     return copy
+
+
+def blocks(array: Array, count: int) -> Iterator[Array]:
+    """The values of `array` in C order, `count` at a time, each block to be done with
+    before the next. Raises ConversionError where their file was cut."""
+    flat = array.reshape(-1)
+    mapped = mapping_of(array)
+    if mapped is None or not flat.flags.c_contiguous:
+        for i in range(0, flat.size, count):
+            yield loaded(flat[i : i + count])
+        return
+    buffer = np.empty(min(count, flat.size), flat.dtype)
+    offset = flat.__array_interface__["data"][0] - mapped.origin
+    for i in range(0, flat.size, count):
+        block = buffer[: flat.size - i]
+        mapped.read_into(block.data.cast("B"), offset + i * flat.itemsize)
+        yield block
 
 
 def transfer(target: Array, source: Array, mapped: Mapped) -> None:

@@ -97,13 +97,12 @@ class Wire:
 
         Raises ConversionError where it runs past `end` or is longer than ten bytes.
         """
-        data = self.data
         value = shift = 0
-        for at in range(start, min(end, start + MAX_VARINT)):
-            byte = data[at]
+        data = self.data[start : min(end, start + MAX_VARINT)]
+        for behind, byte in enumerate(data, start + 1):
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                return value & (2**64 - 1), at + 1
+                return value & (2**64 - 1), behind
             shift += 7
         if end - start >= MAX_VARINT:
             raise self.error("varint of more than 10 bytes", start)
