@@ -8,7 +8,7 @@ every Winograd convolution takes about a second to compile.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -113,14 +113,27 @@ def prepare(graph: Graph) -> Graph:
     """
     graph = join(graph, absorbed, tied=False)
     uses = Counter(weight for node in graph.nodes for weight in node.weights)
-    return replace(
-        graph,
-        nodes=tuple(
-            replace(node, layer=_tiled(node, graph))
-            if all(uses[weight] == 1 for weight in node.weights)
-            else node
-            for node in graph.nodes
-        ),
+    nodes = tuple(
+        replace(node, layer=_tiled(node, graph))
+        if all(uses[weight] == 1 for weight in node.weights)
+        else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=nodes, remarks=tuple(_remarks(nodes)))
+
+
+def _remarks(nodes: Sequence[Node]) -> Iterator[str]:
+    """What the form gave up."""
+    prepared = [n.layer for n in nodes if isinstance(n.layer, PreparedConvolution)]
+    if not prepared:
+        return
+    folded = sum(len(n.layers) - 1 for n in nodes if n.layer in prepared)
+    tiled = sum(layer.tile > 0 for layer in prepared)
+    yield (
+        "For inference alone, within 2e-5 of what convert writes without --optimize: "
+        f"layers that are in the convolutions before them: {folded}; kernels in the "
+        f"form of Winograd's algorithm: {tiled}, each up to a second more to compile. "
+        "Their weights are no longer Caffe's, and not for fine-tuning."
     )
 
 
