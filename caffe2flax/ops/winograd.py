@@ -49,7 +49,7 @@ class WinogradConv(nnx.Module):
         def tiled(x: Array) -> Array:
             x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
             inputs = jnp.split(x, self.groups, axis=-1)
-            conv = functools.partial(winograd_conv, window=self.window)
+            conv = functools.partial(winograd, window=self.window)
             return jnp.concatenate(list(map(conv, inputs, filters)), axis=-1)
 
         def native(x: Array) -> Array:
@@ -68,10 +68,10 @@ class WinogradConv(nnx.Module):
             y = native(x)
         else:
             y = lax.platform_dependent(x, cpu=tiled, default=native)
-        return y + self.bias[...].astype(dtype)
+        return y + self.bias[...].astype(dtype).reshape(1, 1, 1, -1)
 
 
-def winograd_conv(x: Array, kernel: Array, window: int) -> Array:
+def winograd(x: Array, kernel: Array, window: int) -> Array:
     """The convolution of x (N, H, W, C), padded, with a prepared kernel (tile, tile, C,
     out)."""
     tile, _, channels, out = kernel.shape

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from caffe2flax.errors import ConversionError
 from caffe2flax.ir import Graph, Node
 from caffe2flax.layers.convolution import Convolution
 from caffe2flax.layout import Shape
@@ -78,7 +79,13 @@ class PreparedConvolution(Convolution):
         kernel, bias = blobs[0], blobs[1] if self.bias else None
         if self.behind is not None:
             assert self.behind.affine is not None
-            scale, shift = self.behind.affine(blobs[1 + self.bias :])
+            with np.errstate(invalid="ignore", divide="ignore"):
+                scale, shift = self.behind.affine(blobs[1 + self.bias :])
+            if not np.isfinite(scale).all():
+                raise ConversionError(
+                    f"the factors of a {self.behind.type} are not finite: convert "
+                    "without optimize"
+                )
             wide = kernel.astype(np.float64)
             kernel = wide * scale.reshape(-1, *(1,) * (kernel.ndim - 1))
             bias = shift if bias is None else bias * scale + shift
