@@ -17,7 +17,7 @@ from caffe2flax.build import build
 from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
-from caffe2flax.codegen.names import Namespace
+from caffe2flax.codegen.names import Namespace, module_stem
 from caffe2flax.codegen.places import Places
 from caffe2flax.codegen.preprocess import NAME
 from caffe2flax.codegen.safetensors import Progress
@@ -96,12 +96,13 @@ class Conversion:
         force: bool = False,
         progress: Progress | None = None,
     ) -> tuple[Path, ...]:
-        """Writes `<name in lower case>.py` and, with weights, `.safetensors` beside it.
+        """Writes `<name in lower case>.py` and, with weights, `.safetensors` beside it;
+        `<name>_net` where Python or JAX has a module of that name.
 
         Both appear whole or not at all. FileExistsError where one exists already and
         `force` is not given; OSError where the folder cannot be written.
         """
-        stem = self.name.lower()
+        stem = module_stem(self.name)
         return write_files(
             Path(directory), stem, self.source, self.weights, force, progress
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.format import format_source
+from caffe2flax.codegen.names import module_stem
 from caffe2flax.errors import ConversionError
 from caffe2flax.registry import literal
 from caffe2flax.showing import AGAINST
@@ -75,7 +76,7 @@ def parity_test(report: Report, target: Path) -> tuple[str, Mapping[str, Array]]
     for i, value in enumerate(graph.outputs):
         array = report.outputs[value.blob]
         arrays[f"output_{i}"] = _moved(array, graph.layouts[value].axes)
-    stem = conversion.name.lower()
+    stem = module_stem(conversion.name)
     pretrained = "def from_pretrained" in conversion.source
     result = "found[0]" if graph.taps else "found"
     single = f"{{OUTPUTS[0]: {result}}}" if len(graph.outputs) == 1 else result

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from caffe2flax.codegen.names import module_stem
 from caffe2flax.codegen.sourcemap import Lines, SourceMap
 from caffe2flax.errors import ConversionError, Span, closest
 from caffe2flax.ir import Graph, Node
@@ -184,7 +185,7 @@ class _Atlas:
         for role, found, cls in roles:
             if found is not None:
                 text = "\n".join(self.module[found.first - 1 : found.last])
-                file = f"{main.lower()}.py"
+                file = f"{module_stem(main)}.py"
                 yield Passage(role, file, found.first, found.last, text, cls)
 
 

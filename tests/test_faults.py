@@ -428,7 +428,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
-        for kill in range(26):
+        for kill in range(16):
             seed = kill % 2 + 1
             argv = ["convert", str(NET), str(tmp_path / f"{seed}.caffemodel")]
             argv += ["-o", str(out), "--force", "--name", "Net", "--mean", str(seed)]

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from functools import cache
+from textwrap import wrap
+
+
+def paragraph(text: str, width: int) -> str:
+    """`text` in lines of `width`; words are not cut, as an escape may be in one."""
+    return "\n".join(wrap(text, width, break_long_words=False))
 
 
 @cache

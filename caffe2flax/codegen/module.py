@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from textwrap import wrap
 
 from caffe2flax.codegen.blocks import factor
 from caffe2flax.codegen.body import WIDTH, Body
+from caffe2flax.codegen.format import paragraph
 from caffe2flax.codegen.library import library, loaded_names
 from caffe2flax.codegen.methods import stepping, total_loss
 from caffe2flax.codegen.names import Namespace, identifier
@@ -110,7 +110,7 @@ def _dynamic(graph: Graph) -> str:
         f"Not for jax.jit: how many items pass {layers}, the data decides; the shapes "
         "behind it are those with all items."
     )
-    return "\n".join(wrap(text, WIDTH))
+    return paragraph(text, WIDTH)
 
 
 def _preparation(graph: Graph) -> Iterable[str]:
@@ -120,7 +120,7 @@ def _preparation(graph: Graph) -> Iterable[str]:
         steps = transform.describe(graph.phase) if transform else ""
         if steps:
             text = f"{identifier(blob)} is prepared as Caffe does: {_quoted(steps)}."
-            yield "\n".join(wrap(text, WIDTH))
+            yield paragraph(text, WIDTH)
 
 
 def _class(name: str, body: Body) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
+import sys
 from collections.abc import Iterable
 
 LONGEST = 60
@@ -67,6 +68,48 @@ NNX_ATTRIBUTES = frozenset(
 """Attributes that an nnx.Module has, or that the generated class adds."""
 
 
+UNITTEST = frozenset(
+    [
+        "assert_",
+        "assertAlmostEquals",
+        "assertEquals",
+        "assertItemsEqual",
+        "assertNotAlmostEquals",
+        "assertNotEquals",
+        "assertNotRegexpMatches",
+        "assertRaisesRegexp",
+        "assertRegexpMatches",
+        "failIf",
+        "failIfAlmostEqual",
+        "failIfEqual",
+        "failUnless",
+        "failUnlessAlmostEqual",
+        "failUnlessEqual",
+        "failUnlessRaises",
+    ]
+)
+"""Methods that ruff knows as outdated, whatever object has them."""
+
+OTHER_MODULES = frozenset(
+    [
+        "caffe2flax",
+        "conftest",
+        "flax",
+        "jax",
+        "jaxlib",
+        "ml_dtypes",
+        "numpy",
+        "optax",
+        "safetensors",
+        "scipy",
+        "setup",
+        "sitecustomize",
+        "usercustomize",
+    ]
+)
+"""Modules besides Python's own that a file beside a script would stand before."""
+
+
 def identifier(name: str) -> str:
     """The first part of the rule: what `name` becomes where nothing stands against
     it."""
@@ -74,6 +117,14 @@ def identifier(name: str) -> str:
     if word[:1].isdigit():
         word = f"n{word}"[:LONGEST]
     return word or "unnamed"
+
+
+def module_stem(name: str) -> str:
+    """The name of the files of the class `name`: in lower case, and none that Python or
+    a tool would take for another module of that name."""
+    stem = name.lower()
+    taken = stem in sys.stdlib_module_names or stem in OTHER_MODULES
+    return f"{stem}_net" if taken else stem
 
 
 class Namespace:
@@ -108,4 +159,4 @@ class Namespace:
 
 def layer_names() -> Namespace:
     """For the attributes of a module."""
-    return Namespace(NNX_ATTRIBUTES)
+    return Namespace(NNX_ATTRIBUTES | UNITTEST)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from textwrap import wrap
 
+from caffe2flax.codegen.format import paragraph
 from caffe2flax.codegen.names import identifier
 from caffe2flax.ir import Graph, Value
 from caffe2flax.registry import literal
@@ -68,7 +68,7 @@ def _function(name: str, graph: Graph, value: Value, transform: Transform) -> st
         steps += _crop(transform.crop_size, axes)
     if graph.phase != "TEST" and (transform.crop_size or transform.mirror):
         more.append("Random crops and mirror images are the caller's.")
-    doc = "\n\n".join("\n".join(wrap(text, WIDTH)) for text in (about, *more))
+    doc = "\n\n".join(paragraph(text, WIDTH) for text in (about, *more))
     steps[-1] = f"return {steps[-1].partition(' = ')[2]}"
     lines = [f'"""{doc}{chr(10) if more else ""}"""', *steps]
     body = "\n".join(lines).replace("\n", "\n    ").replace("\n    \n", "\n\n")

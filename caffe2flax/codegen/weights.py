@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from math import prod
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.copying import in_order
+from caffe2flax.codegen.finite import odd_numbers
 from caffe2flax.codegen.module import Module
-from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
 from caffe2flax.frontend.mapped import loaded
 from caffe2flax.ir import Graph, Node, Weight
@@ -30,7 +31,9 @@ def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str
     user.
 
     As in Caffe a layer is found by its name; blobs that no file holds keep their
-    filler's values. Raises ConversionError for every layer whose blobs do not fit.
+    filler's values. Raises ConversionError for every layer whose blobs do not fit, and
+    in TEST phase for every layer that has neither weights nor fillers of its own: of
+    a file that was cut between two layers, the rest is missing.
     """
     blobs: Blobs = {}
     problems: list[Problem] = []
@@ -45,14 +48,32 @@ def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str
             problems += _lay(blobs, slots, layer, Span(file.path))
     if problems:
         raise ConversionError(problems)
-    missing: dict[tuple[int, int], Weight] = {}
-    for weight in (weight for node in graph.nodes for weight in node.weights):
-        if (weight.owner, weight.index) not in blobs:
-            missing.setdefault((weight.owner, weight.index), weight)
-    check_filled(missing.values())
-    blobs |= {key: initial(weight) for key, weight in missing.items()}
-    unfilled = dict.fromkeys(weight.layer for weight in missing.values())
-    return blobs, tuple(_notes(graph, foreign, unfilled))
+    every = dict.fromkeys(weight for node in graph.nodes for weight in node.weights)
+    held = {w: blobs[w.owner, w.index] for w in every if (w.owner, w.index) in blobs}
+    missing = [weight for weight in every if weight not in held]
+    _check_missing(graph, {weight.layer for weight in held}, foreign)
+    check_filled(missing)
+    blobs |= {(weight.owner, weight.index): initial(weight) for weight in missing}
+    unfilled = dict.fromkeys(weight.layer for weight in missing)
+    return blobs, (*_notes(graph, foreign, unfilled), *odd_numbers(held))
+
+
+def _check_missing(graph: Graph, held: Set[str], foreign: Iterable[str]) -> None:
+    """Raises ConversionError for layers that nothing fills."""
+    problems: list[Problem] = []
+    told: set[str] = set()
+    for node in graph.nodes if graph.phase == "TEST" else ():
+        layers = {weight.layer for weight in node.weights}
+        given = any(weight.filler.given for weight in node.weights)
+        if given or not layers or layers & (held | told):
+            continue
+        told |= layers
+        text = f"layer {node.weights[0].layer!r} has no weights in the file"
+        hint = closest(node.weights[0].layer, foreign, problems)
+        text += f"{hint}; a weight_filler lets it start from that, as Caffe would"
+        problems.append(Problem(text, node.span))
+    if problems:
+        raise ConversionError(problems)
 
 
 def _lay(
@@ -92,7 +113,10 @@ def check_filled(weights: Iterable[Weight]) -> None:
 
 
 def as_float32(blob: Array) -> Array:
-    return blob if blob.dtype == np.float32 else loaded(blob).astype(np.float32)
+    if blob.dtype == np.float32:
+        return blob
+    with np.errstate(over="ignore"):  # told by `odd_numbers`
+        return loaded(blob).astype(np.float32)
 
 
 def initial(weight: Weight) -> Array:
