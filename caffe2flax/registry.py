@@ -211,6 +211,22 @@ class Layer(ABC):
         one."""
         return None
 
+    def absorb(self, following: Layer) -> Layer | None:
+        """As `fold`, for a module that is only run: its weights may be others than
+        Caffe's."""
+        return None
+
+    def prepare(self, *inputs: Shape) -> Layer:
+        """The layer for a module that is only run, its weights in the form that is
+        fastest for these bottoms."""
+        return self
+
+    @property
+    def gives_up(self) -> tuple[int, int]:
+        """Of a prepared layer: whether it has done so with `absorb`, and with
+        `prepare`."""
+        return 0, 0
+
     @property
     def affine(self) -> Callable[[Sequence[Array]], tuple[Array, Array]] | None:
         """Where the layer multiplies each channel (Caffe's axis 1) by a number and adds

@@ -15,8 +15,8 @@ from jax import lax
 
 import caffe2flax
 from caffe2flax.errors import ConversionError
+from caffe2flax.layers._prepared import POINTS, transformed
 from caffe2flax.ops.winograd import WinogradConv, winograd_matrices
-from caffe2flax.passes.inference import POINTS, transformed
 from tests.golden import distance
 from tests.smallnets import expected, net, numbers, save
 

@@ -55,7 +55,7 @@ def emit(
     body = Body(factored.graph, initialise)
     classes = GAP.join((*factored.classes, _class(name, body)))
     docstring = f"{name}, converted from {_quoted(origin)} by caffe2flax {version}."
-    remarks = ("\n".join(wrap(text, WIDTH)) for text in graph.remarks)
+    remarks = (paragraph(text, WIDTH) for text in graph.remarks)
     paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph), *remarks]
     if any(paragraphs):
         docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"

@@ -21,6 +21,7 @@ from caffe2flax.layers._fields import (
     output_counts,
 )
 from caffe2flax.layers._placing import shrinking
+from caffe2flax.layers._prepared import Prepared, tile_for
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import (
     Padding,
@@ -118,6 +119,14 @@ class Convolution(Layer):
 
     def with_padding(self, padding: Padding) -> Convolution:
         return replace(self, padding=padding)
+
+    def absorb(self, following: Layer) -> Layer | None:
+        usual = following.affine is not None and self.sliding.axis == 1
+        return Prepared(self, following) if usual else None
+
+    def prepare(self, *inputs: Shape) -> Layer:
+        tile = tile_for(self, *inputs)
+        return Prepared(self, tile=tile) if tile else self
 
     def layouts(self, *inputs: Operand) -> Layouts:
         shape = inputs[0].shape
