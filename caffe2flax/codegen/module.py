@@ -211,7 +211,7 @@ def _from_pretrained(options: tuple[Option, ...], typed: bool) -> list[str]:
     fresh."""
     given = ["**options"] if options or typed else []
     extra = ", **options: Any" if given else ""
-    make = f"cls({', '.join([*given, 'rngs=nnx.Rngs(0)'])})"
+    make = f"cls({', '.join([*given, 'rngs=unseeded()'])})"
     path = 'path or Path(__file__).with_suffix(".safetensors")'
     doc = "The network in eval mode, weights from `path` or beside this file."
     head = next((option for option in options if option.head), None)

@@ -51,7 +51,8 @@ def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str
     every = dict.fromkeys(weight for node in graph.nodes for weight in node.weights)
     held = {w: blobs[w.owner, w.index] for w in every if (w.owner, w.index) in blobs}
     missing = [weight for weight in every if weight not in held]
-    _check_missing(graph, {weight.layer for weight in held}, foreign)
+    if files:
+        _check_missing(graph, {weight.layer for weight in held}, foreign)
     check_filled(missing)
     blobs |= {(weight.owner, weight.index): initial(weight) for weight in missing}
     unfilled = dict.fromkeys(weight.layer for weight in missing)
