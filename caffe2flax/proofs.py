@@ -155,6 +155,7 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            gc.freeze()  # what there is would be looked through once more, for nothing
             gc.enable()
 
 

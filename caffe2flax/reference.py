@@ -40,13 +40,9 @@ def evaluate_node(
     node: Node, blobs: Mapping[tuple[int, int], Array], values: Mapping[Value, Array]
 ) -> dict[Value, Array]:
     """What one node makes of `values`."""
-    weights = [
-        np.asarray(
-            loaded(blobs[w.owner, w.index]),
-            None if node.layer.converts_weights else np.float64,
-        ).reshape(w.shape)
-        for w in node.weights
-    ]
+    weights = [blobs[w.owner, w.index].reshape(w.shape) for w in node.weights]
+    if not node.layer.converts_weights:
+        weights = [np.asarray(loaded(blob), np.float64) for blob in weights]
     made = node.layer.reference(weights, *(values[v] for v in node.inputs))
     outputs = made if isinstance(made, tuple) else (made,)
     return dict(zip(node.outputs, outputs, strict=True))

@@ -135,8 +135,9 @@ class Layer(ABC):
     in_place: ClassVar[bool] = True
     """Whether Caffe computes the same when a top is its bottom."""
     converts_weights: ClassVar[bool] = False
-    """Whether `reference` brings weights to float64 itself, a piece at a time: for
-    weights so large that most of the time would go into memory."""
+    """Whether `reference` reads weights from their file itself, and brings them to
+    float64, a piece at a time: for weights so large that most of the time would go into
+    memory."""
     default_loss: ClassVar[float] = 0.0
     """Caffe's loss_weight for the first top where none is given."""
 

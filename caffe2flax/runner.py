@@ -37,10 +37,24 @@ def instantiate(conversion: Conversion, cls: Any = None) -> Any:
     if conversion.weights is None:
         model = cls(rngs=nnx.Rngs(0))
     else:
-        model = nnx.eval_shape(lambda: cls(rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: cls(rngs=_unchanging()))
         nnx.update(model, nnx.from_flat_state(_leaves(model, conversion.weights)))
     model.eval()
     return model
+
+
+def _unchanging() -> Any:
+    """Rngs that give the same key at every call: for a module of which only shapes are
+    wanted, where a key of its own for each variable takes most of the time."""
+    from flax import nnx
+
+    class Unchanging(nnx.RngStream):
+        def __call__(self) -> Any:
+            return self.key[...]
+
+    rngs = nnx.Rngs()
+    vars(rngs)["default"] = Unchanging(0, tag="default")
+    return rngs
 
 
 def _leaves(model: Any, weights: Mapping[str, Array]) -> list[tuple[Any, Any]]:

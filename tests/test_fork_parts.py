@@ -164,3 +164,13 @@ REFUSED = [
 def test_refusals(type_: str, text: str, shapes: list, message: str) -> None:
     with pytest.raises(caffe2flax.ConversionError, match=message):
         caffe2flax.convert(single(type_, text, *shapes))
+
+
+@pytest.mark.parametrize("type_", ["Gather", "Scatter"])
+def test_one_process_has_the_whole_batch(type_: str) -> None:
+    x, label = normal(2, 3, 4, 5), normal(2)
+    net = single(type_, "", x.shape, label.shape, tops="a b")
+    check(net, {"x0": x, "x1": label}, {"a": x, "b": label})
+    check(single(type_, "", x.shape), {"x0": x}, {"out": x})
+    with pytest.raises(caffe2flax.ConversionError, match="as many tops as bottoms"):
+        caffe2flax.convert(single(type_, "", x.shape, label.shape))

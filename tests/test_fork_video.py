@@ -26,6 +26,23 @@ def test_convolution(tmp_path: Path, newer: bool) -> None:
     check(net, {"x0": x}, {"out": expected}, file)
 
 
+@pytest.mark.parametrize("type_", ["Deconvolution3D", "DECONVOLUTION3D"])
+def test_deconvolution(tmp_path: Path, type_: str) -> None:
+    x, weight, bias = normal(2, 2, 3, 4, 5), normal(2, 3, 4, 2, 2), normal(3)
+    text = (
+        "num_output: 3 kernel_size: 2 kernel_depth: 4 temporal_stride: 2 "
+        "temporal_pad: 1 stride: 2"
+    )
+    wide = np.zeros((2, 3, 8, 8, 10))
+    for c, i, j, k in np.ndindex(2, 3, 4, 5):
+        window = np.s_[:, :, 2 * i : 2 * i + 4, 2 * j : 2 * j + 2, 2 * k : 2 * k + 2]
+        wide[window] += x[:, c, i, j, k][:, None, None, None, None] * weight[c]
+    expected = wide[:, :, 1:-1] + bias[:, None, None, None]
+    file = weights_file(tmp_path / "net.caffemodel", {"l": [weight, bias]})
+    net = single(type_, f"convolution_param {{ {text} }}", x.shape)
+    check(net, {"x0": x}, {"out": expected}, file)
+
+
 POOLED = {
     "max": ("kernel_size: 2 kernel_depth: 1 stride: 2", 2, 1, 2, 1, 0, (5, 3, 4)),
     "max_of_frames": (
@@ -77,9 +94,43 @@ def test_the_older_format() -> None:
     assert shapes == {"data": (2, 3, 8, 16, 16), "label": (2,), "pool": (2, 4, 3, 8, 8)}
 
 
+def test_frames_with_a_truth_for_each_voxel() -> None:
+    net = """
+layers { name: "data" type: VIDEO_WITH_VOXEL_TRUTH_DATA top: "data" top: "truth"
+  image_data_param { batch_size: 2 crop_size: 8 num_truth_channels: 2 } }
+layers { name: "conv" type: CONVOLUTION3D bottom: "data" top: "conv"
+  convolution_param { num_output: 2 kernel_size: 1 kernel_depth: 1 } }
+layers { name: "loss" type: EUCLIDEAN_LOSS bottom: "conv" bottom: "truth" top: "loss" }
+"""
+    graph = caffe2flax.convert(net).graph
+    assert [graph.shapes[v] for v in graph.arguments] == [(2, 3, 16, 8, 8)]
+
+
+def test_windows_over_three_axes_stand_below_no_image() -> None:
+    """Crop asks where windows lie in an image, and is not misled by others."""
+    net = single(
+        "Convolution",
+        "convolution_param { num_output: 2 kernel_size: [1, 3, 3] }",
+        (1, 2, 4, 6, 6),
+    )
+    graph = caffe2flax.convert(net).graph
+    assert [graph.shapes[v] for v in graph.outputs] == [(1, 2, 4, 4, 4)]
+
+
 @pytest.mark.parametrize(
     ("type_", "text", "message"),
     [
+        (
+            "Deconvolution3D",
+            "convolution_param { num_output: 2 kernel_size: 1 kernel_depth: 1 }",
+            "5 axes",
+        ),
+        (
+            "Deconvolution3D",
+            "convolution_param { num_output: 2 kernel_size: 1 kernel_depth: 1 "
+            "filter_group: 2 }",
+            "nothing certain with filter_group",
+        ),
         ("Convolution3D", "convolution3d_param { num_output: 2 }", "needs kernel_size"),
         (
             "Pooling3D",

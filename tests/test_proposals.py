@@ -352,3 +352,25 @@ def test_training_targets_are_left_out_at_test() -> None:
     graph = caffe2flax.convert(TRAINING, input_shapes={"data": (1, 3, 64, 96)}).graph
     assert [v.blob for v in graph.arguments] == ["data", "im_info"]
     assert {v.blob for v in graph.outputs} == {"rpn_rois"}
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_numbers_that_tell_the_size_of_an_image(own: bool) -> None:
+    """Three of them, or four where a layer asks for a scale of each axis."""
+    text = TRAINING
+    if own:
+        start = text.index('layer { name: "proposal"')
+        end = text.index('layer { name: "roi-data"')
+        text = (
+            text[:start]
+            + """layer { name: "proposal" type: "Proposal" bottom: "rpn_cls_score"
+  bottom: "rpn_bbox_pred" bottom: "im_info" top: "rpn_rois"
+  proposal_param { feat_stride: 8 ratio: 1 scale: 2 } }
+"""
+            + text[end:]
+        )
+    graph = caffe2flax.convert(text).graph
+    shapes = {v.blob: graph.shapes[v] for v in graph.arguments}
+    assert shapes["im_info"] == (1, 4 if own else 3)
+    told = caffe2flax.convert(text, input_shapes={"im_info": (1, 4)}).graph
+    assert {v.blob: told.shapes[v] for v in told.arguments}["im_info"] == (1, 4)

@@ -19,7 +19,7 @@ import pytest
 import caffe2flax
 from caffe2flax.api import _convert
 from caffe2flax.cli import main
-from caffe2flax.comparison import difference
+from caffe2flax.comparison import BLOCK, difference
 from caffe2flax.feeding import noise
 from caffe2flax.npz import write_npz
 from caffe2flax.oracles import Task, reference
@@ -241,6 +241,18 @@ def test_a_small_fault_upstream_is_found() -> None:
 )
 def test_difference(ours: Any, expected: Any, far: tuple[float, float]) -> None:
     assert difference(np.array(ours), np.array(expected)) == pytest.approx(far)
+
+
+@pytest.mark.parametrize("odd", [1.0, np.nan, np.inf], ids=str)
+def test_difference_in_blocks(odd: float) -> None:
+    expected = np.zeros((3, BLOCK), np.float64)
+    expected[2, -1] = -4
+    ours = expected.astype(np.float32)
+    ours[1, 7] = odd
+    far = 0.25 if odd == 1 else np.inf
+    assert difference(ours.T, expected.T) == (far, far / expected.size)
+    expected[1, 7] = odd
+    assert difference(ours, expected) == (0, 0)
 
 
 class FakeBlob:

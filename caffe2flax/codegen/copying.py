@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,18 @@ def in_order(array: Array) -> Array:
     """`array` itself where it is contiguous and in memory, else such a copy."""
     if array.flags.c_contiguous and mapping_of(array) is None:
         return array
-    made = np.empty(array.shape, array.dtype)
+    made = _empty(array)
     copy_blocked(made, array)
     return made
+
+
+def _empty(like: Array) -> Array:
+    """Room at the start of a page, where JAX takes an array as it is instead of copying
+    it; not in huge pages, for which the system may have to clear up first."""
+    if not like.nbytes:
+        return np.empty(like.shape, like.dtype)
+    room = mmap.mmap(-1, like.nbytes)
+    return np.frombuffer(room, like.dtype).reshape(like.shape)
 
 
 def copy_blocked(target: Array, source: Array) -> None:

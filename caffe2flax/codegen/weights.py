@@ -217,6 +217,9 @@ class Variables(Mapping[str, Array]):
         for file in self._files:
             file.check()
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._nodes  # which Mapping would read the weights for
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._nodes)
 

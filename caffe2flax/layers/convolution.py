@@ -46,8 +46,9 @@ from caffe2flax.registry import (
 )
 from caffe2flax.registry import layer as register
 
-MATRIX = 2**24
-"""Numbers in a matrix of the reference: 128 MB."""
+MATRIX = 2**19
+"""Numbers in a matrix of the reference: 4 MB, which memory is found for again and
+again, and much of which stays in the cache."""
 
 
 @register("Convolution", "convolution_param")
@@ -197,8 +198,8 @@ class Convolution(Layer):
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _convolve(self, blobs: Sequence[Array], x: Array) -> Array:
-        """One product of matrices for as many positions of the kernel as MATRIX
-        holds."""
+        """Products of matrices, for as many rows of the top, and then positions of the
+        kernel, as MATRIX holds."""
         axis = self.sliding.channel_axis(x.shape)
         (shape,) = self.infer(x.shape)
         spatial = self.sliding.windows(x.shape)
@@ -207,26 +208,38 @@ class Convolution(Layer):
         padded = np.pad(
             x.reshape(-1, channels, *x.shape[axis + 1 :]), [(0, 0)] * 2 + pads
         )
-        count, each = prod(sizes), channels // self.group
+        count, each = len(padded), channels // self.group
         weight = blobs[0].reshape(self.group, -1, each, prod(blobs[0].shape[2:]))
-        total = np.zeros((len(padded), self.group, weight.shape[1], count))
+        total = np.empty((count, self.num_output, *sizes))
         positions = list(product(*(range(w.kernel) for w in spatial)))
-        most = max(1, MATRIX // (len(padded) * channels * count))
-        for first in range(0, len(positions), most):
+        line = max(1, count * channels * prod(sizes[1:]))
+        rows = max(1, MATRIX // (line * len(positions)))
+        most = max(1, MATRIX // (line * rows))
+        for top, first in product(
+            range(0, sizes[0], rows), range(0, len(positions), most)
+        ):
+            some = (min(rows, sizes[0] - top), *sizes[1:])
             chunk = positions[first : first + most]
-            columns = np.empty((len(padded), channels, len(chunk), *sizes))
+            columns = np.empty((count, channels, len(chunk), *some))
             for i, taps in enumerate(chunk):
-                at = (tap * w.dilation for tap, w in zip(taps, spatial, strict=True))
+                at = [tap * w.dilation for tap, w in zip(taps, spatial, strict=True)]
+                at[0] += top * spatial[0].stride
                 cut = tuple(
                     slice(start, start + (size - 1) * w.stride + 1, w.stride)
-                    for start, size, w in zip(at, sizes, spatial, strict=True)
+                    for start, size, w in zip(at, some, spatial, strict=True)
                 )
                 columns[:, :, i] = padded[(slice(None), slice(None), *cut)]
-            rows = columns.reshape(len(padded), self.group, each * len(chunk), count)
             part = weight[..., first : first + most]
-            total += part.reshape(*part.shape[:2], -1) @ rows
+            made = part.reshape(*part.shape[:2], -1) @ columns.reshape(
+                count, self.group, each * len(chunk), prod(some)
+            )
+            made = made.reshape(count, self.num_output, *some)
+            if first == 0:
+                total[:, :, top : top + rows] = made
+            else:
+                total[:, :, top : top + rows] += made
         if self.bias:
-            total += blobs[1].reshape(self.group, -1, 1)
+            total += blobs[1].reshape(-1, *(1,) * len(sizes))
         return total.reshape(*batch, self.num_output, *sizes)
 
 

@@ -1,12 +1,12 @@
-"""Deconvolution and Im2col: a convolution's gradient, and its windows laid out."""
+"""Deconvolution, of images and of frames: a convolution's gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -16,21 +16,17 @@ from caffe2flax.layers._fields import (
     filler,
     initialisers,
     kernel_axes,
+    older_or_own,
     one_shape,
     output_counts,
 )
 from caffe2flax.layers._placing import growing
 from caffe2flax.layers.fillers import Filler
-from caffe2flax.layers.window import (
-    Padding,
-    caption,
-    conv_output,
-    deconv_output,
-    reconcile,
-)
+from caffe2flax.layers.window import caption, deconv_output
 from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import (
+    Arity,
     Array,
     Blob,
     Layer,
@@ -53,8 +49,8 @@ DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 class Deconvolution(Layer):
     """y[o, stride * i + dilation * k - pad] = b[o] + sum of w[c, o, k] * x[c, i]."""
 
-    bottoms = (1, None)
-    tops = (1, None)
+    bottoms: ClassVar[Arity] = (1, None)
+    tops: ClassVar[Arity] = (1, None)
     in_place = False
 
     num_output: int
@@ -106,7 +102,7 @@ class Deconvolution(Layer):
         windows = self.sliding.windows(inputs[0])
         return f"{self.num_output}, {caption(windows)}{group}"
 
-    def placing(self) -> Placing:
+    def placing(self) -> Placing | None:
         return growing(self.sliding.windows((1,) * 4))
 
     def layouts(self, *inputs: Operand) -> Layouts:
@@ -211,77 +207,41 @@ class Deconvolution(Layer):
         return top.reshape(shape)
 
 
-@layer("Im2col", "convolution_param")
-@dataclass(frozen=True, slots=True)
-class Im2col(Layer):
-    """y[(c, k), i] = x[c, stride * i + dilation * k - pad]."""
+@layer("DECONVOLUTION3D", "convolution_param")
+@layer("Deconvolution3D", "convolution3d_param", "convolution_param")
+class Deconvolution3D(Deconvolution):
+    """y[o, stride * i + k - pad] = b[o] + sum of w[c, o, k] * x[c, i], of frames."""
 
-    in_place = False
+    __slots__ = ()
 
-    sliding: Sliding
-    padding: Padding | None = None
+    bottoms = 1
+    tops = 1
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        params.ignore("num_output", "bias_term", "group")
-        params.ignore("weight_filler", "bias_filler")
-        return cls(Sliding.parse(params))
-
-    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        (shape,) = inputs
-        axis = self.sliding.channel_axis(shape)
-        spatial = self.sliding.windows(shape)
-        if not spatial:
-            raise ConversionError(f"a blob of shape {shape} leaves no spatial axes")
-        columns = shape[axis] * prod(w.kernel for w in spatial)
-        sizes = map(conv_output, shape[axis + 1 :], spatial)
-        return ((*shape[:axis], columns, *sizes),)
-
-    def windows(self, shape: Shape, outputs: Shape) -> Padding:
-        first = self.sliding.channel_axis(shape) + 1
-        return reconcile(shape[first:], self.sliding.windows(shape), outputs[first:])
-
-    def caption(self, *inputs: Shape) -> str:
-        return caption(self.sliding.windows(inputs[0]))
-
-    def with_padding(self, padding: Padding) -> Im2col:
-        return replace(self, padding=padding)
-
-    def layouts(self, *inputs: Operand) -> Layouts:
-        """Channels last; the columns are in Caffe's order."""
-        shape = inputs[0].shape
-        layout = Layout.channels_last(len(shape), self.sliding.channel_axis(shape))
-        return Layouts((layout,), (layout,))
-
-    def call(self, at: Site) -> str:
-        assert self.padding is not None, "reconcile_padding has not run"
-        spatial = self.sliding.windows(at.input.shape)
-        dilation = tuple(w.dilation for w in spatial)
-        emitted = self.padding.emitted
-        return "im2col({})".format(
-            arguments(
-                at.x,
-                literal(tuple(w.kernel for w in spatial)),
-                literal(tuple(w.stride for w in spatial)),
-                padding=unless(emitted, "VALID"),
-                dilation=literal(dilation) if set(dilation) != {1} else None,
-            )
+        given = older_or_own(params, "convolution_param")
+        for name in ("group", "filter_group"):
+            if given.get(name, 1) != 1:
+                text = f"the fork that has this type does nothing certain with {name}"
+                given.error(name, text)
+        size, depth = (given.require(f"kernel_{n}", int) for n in ("size", "depth"))
+        return cls(
+            output_counts(given)[0],
+            Sliding(
+                (depth, size, size),
+                (given.get("temporal_stride", 1), *(given.get("stride", 1),) * 2),
+                (given.get("temporal_pad", 0), *(given.get("pad", 0),) * 2),
+            ),
+            1,
+            given.get("bias_term", True),
+            filler(given, "weight_filler"),
+            filler(given, "bias_filler"),
         )
 
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        (x,) = inputs
-        axis = self.sliding.channel_axis(x.shape)
-        (shape,) = self.infer(x.shape)
-        spatial = self.sliding.windows(x.shape)
-        sizes = shape[axis + 1 :]
-        pads = [(w.pad, w.pad + w.extent + w.stride) for w in spatial]
-        padded = np.pad(x, [(0, 0)] * (axis + 1) + pads)
-        columns = []
-        for taps in product(*(range(w.kernel) for w in spatial)):
-            at = (tap * w.dilation for tap, w in zip(taps, spatial, strict=True))
-            cut = tuple(
-                slice(start, start + (size - 1) * w.stride + 1, w.stride)
-                for start, size, w in zip(at, sizes, spatial, strict=True)
-            )
-            columns.append(padded[(slice(None),) * (axis + 1) + cut])
-        return np.stack(columns, axis + 1).reshape(shape)
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if len(inputs[0]) != 5:
+            raise ConversionError(f"frames need a blob of 5 axes, not {inputs[0]}")
+        return super().infer(*inputs)
+
+    def placing(self) -> None:
+        return None

@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 
+from caffe2flax.frontend.mapped import loaded
 from caffe2flax.layers._fields import filler, initialisers
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layout import Layout, Merged, Operand, Shape
@@ -131,14 +132,14 @@ class InnerProduct(Layer):
         (x,) = inputs
         axis = self._axis(x.shape)
         flat = x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
-        weight = blobs[0].T if self.transpose else blobs[0]
+        weight = loaded(blobs[0]).T if self.transpose else blobs[0]
         top = np.empty((len(flat), self.num_output), np.float64)
         step = max(1, ROWS // max(1, flat.shape[1]))
         for start in range(0, self.num_output, step):
             rows = slice(start, start + step)
-            top[:, rows] = flat @ np.asarray(weight[rows], np.float64).T
+            top[:, rows] = flat @ np.asarray(loaded(weight[rows]), np.float64).T
         if self.bias:
-            top += blobs[1]
+            top += loaded(blobs[1])
         return top.reshape(*x.shape[:axis], self.num_output)
 
 

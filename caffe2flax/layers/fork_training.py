@@ -96,7 +96,8 @@ class OtherData(Feed):
             given = Params(found.name, found.value, problems=line.problems)
             numbers |= {n: given.get(n, d) for n, d in numbers.items() if given.has(n)}
         batch, crop, height, width, length = numbers.values()
-        frames = (length,) if length else ()
+        voxels = "VOXEL" in params.name.upper()
+        frames = (length,) if length or voxels else ()
         image = (max(batch, 1), 3, *frames, crop or height, crop or width)
         return cls(top_names(params), params.name, image)
 
@@ -105,7 +106,8 @@ class OtherData(Feed):
         if top:
             raise unknown_shape(blob, where, self.image[0])
         if 0 in self.image:
-            raise unknown_size(blob, where, self.image)
+            letters = "N,C,H,W" if len(self.image) == 4 else "N,C,L,H,W"
+            raise unknown_size(blob, where, self.image, letters)
         return self.image
 
 

@@ -138,9 +138,13 @@ class RoIData(Feed):
     shapes: tuple[Shape, ...]
 
     def feed(self, top: int) -> Shape:
-        if top:
-            return self.shapes[top - 1]
-        raise unknown_size(self.blobs_made[0], "a list of images", (1, 3, 0, 0))
+        blob = self.blobs_made[top]
+        if not top:
+            raise unknown_size(blob, "a list of images", (1, 3, 0, 0))
+        if 0 in self.shapes[top - 1]:
+            known = self.shapes[top - 1]
+            raise unknown_size(blob, "a list of images", known, "1,3 or 1,4")
+        return self.shapes[top - 1]
 
 
 @python_layer("roi_data_layer.layer", "RoIDataLayer")
@@ -148,7 +152,8 @@ def _images(params: Params) -> Layer:
     (classes, *_) = numbers(params, options(params, "num_classes"), "num_classes")
     blobs = top_names(params)
     regions = _regions(len(blobs) - 1, int(classes))
-    return RoIData(blobs, ((1, 3), (1, 5)) if "im_info" in blobs else regions)
+    # With the scale of each axis, there are four numbers in place of three.
+    return RoIData(blobs, ((1, 0), (1, 5)) if "im_info" in blobs else regions)
 
 
 @dataclass(frozen=True, slots=True)

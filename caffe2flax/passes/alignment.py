@@ -57,7 +57,11 @@ def align_crops(graph: Graph) -> Graph:
 
 
 def _below(node: Node, top: Value, above: Place) -> Place:
-    step = node.layer.placing()
+    try:
+        step = node.layer.placing()
+    except ConversionError:
+        # Its windows do not lie on two axes; `infer` says so where that is wrong.
+        step = None
     if step is None or len(step) != 2:
         return Place(top, IDENTITY)
     pairs = zip(above.placing, step, strict=True)

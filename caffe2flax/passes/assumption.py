@@ -34,6 +34,9 @@ IMAGES = (
 VECTOR = (100,)
 """What an item is where it need not be an image."""
 
+SIZES = (3, 4)
+"""Numbers that tell the size of an image: height, width and scale, or a scale each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
@@ -47,6 +50,11 @@ class Unknown:
     @property
     def problems(self) -> tuple[Problem, ...]:
         return self.node.fail(self.error).problems
+
+    @property
+    def line(self) -> bool:
+        """Whether it is a line of numbers for each image, not known how many."""
+        return len(self.error.known) == 2
 
     @property
     def stored(self) -> bool:
@@ -67,11 +75,17 @@ def guesses(
     if any(u.error.more and not u.top for u in inputs):
         flat = not any(map(_is_windowed, graph.nodes))
         vectors = (flat, not flat)
+    lines = SIZES if any(u.line for u in inputs) else SIZES[:1]
     seen = []
-    for label, vector, image in product(labels, vectors, images):
+    for label, vector, line, image in product(labels, vectors, lines, images):
         first = VECTOR if vector else image
         other = image if label is None else label
-        found = {u.value: _filled(u, image, first, other) for u in inputs}
+        found = {
+            u.value: (u.error.known[0], line)
+            if u.line
+            else _filled(u, image, first, other)
+            for u in inputs
+        }
         if found not in seen:
             seen.append(found)
             yield found
