@@ -145,6 +145,8 @@ class Graph:
     blocks: tuple[Block, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """Paragraphs of the module's docstring."""
 
     @property
     def arguments(self) -> tuple[Value, ...]:

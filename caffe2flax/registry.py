@@ -212,6 +212,28 @@ class Layer(ABC):
         one."""
         return None
 
+    def absorb(self, following: Layer) -> Layer | None:
+        """As `fold`, for a module that is only run: its weights may be others than
+        Caffe's."""
+        return None
+
+    def prepare(self, *inputs: Shape) -> Layer:
+        """The layer for a module that is only run, its weights in the form that is
+        fastest for these bottoms."""
+        return self
+
+    @property
+    def gives_up(self) -> tuple[int, int]:
+        """Of a prepared layer: whether it has done so with `absorb`, and with
+        `prepare`."""
+        return 0, 0
+
+    @property
+    def affine(self) -> Callable[[Sequence[Array]], tuple[Array, Array]] | None:
+        """Where the layer multiplies each channel (Caffe's axis 1) by a number and adds
+        one: what tells both (C), in float64, from its weight blobs."""
+        return None
+
     def trim(self, top: Array) -> Array:
         """A top without the rows that only fill up its fixed shape, for layers whose
         number of rows follows from the data."""

@@ -154,7 +154,8 @@ IMPORTED = [
     "numpy",
     "pathlib",
     "safetensors",
-    "safetensors.flax",
+    "safetensors.numpy",
+    "types",
     "typing",
     "collections",
     "itertools",
@@ -341,7 +342,8 @@ def test_the_same_every_time() -> None:
 
 IMPORTER = """
 import importlib.util, logging, pathlib, sys
-import jax, flax.nnx, numpy, safetensors.flax, collections.abc, functools, typing
+import jax, flax.nnx, numpy, safetensors.numpy
+import collections.abc, functools, types, typing
 def watch(event, args):
     if event.split(".")[0] in ("os", "subprocess", "socket", "shutil", "ctypes", "pty"):
         if event not in ("os.listdir", "os.scandir"):

@@ -52,15 +52,21 @@ def written(network: Network, form: str) -> Any:
     return getattr(module, conversion.name)
 
 
-def jitted() -> Any:
-    """A model and its images -> its output, as the README says."""
-    return jax.jit(lambda model, images: model(images))
+def jitted(model: Any) -> tuple[Any, list[Any]]:
+    """What takes the weights of a model and images, and those weights, as the README
+    says."""
+    weights, tree = jax.tree.flatten(model)
+
+    def forward(weights: list[Any], images: Any) -> Any:
+        return jax.tree.unflatten(tree, weights)(images)
+
+    return jax.jit(forward), weights
 
 
 def called(model: Any) -> Run:
     """`model` called as the README says: images (N, H, W, C)."""
-    forward = jitted()
-    return lambda images: np.asarray(forward(model, images))
+    forward, weights = jitted(model)
+    return lambda images: np.asarray(forward(weights, images))
 
 
 def bare(model: Any, images: Array) -> Run:

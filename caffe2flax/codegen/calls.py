@@ -99,7 +99,7 @@ def assignments(built: Sequence[tuple[str, str]]) -> list[str]:
             continue
         agreed = shared[call.func]
         call = _repeated(call, shared)
-        rest = {k: v for k, v in call.keywords.items() if k not in agreed}
+        rest = {k: v for k, v in call.keywords.items() if agreed.get(k) != v}
         func = snake_case(call.func) if agreed else call.func
         lines.append(str(call._replace(func=func, keywords=rest)))
     return lines
@@ -119,14 +119,22 @@ def _repeated(call: Call, shared: Mapping[str, Mapping[str, str]]) -> Call:
 
 
 def _agreed(func: str, calls: Iterable[Call]) -> Mapping[str, str]:
-    """Keywords that two or more calls of `func` all give alike, rngs among them."""
+    """Keywords that two or more calls of `func` all give alike, rngs among them.
+
+    fast_conv computes any convolution, so calls that name no way of their own agree.
+    """
     same = [call.keywords for call in calls if call.func == func]
     if len(same) < 2:
         return {}
     agreed = {
         k: v for k, v in same[0].items() if all(other.get(k) == v for other in same)
     }
-    return agreed if "rngs" in agreed else {}
+    if "rngs" not in agreed:
+        return {}
+    ways = [keywords.get("conv_general_dilated") for keywords in same]
+    if ways.count("fast_conv") + ways.count(None) > 1 and "fast_conv" in ways:
+        agreed["conv_general_dilated"] = "fast_conv"
+    return {k: agreed[k] for k in in_order(agreed)}
 
 
 def snake_case(cls: str) -> str:

@@ -112,7 +112,6 @@ BASE_IMPORTS = {
     "Array": "from jax import Array",
     "lax": "from jax import lax",
     "Dtype": "from flax.typing import Dtype",
-    "load_file": "from safetensors.flax import load_file",
 }
 """What the class itself may need."""
 

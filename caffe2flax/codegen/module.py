@@ -55,7 +55,8 @@ def emit(
     body = Body(factored.graph, initialise)
     classes = GAP.join((*factored.classes, _class(name, body)))
     docstring = f"{name}, converted from {_quoted(origin)} by caffe2flax {version}."
-    paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph)]
+    remarks = (paragraph(text, WIDTH) for text in graph.remarks)
+    paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph), *remarks]
     if any(paragraphs):
         docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"
     functions = GAP.join((classes, *preprocess_functions(graph)))
@@ -210,7 +211,7 @@ def _from_pretrained(options: tuple[Option, ...], typed: bool) -> list[str]:
     fresh."""
     given = ["**options"] if options or typed else []
     extra = ", **options: Any" if given else ""
-    make = f"cls({', '.join([*given, 'rngs=nnx.Rngs(0)'])})"
+    make = f"cls({', '.join([*given, 'rngs=unseeded()'])})"
     path = 'path or Path(__file__).with_suffix(".safetensors")'
     doc = "The network in eval mode, weights from `path` or beside this file."
     head = next((option for option in options if option.head), None)

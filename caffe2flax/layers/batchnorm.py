@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -40,6 +40,7 @@ from caffe2flax.registry import (
 
 ONES = Filler("constant", value=1.0)
 ZEROS = Filler()
+Affine = Callable[[Sequence[Array]], tuple[Array, Array]]
 
 
 @layer("BatchNorm", "batch_norm_param")
@@ -97,6 +98,18 @@ class BatchNorm(Elementwise):
         if following.cover != CHANNELS or following.second:
             return None
         return replace(self, scale=following)
+
+    @property
+    def affine(self) -> Affine | None:
+        return None if self.moving else self._factors
+
+    def _factors(self, blobs: Sequence[Array]) -> tuple[Array, Array]:
+        mean, variance = statistics(blobs, np.float64)
+        factor = 1 / np.sqrt(variance + self.eps)
+        if self.scale is None:
+            return factor, -mean * factor
+        scale, shift = self.scale.factors(blobs[3:])
+        return factor * scale, shift - mean * factor * scale
 
     def build(self, at: Site) -> str:
         features = at.input.shape[1]
@@ -239,6 +252,14 @@ class Scale(Layer):
             init = initializer(at.initialise, blob.filler, blob.shape, usual)
             made[f"{name}_init"] = init
         return made
+
+    @property
+    def affine(self) -> Affine | None:
+        return self.factors if self.cover == CHANNELS and not self.second else None
+
+    def factors(self, blobs: Sequence[Array]) -> tuple[Array, Array]:
+        scale = blobs[0].astype(np.float64)
+        return scale, blobs[1] if self.bias else np.zeros_like(scale)
 
     def build(self, at: Site) -> str | None:
         if self.second and not self.bias:

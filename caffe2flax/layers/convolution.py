@@ -21,6 +21,7 @@ from caffe2flax.layers._fields import (
     output_counts,
 )
 from caffe2flax.layers._placing import shrinking
+from caffe2flax.layers._prepared import Prepared, tile_for
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import (
     Padding,
@@ -120,6 +121,14 @@ class Convolution(Layer):
     def with_padding(self, padding: Padding) -> Convolution:
         return replace(self, padding=padding)
 
+    def absorb(self, following: Layer) -> Layer | None:
+        usual = following.affine is not None and self.sliding.axis == 1
+        return Prepared(self, following) if usual else None
+
+    def prepare(self, *inputs: Shape) -> Layer:
+        tile = tile_for(self, *inputs)
+        return Prepared(self, tile=tile) if tile else self
+
     def layouts(self, *inputs: Operand) -> Layouts:
         shape = inputs[0].shape
         layout = Layout.channels_last(len(shape), self.sliding.channel_axis(shape))
@@ -141,7 +150,7 @@ class Convolution(Layer):
                 kernel_dilation=unless(same([w.dilation for w in spatial] or [1]), 1),
                 feature_group_count=unless(self.group, 1),
                 use_bias=unless(self.bias, True),
-                conv_general_dilated=self._formulation(channels),
+                conv_general_dilated=self._formulation(channels, spatial),
                 **initialisers(
                     at,
                     blobs,
@@ -165,10 +174,12 @@ class Convolution(Layer):
             return literal(same([low for low, _ in emitted]))
         return literal(emitted)
 
-    def _formulation(self, channels: int) -> str | None:
+    def _formulation(self, channels: int, spatial: tuple[Window, ...]) -> str | None:
         """What XLA runs fast on CPU; many narrow groups compile fast only together."""
         if self.group == 1:
-            return None
+            pixel = all(w.kernel == 1 for w in spatial)
+            first = channels <= 4 and all(w.stride > 1 for w in spatial)
+            return "fast_conv" if spatial and (pixel or first) else None
         if self.group == channels:
             return "depthwise_conv"
         return "narrow_grouped_conv" if self.group > 8 else "grouped_conv"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from caffe2flax.ops.convolution import pad_spatial
+from caffe2flax.ops.convolution import pad_spatial, window_slices
 
 
 def max_pool(
@@ -129,9 +129,3 @@ def avg_pool(
 
     total: Array = lax.platform_dependent(padded, cpu=shifted, default=native)
     return (total / jnp.asarray(sizes, wide)).astype(x.dtype)
-
-
-def window_slices(x: Array, window: int, stride: int, axis: int) -> list[Array]:
-    """For every w in the window, x[i * stride + w] over all i of an axis."""
-    span = (x.shape[axis] - window) // stride * stride + 1
-    return [lax.slice_in_dim(x, w, w + span, stride, axis) for w in range(window)]

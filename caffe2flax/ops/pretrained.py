@@ -3,11 +3,18 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 from flax import nnx
 from jax import Array
-from safetensors.flax import load_file
+from safetensors.numpy import load_file
+
+
+def unseeded() -> Any:
+    """Stands for nnx.Rngs where only shapes count: those take longer to trace."""
+    return SimpleNamespace(params=lambda: jax.random.key(0))
 
 
 def load_weights(model: nnx.Module, path: str | Path, head: str = "") -> None:
@@ -15,7 +22,7 @@ def load_weights(model: nnx.Module, path: str | Path, head: str = "") -> None:
 
     Where the layer `head` is wider or narrower than the file's it starts fresh.
     """
-    weights = load_file(path)
+    weights: dict[str, Array] = jax.device_put(load_file(path))
     slots = {
         ".".join(map(str, keys)): (keys, slot.shape)
         for keys, slot in nnx.to_flat_state(nnx.state(model))

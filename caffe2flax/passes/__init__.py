@@ -9,6 +9,7 @@ from caffe2flax.passes.alignment import align_crops
 from caffe2flax.passes.batchnorm import fold_batchnorm
 from caffe2flax.passes.blocks import factor_blocks
 from caffe2flax.passes.files import feed_files
+from caffe2flax.passes.inference import prepare
 from caffe2flax.passes.layout import assign_layouts
 from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import infer_shapes
@@ -28,6 +29,11 @@ PASSES: tuple[Pass, ...] = (
     assign_layouts,  # adds transposes between the nodes that remain
     factor_blocks,  # last: it only marks groups of nodes
 )
+
+
+_FOLDED = PASSES.index(fold_batchnorm) + 1
+OPTIMIZING = (*PASSES[:_FOLDED], prepare, *PASSES[_FOLDED:])
+"""For a module that is only run."""
 
 
 def run_passes(graph: Graph, passes: Sequence[Pass] = PASSES) -> Graph:

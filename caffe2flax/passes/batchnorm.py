@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from caffe2flax.ir import Graph, Node, Value
@@ -19,9 +19,18 @@ def fold_batchnorm(graph: Graph) -> Graph:
     Not where another layer reads `a`, or where `a` leaves the module, or where one of
     the two shares weights by itself.
     """
-    pairs = [*_pairs(graph)]
+    return join(graph, lambda layer, following: layer.fold(following))
+
+
+def join(
+    graph: Graph, fold: Callable[[Layer, Layer], Layer | None], tied: bool = True
+) -> Graph:
+    """One node for two, wherever `fold` has a layer for what they do. tied: also where
+    another such pair has the same weights."""
+    pairs = [*_pairs(graph, fold)]
     uses = Counter(weight for node in graph.nodes for weight in node.weights)
     alike = Counter(node.weights + follower.weights for node, follower, _ in pairs)
+    alike = alike if tied else Counter(set(alike))
     folded: dict[int, Node] = {}
     gone: set[int] = set()
     for node, follower, layer in pairs:
@@ -34,21 +43,23 @@ def fold_batchnorm(graph: Graph) -> Graph:
             outputs=follower.outputs,
             weights=weights,
             shares=(),
-            parts=(*node.layers, follower),
+            parts=(*node.layers, *follower.layers),
         )
         gone.add(follower.number)
     nodes = (folded.get(n.number, n) for n in graph.nodes if n.number not in gone)
     return replace(graph, nodes=tuple(nodes))
 
 
-def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Layer]]:
+def _pairs(
+    graph: Graph, fold: Callable[[Layer, Layer], Layer | None]
+) -> Iterator[tuple[Node, Node, Layer]]:
     """Two nodes, and the layer that does the work of both."""
     readers = graph.readers()
     for node in graph.nodes:
         follower = _only_reader(node, readers, graph.wanted)
         if follower is None or not all(follower.propagate_down):
             continue
-        layer = node.layer.fold(follower.layer)
+        layer = fold(node.layer, follower.layer)
         if layer is not None:
             yield node, follower, layer
 
