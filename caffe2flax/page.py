@@ -40,6 +40,16 @@ pre a{display:inline-block;width:3.2rem;text-align:right;margin-right:1rem;
 color:#9aa3b2;user-select:none}
 img{max-width:100%}
 svg text{font:11px system-ui,sans-serif;fill:#5b6475}
+@media(prefers-color-scheme:dark){
+:root{color-scheme:dark}
+body,th{color:#d5dae4;background:#14171d}th{border-color:#434b5a}
+td{border-color:#272d38}.verdict{background:#15251b}
+.bad .verdict,.broken td{background:#321c19}.broken td{color:#f2a99f}
+a{color:#82b4ef}pre{background:#1b1f27}
+pre span:target,tr:target td{background:#4b4216}
+svg text{fill:#98a1b1}svg line:not([stroke-dasharray]){stroke:#2c333f}
+img{background:#fff}
+}
 """
 
 LOWEST, HIGHEST = -9, 1
@@ -139,6 +149,7 @@ def _chart(report: Report) -> str:
     parts.append(
         f'<line x1="{LEFT}" x2="{wide}" y1="{y}" y2="{y}" stroke="#c0392b" '
         'stroke-dasharray="5 4"/>'
+        f'<text x="{LEFT + 4}" y="{y - 4}">tolerance {report.tolerance:g}</text>'
     )
     for i, row in enumerate(report.rows):
         if row.largest is None:
