@@ -124,7 +124,7 @@ def _status(argv: Sequence[str] | None) -> int:
 def _convert(options: argparse.Namespace) -> str | Outcome:
     from caffe2flax import convert
 
-    with Bar("converting") as bar:
+    with Bar("converting") as bar, proofs.uncollected():
         conversion = convert(
             options.net,
             options.weights or None,

@@ -118,7 +118,7 @@ def _oracle(command: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without a search for cycles: importing, tracing and compiling leave few, and
     looking for them takes a sixth of a short command's time."""
     enabled = gc.isenabled()
@@ -137,7 +137,7 @@ def run_verify(options: argparse.Namespace, selection: Mapping[str, Any]) -> Out
     from caffe2flax.output import write_text
     from caffe2flax.showing import show_report
 
-    with Bar("verifying"), _uncollected():
+    with Bar("verifying"), uncollected():
         report = verify(
             options.net,
             options.weights or None,
@@ -198,7 +198,7 @@ def verified(options: argparse.Namespace, selection: Mapping[str, Any]) -> Outco
     from caffe2flax import verify
     from caffe2flax.showing import closing
 
-    with Bar("verifying"), _uncollected():
+    with Bar("verifying"), uncollected():
         report = verify(
             options.net,
             options.weights or None,

@@ -15,11 +15,15 @@ from caffe2flax.registry import OPERATIONS
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A function or class of `ops/`: its source, and the global names that it reads."""
+    """A function or class of `ops/`."""
 
     name: str
     source: str
-    uses: frozenset[str]
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The global names that it reads; found when asked for, as few are needed."""
+        return loaded_names(ast.parse(self.source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ def _read(texts: Iterable[str]) -> Library:
     definitions: dict[str, Definition] = {}
     imports: dict[str, str] = dict(BASE_IMPORTS)
     for text in texts:
+        lines = text.splitlines()
         for node in ast.parse(text).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 imports.update(
@@ -86,9 +91,8 @@ def _read(texts: Iterable[str]) -> Library:
                     if " caffe2flax" not in line
                 )
             elif _is_carried(node):
-                source = _segment(text, node)
-                definition = Definition(node.name, source, loaded_names(node))
-                definitions[node.name] = definition
+                source = _segment(lines, node)
+                definitions[node.name] = Definition(node.name, source)
     return Library(definitions, imports)
 
 
@@ -130,7 +134,7 @@ def _bindings(node: ast.Import | ast.ImportFrom) -> Iterable[tuple[str, str]]:
             yield bound, f"import {shown}"
 
 
-def _segment(text: str, node: ast.FunctionDef | ast.ClassDef) -> str:
+def _segment(lines: list[str], node: ast.FunctionDef | ast.ClassDef) -> str:
     """The definition with its decorators."""
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+    return "\n".join(lines[first - 1 : node.end_lineno])
