@@ -16,6 +16,14 @@ PLUGIN = "its code was not published with the net; give a plug-in that says it"
 FLOW = (
     "it varies and shifts images by statistics of training, which is the caller's part"
 )
+TWO_WAYS = (
+    "its forks read between pixels in two ways at the edges of images, and nothing in "
+    "a net tells which; give a plug-in that says it"
+)
+WINDOWS = (
+    "a branch of one fork has it, for an Lstm over rows and columns at once; give a "
+    "plug-in that says it"
+)
 
 REFUSED: Mapping[str, str] = {
     "MultiStageMeanfield": FIELD,
@@ -36,7 +44,9 @@ REFUSED: Mapping[str, str] = {
     "TRT": "an engine that was compiled for one card; convert the net it was made of",
     "TOPK": PLUGIN,
     "CropCenter": PLUGIN,
-    "Im2Windows": PLUGIN,
-    "Permutation": PLUGIN,
+    "DeformableConvolution": TWO_WAYS,
+    "Im2Windows": WINDOWS,
+    "Permutation": "forks mean several things by it, from an order of axes to puzzles "
+    "of patches; put Permute in its place, or give a plug-in that says it",
 }
 """Types without a counterpart, each with a reason."""

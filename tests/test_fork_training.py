@@ -205,6 +205,8 @@ def test_margins_serve_training() -> None:
         ("MultiStageMeanfield", "end the net at the scores"),
         ("ConvolutionBNFixed", "rounds numbers to few bits"),
         ("RPROI", "put Proposal and ROIPooling"),
+        ("DeformableConvolution", "in two ways at the edges of images"),
+        ("Permutation", "put Permute in its place"),
     ],
 )
 def test_known_types_are_refused_with_a_reason(type_: str, why: str) -> None:
