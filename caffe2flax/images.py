@@ -114,8 +114,10 @@ def _pixels(image: Image.Image, channels: int) -> Pixels:
     if image.mode in DEEP or (image.mode == "I" and image.format == "PNG"):
         gray = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
         return np.repeat(gray, channels, axis=2)
+    if image.mode in ("LAB", "HSV"):  # which OpenCV reads as something else
+        raise ConversionError(f"colours as {image.mode}: RGB, CMYK and grey are read")
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of 32 bits ({image.mode})")
+        raise ConversionError(f"pixels of 32 bits ({image.mode}): 8 or 16 are read")
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode:
         pixels = np.asarray(image)

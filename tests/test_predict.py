@@ -317,7 +317,15 @@ def test_what_is_no_image(name: str, tmp_path: Path) -> None:
         decode(path, 3)
     (problem,) = caught.value.problems
     assert problem.file == str(path)
-    assert problem.message.startswith(("this is no image", "this image is damaged"))
+    starts = "this is no image", "this image is damaged", "pixels of 32 bits (F)"
+    assert problem.message.startswith(starts)
+
+
+def test_colours_that_opencv_reads_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "lab.tif"
+    Image.new("LAB", (3, 2)).save(path)
+    with pytest.raises(ConversionError, match="colours as LAB"):
+        decode(path, 3)
 
 
 def test_folders_stand_for_their_files(tmp_path: Path) -> None:
