@@ -60,6 +60,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]], str]] = 
         {"data": (4, 3, 8, 8), "label": (4,)},
         "no layer of TRAIN makes label",
     ),
+    "labels of another batch": (
+        data("d", TRAIN, 8, 4, "data")
+        + data("e", TEST, 6, 2).replace("'Data'", "'COMPACT_DATA'"),
+        {"phase": "TRAIN"},
+        {"data": (4, 3, 8, 8), "label": (4,)},
+        "no layer of TRAIN makes label",
+    ),
     "nothing lacks": (
         data("d", TRAIN, 8, 4) + data("e", TEST, 6, 2),
         {},

@@ -63,9 +63,10 @@ class Unknown:
 
 
 def guesses(
-    graph: Graph, unknown: Iterable[Unknown]
+    graph: Graph, unknown: Iterable[Unknown], known: Iterable[Shape] = ()
 ) -> Iterator[Mapping[Value, Shape]]:
-    """Shapes for all of these, the likeliest first."""
+    """Shapes for all of these, the likeliest first; `known` are those of the other
+    inputs."""
     inputs = list(unknown)
     images = (*STORED, *IMAGES) if any(u.stored for u in inputs) else IMAGES
     labels: tuple[Shape | None, ...] = ((),)
@@ -76,14 +77,20 @@ def guesses(
         flat = not any(map(_is_windowed, graph.nodes))
         vectors = (flat, not flat)
     lines = SIZES if any(u.line for u in inputs) else SIZES[:1]
+    batches: list[int] = [0]
+    if any(u.error.more and u.top for u in inputs):
+        # A layer of another phase tells of its own batch.
+        batches += sorted({shape[0] for shape in known if shape})
     seen = []
-    for label, vector, line, image in product(labels, vectors, lines, images):
+    for batch, label, vector, line, image in product(
+        batches, labels, vectors, lines, images
+    ):
         first = VECTOR if vector else image
         other = image if label is None else label
         found = {
             u.value: (u.error.known[0], line)
             if u.line
-            else _filled(u, image, first, other)
+            else _filled(u, image, first, other, batch)
             for u in inputs
         }
         if found not in seen:
@@ -95,10 +102,13 @@ def _is_windowed(node: Node) -> bool:
     return type(node.layer).windows is not Layer.windows
 
 
-def _filled(unknown: Unknown, image: Shape, first: Shape, label: Shape) -> Shape:
+def _filled(
+    unknown: Unknown, image: Shape, first: Shape, label: Shape, batch: int
+) -> Shape:
     known = unknown.error.known
     if unknown.error.more:
-        return (known[0] or 1, *(label if unknown.top else first))
+        size = known[0] or 1
+        return (batch or size, *label) if unknown.top else (size, *first)
     usual = (1, *image) if len(known) == 4 else (1, image[0], 16, *image[1:])
     return tuple(a or b for a, b in zip(known, usual, strict=False))
 

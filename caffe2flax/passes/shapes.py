@@ -57,7 +57,7 @@ def _assumed(
     graph: Graph, shapes: Shapes, unknown: list[Unknown]
 ) -> tuple[Graph, Shapes]:
     """Usual shapes for inputs of unknown size, if the net can take some."""
-    for guess in guesses(graph, unknown):
+    for guess in guesses(graph, unknown, shapes.values()):
         problems: list[Problem] = []
         nodes = _walk(graph, {**shapes, **guess}, problems)
         if not problems and agree(nodes, graph.held):
