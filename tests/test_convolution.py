@@ -16,9 +16,10 @@ from caffe2flax.layers.convolution import Convolution
     [
         ((2, 4, 9, 7), Sliding((3, 3), (2, 1), (1, 0), (1, 2)), 2),
         ((1, 3, 11), Sliding((5,), (3,), (2,), (1,)), 1),
+        ((2, 4), Sliding((), (), (), ()), 2),
         ((1, 4, 5, 6, 4), Sliding((2, 3, 1), (1, 2, 2), (0, 1, 0)), 4),
     ],
-    ids=["2 axes", "1 axis", "3 axes"],
+    ids=["2 axes", "1 axis", "no axis", "3 axes"],
 )
 def test_pieces(
     shape: tuple[int, ...],

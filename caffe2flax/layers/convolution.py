@@ -202,12 +202,15 @@ class Convolution(Layer):
         kernel, as MATRIX holds."""
         axis = self.sliding.channel_axis(x.shape)
         (shape,) = self.infer(x.shape)
-        spatial = self.sliding.windows(x.shape)
-        batch, channels, sizes = x.shape[:axis], x.shape[axis], shape[axis + 1 :]
-        pads = [(w.pad, w.pad + w.extent + w.stride) for w in spatial]
-        padded = np.pad(
-            x.reshape(-1, channels, *x.shape[axis + 1 :]), [(0, 0)] * 2 + pads
+        # A pixel where there are no spatial axes.
+        spatial = self.sliding.windows(x.shape) or (Window(1),)
+        channels, extents, sizes = (
+            x.shape[axis],
+            x.shape[axis + 1 :] or (1,),
+            shape[axis + 1 :] or (1,),
         )
+        pads = [(w.pad, w.pad + w.extent + w.stride) for w in spatial]
+        padded = np.pad(x.reshape(-1, channels, *extents), [(0, 0)] * 2 + pads)
         count, each = len(padded), channels // self.group
         weight = blobs[0].reshape(self.group, -1, each, prod(blobs[0].shape[2:]))
         total = np.empty((count, self.num_output, *sizes))
@@ -240,7 +243,7 @@ class Convolution(Layer):
                 total[:, :, top : top + rows] += made
         if self.bias:
             total += blobs[1].reshape(-1, *(1,) * len(sizes))
-        return total.reshape(*batch, self.num_output, *sizes)
+        return total.reshape(shape)
 
 
 @register("ConvolutionDepthwise", "convolution_param")
