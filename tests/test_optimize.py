@@ -71,27 +71,27 @@ NETS = {
     ),
     "winograd": (
         [
-            conv("a", "x", "num_output: 32 kernel_size: 1"),
-            conv("b", "a", "num_output: 40 kernel_size: 3 pad: 1 bias_term: false"),
+            conv("a", "x", "num_output: 64 kernel_size: 1"),
+            conv("b", "a", "num_output: 72 kernel_size: 3 pad: 1 bias_term: false"),
             NORM.format("b", "n"),
             conv("c", "n", "num_output: 64 kernel_size: 3 group: 1"),
         ],
         {
-            "a": [kernel(32, 3, 1, 1, seed=0), numbers(32, seed=1)],
-            "b": [kernel(40, 32, 3, 3, seed=2)],
-            "n": norm(40, 3),
-            "c": [kernel(64, 40, 3, 3, seed=6), numbers(64, seed=7)],
+            "a": [kernel(64, 3, 1, 1, seed=0), numbers(64, seed=1)],
+            "b": [kernel(72, 64, 3, 3, seed=2)],
+            "n": norm(72, 3),
+            "c": [kernel(64, 72, 3, 3, seed=6), numbers(64, seed=7)],
         },
         2,
     ),
     "winograd_groups": (
         [
-            conv("a", "x", "num_output: 64 kernel_size: 1"),
-            conv("b", "a", "num_output: 64 kernel_size: 3 pad: 1 group: 2"),
+            conv("a", "x", "num_output: 128 kernel_size: 1"),
+            conv("b", "a", "num_output: 128 kernel_size: 3 pad: 1 group: 2"),
         ],
         {
-            "a": [kernel(64, 3, 1, 1, seed=0), numbers(64, seed=1)],
-            "b": [kernel(64, 32, 3, 3, seed=2), numbers(64, seed=3)],
+            "a": [kernel(128, 3, 1, 1, seed=0), numbers(128, seed=1)],
+            "b": [kernel(128, 64, 3, 3, seed=2), numbers(128, seed=3)],
         },
         1,
     ),

@@ -29,7 +29,7 @@ POINTS = {4: (0.0, 1.0, -1.0), 6: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)
 """Where `ops.winograd` takes the values of polynomials, by the size of a tile."""
 LARGE = 20
 """Pixels along an axis from which on tiles of 6 waste little."""
-FEW_CHANNELS, FEW_PIXELS, MANY_GROUPS = 32, 6, 8
+FEW_CHANNELS, FEW_PIXELS, MANY_GROUPS = 64, 6, 8
 """Beyond these the transforms cost more than the products that they save."""
 
 
