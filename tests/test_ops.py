@@ -18,7 +18,7 @@ from jax import Array, lax
 
 from caffe2flax.ops.convolution import (
     depthwise_conv,
-    fast_conv,
+    fast,
     grouped_conv,
     narrow_grouped_conv,
     pad_spatial,
@@ -39,7 +39,7 @@ CONVOLUTIONS = {
     grouped_conv: 2,
     narrow_grouped_conv: 3,
     depthwise_conv: 6,
-    fast_conv: 1,
+    fast: 1,
 }
 """With the groups to try them in, of 6 channels."""
 CORRUPT_GRADIENTS = {"pool_max_k1s3_ceil", "pool_max_k2s3_nopad"}
@@ -222,9 +222,9 @@ def test_convolutions_by_definition(drawn: Any, kind: str) -> None:
         "grouped": (grouped_conv, 2, 3),
         "narrow": (narrow_grouped_conv, 4, 9),
         "depthwise": (depthwise_conv, 4, 1),
-        "pointwise": (fast_conv, 1, 4),
-        "fast": (fast_conv, 1, 3),
-        "few": (fast_conv, 1, 5),
+        "pointwise": (fast, 1, 4),
+        "fast": (fast, 1, 3),
+        "few": (fast, 1, 5),
     }[kind]
     if kind == "pointwise":
         window = (1,) * len(window)
@@ -357,15 +357,15 @@ def conv(op: Op | None, window: tuple[int, ...], groups: int, **options: Any) ->
             6,
             {"padding": ((0, 1), (1, 1), (2, 0))},
         ),
-        (fast_conv, (5, 6), (1, 1), 1, {"strides": (2, 3)}),
-        (fast_conv, (5, 6), (1, 1), 1, {"padding": ((1, 0), (0, 2))}),
-        (fast_conv, (5,), 1, 1, {"input_dilation": 2, "padding": 1}),
-        (fast_conv, (2, 3, 4), (1, 1, 1), 1, {"padding": "VALID"}),
-        (fast_conv, (5, 6), (3, 3), 1, {}),
-        (fast_conv, (5, 6), (3, 2), 1, {"padding": ((1, 1), (0, 1))}),
-        (fast_conv, (5, 6), (3, 3), 1, {"padding": "VALID"}),
-        (fast_conv, (5, 6), (3, 3), 1, {"strides": 2, "padding": 1}),
-        (fast_conv, (5, 6), (3, 3), 1, {"kernel_dilation": 2}),
+        (fast, (5, 6), (1, 1), 1, {"strides": (2, 3)}),
+        (fast, (5, 6), (1, 1), 1, {"padding": ((1, 0), (0, 2))}),
+        (fast, (5,), 1, 1, {"input_dilation": 2, "padding": 1}),
+        (fast, (2, 3, 4), (1, 1, 1), 1, {"padding": "VALID"}),
+        (fast, (5, 6), (3, 3), 1, {}),
+        (fast, (5, 6), (3, 2), 1, {"padding": ((1, 1), (0, 1))}),
+        (fast, (5, 6), (3, 3), 1, {"padding": "VALID"}),
+        (fast, (5, 6), (3, 3), 1, {"strides": 2, "padding": 1}),
+        (fast, (5, 6), (3, 3), 1, {"kernel_dilation": 2}),
     ],
 )
 def test_nnx_conv_with_op(
@@ -415,9 +415,9 @@ OPS: dict[str, Op] = {
     "grouped_conv": conv(grouped_conv, (3, 3), 2)[0],
     "narrow_grouped_conv": conv(narrow_grouped_conv, (3, 3), 3)[0],
     "depthwise_conv": conv(depthwise_conv, (3, 3), 6, strides=2)[0],
-    "pointwise_conv": conv(fast_conv, (1, 1), 1, strides=2)[0],
-    "wide_conv": conv(fast_conv, (3, 3), 1)[0],
-    "row_conv": lambda x, kernel: fast_conv(
+    "pointwise_conv": conv(fast, (1, 1), 1, strides=2)[0],
+    "wide_conv": conv(fast, (3, 3), 1)[0],
+    "row_conv": lambda x, kernel: fast(
         x[..., :3], kernel, (2, 2), "SAME", dimension_numbers=AXES[2]
     ),
     "max_pool": partial(max_pool, window=(3, 3), strides=(2, 2), padding="SAME"),
@@ -489,7 +489,7 @@ def test_half_precision_and_vmap(name: str) -> None:
 @pytest.mark.parametrize("op", CONVOLUTIONS)
 def test_only_cpus_take_the_other_way(op: Op) -> None:
     groups = CONVOLUTIONS[op]
-    window = (1, 1) if op is fast_conv else (3, 3)
+    window = (1, 1) if op is fast else (3, 3)
     call, kernel = conv(op, window, groups)
     traced = jax.jit(call).trace(jnp.zeros((2, *IMAGE)), kernel)
     attribute = f"feature_group_count = {groups}"

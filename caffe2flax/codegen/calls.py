@@ -121,7 +121,7 @@ def _repeated(call: Call, shared: Mapping[str, Mapping[str, str]]) -> Call:
 def _agreed(func: str, calls: Iterable[Call]) -> Mapping[str, str]:
     """Keywords that two or more calls of `func` all give alike, rngs among them.
 
-    fast_conv computes any convolution, so calls that name no way of their own agree.
+    fast computes any convolution, so calls that name no way of their own agree.
     """
     same = [call.keywords for call in calls if call.func == func]
     if len(same) < 2:
@@ -132,8 +132,8 @@ def _agreed(func: str, calls: Iterable[Call]) -> Mapping[str, str]:
     if "rngs" not in agreed:
         return {}
     ways = [keywords.get("conv_general_dilated") for keywords in same]
-    if ways.count("fast_conv") + ways.count(None) > 1 and "fast_conv" in ways:
-        agreed["conv_general_dilated"] = "fast_conv"
+    if ways.count("fast") + ways.count(None) > 1 and "fast" in ways:
+        agreed["conv_general_dilated"] = "fast"
     return {k: agreed[k] for k in in_order(agreed)}
 
 

@@ -192,7 +192,16 @@ def _imports(source: str) -> str:
 
 
 STANDARD = frozenset(
-    ["collections", "functools", "itertools", "logging", "math", "pathlib", "typing"]
+    [
+        "collections",
+        "functools",
+        "itertools",
+        "logging",
+        "math",
+        "pathlib",
+        "types",
+        "typing",
+    ]
 )
 
 

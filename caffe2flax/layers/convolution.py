@@ -178,8 +178,8 @@ class Convolution(Layer):
         """What XLA runs fast on CPU; many narrow groups compile fast only together."""
         if self.group == 1:
             pixel = all(w.kernel == 1 for w in spatial)
-            first = channels <= 4 and all(w.stride > 1 for w in spatial)
-            return "fast_conv" if spatial and (pixel or first) else None
+            first = channels <= 4 and all(1 < w.stride > w.kernel / 3 for w in spatial)
+            return "fast" if spatial and (pixel or first) else None
         if self.group == channels:
             return "depthwise_conv"
         return "narrow_grouped_conv" if self.group > 8 else "grouped_conv"

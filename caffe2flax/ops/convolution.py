@@ -29,7 +29,7 @@ def grouped_conv(
     for each group, 2 to 9 times faster there.
     """
 
-    conv = functools.partial(fast_conv, strides=strides, padding=padding, **options)
+    conv = functools.partial(fast, strides=strides, padding=padding, **options)
     native = functools.partial(
         lax.conv_general_dilated,
         window_strides=strides,
@@ -140,7 +140,7 @@ def depthwise_conv(
     return y
 
 
-def fast_conv(
+def fast(
     x: Array,
     kernel: Array,
     strides: Sequence[int],
@@ -163,7 +163,7 @@ def fast_conv(
         return native(lhs=x, rhs=kernel)
     if math.prod(window) == 1:
         on_cpu = pointwise_conv
-    elif len(window) == 2 and channels <= 4 and min(strides) > 1:
+    elif len(window) == 2 and channels <= 4 and 1 < min(strides) > window[0] / 3:
         on_cpu = row_conv
     elif len(window) == 2 and channels > 4 and (out <= 64 or x.shape[1] <= 14):
         on_cpu = wide_conv
