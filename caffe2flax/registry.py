@@ -224,8 +224,8 @@ class Layer(ABC):
 
     @property
     def gives_up(self) -> tuple[int, int]:
-        """Of a prepared layer: whether it has done so with `absorb`, and with
-        `prepare`."""
+        """Of a prepared layer: whether it does the work of others, and whether its
+        weights are in another form."""
         return 0, 0
 
     @property
@@ -233,6 +233,21 @@ class Layer(ABC):
         """Where the layer multiplies each channel (Caffe's axis 1) by a number and adds
         one: what tells both (C), in float64, from its weight blobs."""
         return None
+
+    @property
+    def by_item(self) -> bool:
+        """Whether it is known that no item of a batch (axis 0) depends on another."""
+        return False
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether the layer is max(x, 0)."""
+        return False
+
+    @property
+    def sums(self) -> bool:
+        """Whether the layer is the sum of two bottoms of one shape."""
+        return False
 
     def trim(self, top: Array) -> Array:
         """A top without the rows that only fill up its fixed shape, for layers whose

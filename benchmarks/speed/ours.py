@@ -53,20 +53,16 @@ def written(network: Network, form: str) -> Any:
 
 
 def jitted(model: Any) -> tuple[Any, list[Any]]:
-    """What takes the weights of a model and images, and those weights, as the README
-    says."""
-    weights, tree = jax.tree.flatten(model)
-
-    def forward(weights: list[Any], images: Any) -> Any:
-        return jax.tree.unflatten(tree, weights)(images)
-
-    return jax.jit(forward), weights
+    """What `model.compile()` calls with weights and images, and those weights."""
+    called = model.compile()
+    (weights,) = called.args
+    return called.func, weights
 
 
 def called(model: Any) -> Run:
     """`model` called as the README says: images (N, H, W, C)."""
-    forward, weights = jitted(model)
-    return lambda images: np.asarray(forward(weights, images))
+    forward = model.compile()
+    return lambda images: np.asarray(forward(images))
 
 
 def bare(model: Any, images: Array) -> Run:

@@ -19,7 +19,7 @@ from caffe2flax.codegen.calls import (
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.ir import Block
 
-WIDE = ("nnx.Conv", "nnx.Linear", "nnx.ConvTranspose")
+WIDE = ("Conv", "nnx.Linear", "nnx.ConvTranspose")
 """Modules whose first two arguments are the features that come in and go out."""
 
 FEATURES = "features_in"
@@ -198,7 +198,7 @@ def _vector(instances: Sequence[Instance], i: int, slot: int | str) -> tuple[str
 def _explicit_padding(call: Call) -> str:
     """The pads that SAME stands for at stride 1, else the argument as it is."""
     padding, strides = call.argument("padding"), call.argument("strides")
-    if padding != "'SAME'" or strides != "1" or call.func != "nnx.Conv":
+    if padding != "'SAME'" or strides != "1" or call.func != "Conv":
         return padding
     kernel = set(ast.literal_eval(call.positional[2]))
     dilation = ast.literal_eval(call.argument("kernel_dilation"))

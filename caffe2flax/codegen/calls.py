@@ -8,19 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 FLAX_DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    "nnx.Conv": {
+    "Conv": {
         "strides": "1",
         "padding": "'SAME'",
         "kernel_dilation": "1",
         "feature_group_count": "1",
         "use_bias": "True",
+        "relu": "False",
     },
+    "WinogradConv": {"padding": "'SAME'", "feature_group_count": "1", "relu": "False"},
     "nnx.Linear": {"use_bias": "True"},
     "nnx.BatchNorm": {"epsilon": "1e-05", "use_bias": "True", "use_scale": "True"},
 }
 """What an argument is that a call leaves out, so that calls can be held together."""
 
-ORDER = (*FLAX_DEFAULTS["nnx.Conv"], "conv_general_dilated", "dtype", "rngs")
+ORDER = (*FLAX_DEFAULTS["Conv"], "conv_general_dilated", "dtype", "rngs")
 """Keywords in the order in which they are written; others come first."""
 
 
@@ -77,8 +79,8 @@ def assignments(built: Sequence[tuple[str, str]]) -> list[str]:
     """The lines of `__init__`: keywords that all calls of a class agree on are given
     once, in a partial.
 
-    Before: self.a = nnx.Conv(3, 8, (1, 1), use_bias=False, dtype=dtype, rngs=rngs), ...
-    After:  conv = partial(nnx.Conv, use_bias=False, dtype=dtype, rngs=rngs)
+    Before: self.a = Conv(3, 8, (1, 1), use_bias=False, dtype=dtype, rngs=rngs), ...
+    After:  conv = partial(Conv, use_bias=False, dtype=dtype, rngs=rngs)
             self.a = conv(3, 8, (1, 1)), ...
     """
     parsed = [(name, text, parse_call(name, text)) for name, text in built]
@@ -119,10 +121,7 @@ def _repeated(call: Call, shared: Mapping[str, Mapping[str, str]]) -> Call:
 
 
 def _agreed(func: str, calls: Iterable[Call]) -> Mapping[str, str]:
-    """Keywords that two or more calls of `func` all give alike, rngs among them.
-
-    fast computes any convolution, so calls that name no way of their own agree.
-    """
+    """Keywords that two or more calls of `func` all give alike, rngs among them."""
     same = [call.keywords for call in calls if call.func == func]
     if len(same) < 2:
         return {}
@@ -131,9 +130,6 @@ def _agreed(func: str, calls: Iterable[Call]) -> Mapping[str, str]:
     }
     if "rngs" not in agreed:
         return {}
-    ways = [keywords.get("conv_general_dilated") for keywords in same]
-    if ways.count("fast") + ways.count(None) > 1 and "fast" in ways:
-        agreed["conv_general_dilated"] = "fast"
     return {k: agreed[k] for k in in_order(agreed)}
 
 

@@ -107,6 +107,7 @@ def _is_carried(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.ClassDef]:
 
 BASE_IMPORTS = {
     "Any": "from typing import Any",
+    "Callable": "from collections.abc import Callable",
     "Path": "from pathlib import Path",
     "Self": "from typing import Self",
     "partial": "from functools import partial",

@@ -33,6 +33,22 @@ def stepping(body: Body, arguments: Sequence[str], returns: str) -> list[str]:
     ]
 
 
+def compiling(graph: Graph) -> list[str]:
+    """`compile`, for a net that is only run and whose shapes are known beforehand."""
+    layers = [node.layer for node in graph.nodes]
+    if graph.phase != "TEST" or graph.dynamic:
+        return []
+    if any(layer.draws(graph.phase) for layer in layers):
+        return []
+    apart = all(layer.by_item for layer in layers)
+    return [
+        "",
+        "    def compile(self) -> Callable[..., Any]:",
+        '        """This network as a compiled function of its inputs, to be run."""',
+        f"        return compiled(self{', by_item=True' * apart})",
+    ]
+
+
 def total_loss(graph: Graph) -> list[str]:
     """`total_loss`, for a net in training that does not return just that."""
     weights = {

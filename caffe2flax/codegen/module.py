@@ -10,7 +10,7 @@ from caffe2flax.codegen.blocks import factor
 from caffe2flax.codegen.body import WIDTH, Body
 from caffe2flax.codegen.format import paragraph
 from caffe2flax.codegen.library import library, loaded_names
-from caffe2flax.codegen.methods import stepping, total_loss
+from caffe2flax.codegen.methods import compiling, stepping, total_loss
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.options import Option, find_options
 from caffe2flax.codegen.places import Home, Place, Places
@@ -149,6 +149,7 @@ def _class(name: str, body: Body) -> str:
         lines += ["", *objective]
     if body.built:
         lines += ["", *_from_pretrained(options, body.is_typed)]
+    lines += compiling(graph)
     return "\n".join(lines)
 
 
@@ -196,9 +197,11 @@ STANDARD = frozenset(
         "collections",
         "functools",
         "itertools",
+        "json",
         "logging",
         "math",
         "pathlib",
+        "platform",
         "types",
         "typing",
     ]

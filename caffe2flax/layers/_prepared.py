@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,42 +28,69 @@ if TYPE_CHECKING:
 
 POINTS = {4: (0.0, 1.0, -1.0), 6: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
 """Where `ops.winograd` takes the values of polynomials, by the size of a tile."""
-LARGE = 20
-"""Pixels along an axis from which on tiles of 6 waste little."""
-FEW_CHANNELS, FEW_PIXELS, MANY_GROUPS = 64, 6, 8
-"""Beyond these the transforms cost more than the products that they save."""
+LARGE, EXACT = 20, 256
+"""Pixels along an axis from which on tiles of 6 waste little, and channels from which
+on their rounding, three times that of tiles of 4, is too much for deep networks."""
+FEW_CHANNELS, FEW_PIXELS, MANY_GROUPS, MANY_NUMBERS = 64, 10, 8, 2**23
+"""Beyond these the transforms cost more than the products that they save: tiles of more
+numbers than the last leave a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared(Layer):
-    """A convolution, then a factor and an offset for each channel; Winograd's with
-    tiles of `tile` pixels, if that is not 0."""
+    """A convolution; then, where there are such, a factor and an offset for each
+    channel, another bottom that is added, and max(x, 0). Winograd's with tiles of
+    `tile` pixels, if that is not 0."""
 
     type = "Convolution"
 
     conv: Convolution
     behind: Layer | None = None
+    adds: bool = False
+    relu: bool = False
     tile: int = 0
 
     @property
     def gives_up(self) -> tuple[int, int]:
-        return int(self.behind is not None), int(self.tile > 0)
+        others = self.behind is not None or self.adds or self.relu
+        return int(others), int(self.tile > 0)
+
+    def absorb(self, following: Layer) -> Layer | None:
+        if self.relu:
+            return None
+        if following.rectifies:
+            return replace(self, relu=True)
+        if self.adds:
+            return None
+        if following.sums:
+            return replace(self, adds=True)
+        if self.behind is None and following.affine is not None:
+            return replace(self, behind=following)
+        return None
+
+    def prepare(self, *inputs: Shape) -> Layer:
+        return replace(self, tile=tile_for(self.conv, inputs[0]))
+
+    @property
+    def by_item(self) -> bool:
+        return True
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        return self.conv.infer(*inputs)
+        return self.conv.infer(inputs[0])
 
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
         behind = self.behind.blobs(*self.infer(*inputs)) if self.behind else ()
-        return self.conv.blobs(*inputs) + behind
+        return self.conv.blobs(inputs[0]) + behind
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        return self.conv.layouts(*inputs)
+        one = self.conv.layouts(inputs[0])
+        return Layouts(one.inputs * len(inputs), one.outputs)
 
     def multiply_adds(self, *inputs: Shape) -> int:
-        return self.conv.multiply_adds(*inputs)
+        return self.conv.multiply_adds(inputs[0])
 
     def caption(self, *inputs: Shape) -> str:
-        return self.conv.caption(*inputs)
+        return self.conv.caption(inputs[0])
 
     def placing(self) -> Placing | None:
         return self.conv.placing()
@@ -73,13 +101,11 @@ class Prepared(Layer):
     def with_padding(self, padding: Padding) -> Layer:
         return replace(self, conv=self.conv.with_padding(padding))
 
-    def prepare(self, *inputs: Shape) -> Layer:
-        return replace(self, tile=tile_for(self.conv, *inputs))
-
     def build(self, at: Site) -> str:
+        relu = unless(self.relu, False)
         if not self.tile:
-            biased = self.conv.bias or self.behind is not None
-            return replace(self.conv, bias=biased).build(at)
+            fused = replace(self.conv, bias=True)
+            return fused.construct(at, relu=relu)
         assert self.conv.padding is not None, "reconcile_padding has not run"
         kernel = self.conv.blobs(at.input.shape)[0].shape
         return "WinogradConv({})".format(
@@ -90,13 +116,14 @@ class Prepared(Layer):
                 tile=self.tile,
                 padding=unless(self.conv.padding.emitted, "SAME"),
                 feature_group_count=unless(self.conv.group, 1),
+                relu=relu,
                 dtype="dtype",
                 rngs="rngs",
             )
         )
 
     def call(self, at: Site) -> str:
-        return self.conv.call(at)
+        return f"{at.module}({', '.join(at.args)})"
 
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
         kernel, bias = blobs[0], blobs[1] if self.conv.bias else None
@@ -104,10 +131,9 @@ class Prepared(Layer):
             scale, shift = self._factors(blobs[1 + self.conv.bias :])
             kernel = kernel * scale.reshape(-1, *(1,) * (kernel.ndim - 1))
             bias = shift if bias is None else bias * scale + shift
-        if bias is None and self.tile:
+        if bias is None:
             bias = np.zeros(self.conv.num_output)
-        given = (kernel,) if bias is None else (kernel, bias)
-        made = replace(self.conv, bias=bias is not None).weights(given, at)
+        made = replace(self.conv, bias=True).weights((kernel, bias), at)
         if self.tile:
             made["kernel"] = transformed(made["kernel"], self.tile)
         return {k: v.astype(np.float32, copy=False) for k, v in made.items()}
@@ -126,19 +152,17 @@ class Prepared(Layer):
         self, blobs: Sequence[Array], *inputs: Array
     ) -> Array | tuple[Array, ...]:
         count = 1 + self.conv.bias
-        top = self.conv.reference(blobs[:count], *inputs)
-        if self.behind is None:
-            return top
-        return self.behind.reference(blobs[count:], np.asarray(top))
+        top = np.asarray(self.conv.reference(blobs[:count], inputs[0]))
+        if self.behind is not None:
+            top = np.asarray(self.behind.reference(blobs[count:], top))
+        top = sum(inputs[1:], top)
+        return np.maximum(top, 0) if self.relu else top
 
 
-def tile_for(conv: Convolution, *inputs: Shape) -> int:
+def tile_for(conv: Convolution, shape: Shape) -> int:
     """The tiles by which Winograd's algorithm is faster than a product of matrices; 0
     where it is not."""
-    shape = inputs[0]
-    usual = (
-        len(inputs) == 1 and len(shape) == 4 and conv.sliding.channel_axis(shape) == 1
-    )
+    usual = len(shape) == 4 and conv.sliding.channel_axis(shape) == 1
     if not usual or conv.group > MANY_GROUPS:
         return 0
     windows = conv.sliding.windows(shape)
@@ -146,9 +170,10 @@ def tile_for(conv: Convolution, *inputs: Shape) -> int:
         return 0
     pixels = min(conv.infer(shape)[0][2:])
     channels = min(shape[1], conv.num_output) // conv.group
-    if channels < FEW_CHANNELS or pixels < FEW_PIXELS:
-        return 0
-    return 6 if pixels >= LARGE else 4
+    tile = 6 if pixels >= LARGE and shape[1] // conv.group < EXACT else 4
+    numbers = prod(shape[2:]) * (shape[1] + conv.num_output) * (tile / (tile - 2)) ** 2
+    small = channels < FEW_CHANNELS or pixels < FEW_PIXELS
+    return 0 if small or numbers > MANY_NUMBERS else tile
 
 
 def transformed(kernel: Array, tile: int) -> Array:

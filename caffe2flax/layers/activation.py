@@ -38,6 +38,14 @@ class ReLU(Elementwise):
         params.ignore("engine")
         return cls(params.get("negative_slope", 0.0))
 
+    @property
+    def rectifies(self) -> bool:
+        return self.negative_slope == 0
+
+    @property
+    def by_item(self) -> bool:
+        return True
+
     def call(self, at: Site) -> str:
         if not self.negative_slope:
             return f"nnx.relu({at.x})"
@@ -91,6 +99,10 @@ class PReLU(Elementwise):
             )
         )
 
+    @property
+    def by_item(self) -> bool:
+        return True
+
     def call(self, at: Site) -> str:
         return f"{at.module}({at.x})"
 
@@ -115,6 +127,10 @@ class ELU(Elementwise):
     def parse(cls, params: Params) -> Self:
         return cls(params.get("alpha", 1.0))
 
+    @property
+    def by_item(self) -> bool:
+        return True
+
     def call(self, at: Site) -> str:
         return f"nnx.elu({arguments(at.x, alpha=unless(self.alpha, 1.0))})"
 
@@ -133,6 +149,10 @@ class Sigmoid(Elementwise):
         params.ignore("engine")
         return cls()
 
+    @property
+    def by_item(self) -> bool:
+        return True
+
     def call(self, at: Site) -> str:
         return f"nnx.sigmoid({at.x})"
 
@@ -150,6 +170,10 @@ class TanH(Elementwise):
         params.ignore("engine")
         return cls()
 
+    @property
+    def by_item(self) -> bool:
+        return True
+
     def call(self, at: Site) -> str:
         return f"jnp.tanh({at.x})"
 
@@ -163,6 +187,10 @@ class AbsVal(Elementwise):
     """|x|."""
 
     in_place = False
+
+    @property
+    def by_item(self) -> bool:
+        return True
 
     def call(self, at: Site) -> str:
         return f"absolute({at.x})"

@@ -133,6 +133,10 @@ class BatchNorm(Elementwise):
             )
         )
 
+    @property
+    def by_item(self) -> bool:
+        return not self.moving
+
     def call(self, at: Site) -> str:
         if not self.forced:
             return f"{at.module}({at.x})"
@@ -213,6 +217,10 @@ class Scale(Layer):
             bias_filler=filler(params, "bias_filler"),
             second=params.bottoms == 2,
         )
+
+    @property
+    def by_item(self) -> bool:
+        return not self.second and self.cover.first > 0
 
     def _span(self, *inputs: Shape) -> tuple[int, int]:
         """The axes on which the scale lies, and the bias with it."""

@@ -70,6 +70,14 @@ class Eltwise(Layer):
             coeff = (0.0, *coeff[1:])
         return cls(operation, coeff)
 
+    @property
+    def sums(self) -> bool:
+        return self.operation == "SUM" and self.coeff == (1.0, 1.0)
+
+    @property
+    def by_item(self) -> bool:
+        return True
+
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         return (one_shape(inputs),)
 
@@ -122,6 +130,10 @@ class Concat(Layer):
         if old is not None and old < 0:
             params.error("concat_dim", "concat_dim cannot be negative; use axis")
         return cls(next((a for a in (old, axis) if a is not None), 1))
+
+    @property
+    def by_item(self) -> bool:
+        return self.concat_axis > 0
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         shape = inputs[0]

@@ -21,7 +21,7 @@ from caffe2flax.layers._fields import (
     output_counts,
 )
 from caffe2flax.layers._placing import shrinking
-from caffe2flax.layers._prepared import Prepared, tile_for
+from caffe2flax.layers._prepared import Prepared
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import (
     Padding,
@@ -82,6 +82,10 @@ class Convolution(Layer):
             filler(params, "bias_filler"),
         )
 
+    @property
+    def by_item(self) -> bool:
+        return self.sliding.axis == 1
+
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         shape = one_shape(inputs)
         axis = self.sliding.channel_axis(shape)
@@ -122,12 +126,11 @@ class Convolution(Layer):
         return replace(self, padding=padding)
 
     def absorb(self, following: Layer) -> Layer | None:
-        usual = following.affine is not None and self.sliding.axis == 1
-        return Prepared(self, following) if usual else None
+        return Prepared(self).absorb(following) if self.sliding.axis == 1 else None
 
     def prepare(self, *inputs: Shape) -> Layer:
-        tile = tile_for(self, *inputs)
-        return Prepared(self, tile=tile) if tile else self
+        usual = self.sliding.axis == 1 and len(inputs) == 1
+        return Prepared(self).prepare(*inputs) if usual else self
 
     def layouts(self, *inputs: Operand) -> Layouts:
         shape = inputs[0].shape
@@ -135,12 +138,16 @@ class Convolution(Layer):
         return Layouts((layout,) * len(inputs), (layout,) * len(inputs))
 
     def build(self, at: Site) -> str:
+        return self.construct(at)
+
+    def construct(self, at: Site, **others: str | None) -> str:
+        """The expression that makes the nnx module, with other keywords."""
         shape = at.input.shape
         spatial = self.sliding.windows(shape)
         channels = shape[self.sliding.channel_axis(shape)]
         blobs = self.blobs(shape)
         weight = blobs[0]
-        return "nnx.Conv({})".format(
+        return "Conv({})".format(
             arguments(
                 channels,
                 self.num_output,
@@ -150,7 +157,7 @@ class Convolution(Layer):
                 kernel_dilation=unless(same([w.dilation for w in spatial] or [1]), 1),
                 feature_group_count=unless(self.group, 1),
                 use_bias=unless(self.bias, True),
-                conv_general_dilated=self._formulation(channels, spatial),
+                conv_general_dilated=self._formulation(channels),
                 **initialisers(
                     at,
                     blobs,
@@ -158,6 +165,7 @@ class Convolution(Layer):
                         weight.shape, kernel_axes(len(weight.shape))
                     ),
                 ),
+                **others,
                 dtype="dtype",
                 rngs="rngs",
             )
@@ -174,12 +182,10 @@ class Convolution(Layer):
             return literal(same([low for low, _ in emitted]))
         return literal(emitted)
 
-    def _formulation(self, channels: int, spatial: tuple[Window, ...]) -> str | None:
+    def _formulation(self, channels: int) -> str | None:
         """What XLA runs fast on CPU; many narrow groups compile fast only together."""
         if self.group == 1:
-            pixel = all(w.kernel == 1 for w in spatial)
-            first = channels <= 4 and all(1 < w.stride > w.kernel / 3 for w in spatial)
-            return "fast" if spatial and (pixel or first) else None
+            return None
         if self.group == channels:
             return "depthwise_conv"
         return "narrow_grouped_conv" if self.group > 8 else "grouped_conv"

@@ -64,6 +64,10 @@ class InnerProduct(Layer):
     def _axis(self, shape: Shape) -> int:
         return canonical_axis(self.first_axis, len(shape))
 
+    @property
+    def by_item(self) -> bool:
+        return self.first_axis > 0
+
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
         return ((*shape[: self._axis(shape)], self.num_output),)

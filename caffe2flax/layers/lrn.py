@@ -76,6 +76,10 @@ class LRN(Elementwise):
         layout = Layout.channels_last(4) if self.within else inputs[0].layout.plain()
         return Layouts((layout,), (layout,))
 
+    @property
+    def by_item(self) -> bool:
+        return True
+
     def call(self, at: Site) -> str:
         alpha, beta = literal(self.alpha), literal(self.beta)
         window = {"size": self.size, "alpha": alpha, "beta": beta}

@@ -91,6 +91,10 @@ class Pooling(Layer):
             return tuple(Window(size) for size in shape[2:])
         return windows(len(shape) - 2, self.kernel, self.stride, self.pad)
 
+    @property
+    def by_item(self) -> bool:
+        return True
+
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
         sizes = pooled(shape[2:], self._windows(shape), ceil=self.ceil)

@@ -150,7 +150,7 @@ def fast(
     """Convolution in the way that suits its shapes.
 
     x is (N, *spatial, C), kernel is (*window, C, out). On CPU a window of 1 is one
-    product of matrices, long strides over few channels and images with few pixels or
+    product of matrices, and so are few pixels; long strides over few channels and few
     outputs have ways of their own: up to 4 times faster there.
     """
     window, (channels, out) = kernel.shape[:-2], kernel.shape[-2:]
@@ -165,6 +165,8 @@ def fast(
         on_cpu = pointwise_conv
     elif len(window) == 2 and channels <= 4 and 1 < min(strides) > window[0] / 3:
         on_cpu = row_conv
+    elif is_small(x, strides):
+        on_cpu = patch_conv
     elif len(window) == 2 and channels > 4 and (out <= 64 or x.shape[1] <= 14):
         on_cpu = wide_conv
     if on_cpu is None:
@@ -192,6 +194,38 @@ def pointwise_conv(
     y = jnp.matmul(
         x.reshape(-1, channels),
         kernel.reshape(channels, out),
+        precision=options.get("precision"),
+        preferred_element_type=options.get("preferred_element_type"),
+    )
+    return y.reshape(*x.shape[:-1], out)
+
+
+def is_small(x: Array, strides: Sequence[int]) -> bool:
+    """Whether a convolution of x makes so few pixels that windows are soon copied."""
+    sizes = (x.shape[0], *x.shape[1:-1])
+    known = all(isinstance(size, int) for size in sizes)
+    return known and math.prod(sizes) <= 100 * math.prod(strides)
+
+
+def patch_conv(
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> Array:
+    """Convolution as one product of matrices, each pixel's window in a row.
+
+    x is (N, *spatial, C), kernel is (*window, C, out).
+    """
+    *window, channels, out = kernel.shape
+    x = pad_spatial(x, 0, window, strides, padding)
+    for axis in range(len(window), 0, -1):
+        slices = window_slices(x, window[axis - 1], strides[axis - 1], axis)
+        x = jnp.concatenate(slices, axis=-1)
+    y = jnp.matmul(
+        x.reshape(-1, math.prod(window) * channels),
+        kernel.reshape(-1, out),
         precision=options.get("precision"),
         preferred_element_type=options.get("preferred_element_type"),
     )

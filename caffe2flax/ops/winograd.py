@@ -1,6 +1,7 @@
 """Convolution by Winograd's minimal filtering, for modules that are only run."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -9,14 +10,18 @@ from flax import nnx
 from flax.typing import Dtype
 from jax import Array, lax
 
+from caffe2flax.ops.onednn import either, onednn_products
+
 
 class WinogradConv(nnx.Module):
-    """y[n, i, o] = bias[o] + sum of w[k, c, o] * x[n, i + k - pad, c], over two axes.
+    """y[n, i, o] = bias[o] + sum of w[k, c, o] * x[n, i + k - pad, c], over two axes,
+    plus other, and max(that, 0) where `relu` is true.
 
-    `kernel` (tile, tile, C / groups, out) is G w G^T, prepared: see Lavin and Gray,
-    "Fast Algorithms for Convolutional Neural Networks" (2016). x is (N, H, W, C). On
-    CPU 1.3 to 2.5 times faster than a convolution, within 1e-5 of it; elsewhere, and
-    below 32 bits, the convolution with w itself.
+    x is (N, H, W, C); there may be an other, of the shape of y. `kernel` (tile, tile, C
+    / groups, out) is G w G^T, prepared: see Lavin and Gray, "Fast Algorithms for
+    Convolutional Neural Networks" (2016). On CPU 1.3 to 2.5 times faster than a
+    convolution, within 1e-5 of it; elsewhere, and below 32 bits, the convolution with w
+    itself.
     """
 
     def __init__(
@@ -28,6 +33,7 @@ class WinogradConv(nnx.Module):
         tile: int,
         padding: str | Sequence[tuple[int, int]] = "SAME",
         feature_group_count: int = 1,
+        relu: bool = False,
         dtype: Dtype | None = None,
         rngs: nnx.Rngs,
     ):
@@ -36,26 +42,42 @@ class WinogradConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features))
         self.window, self.tile, self.padding = window, tile, padding
         self.groups = feature_group_count
-        self.dtype = dtype
+        self.relu, self.dtype = relu, dtype
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *others: Array) -> Array:
         dtype = self.dtype or jnp.result_type(x, self.kernel[...])
-        x, kernel = x.astype(dtype), self.kernel[...]
-        filters = jnp.split(kernel, self.groups, axis=-1)
+        kernel = self.kernel[...]
+        bias = self.bias[...].astype(dtype).reshape(1, 1, 1, -1)
+        arrays = [array.astype(dtype) for array in (x, *others)]
         pads = self.padding
         if isinstance(pads, str):
             pads = lax.padtype_to_pads(x.shape[1:3], (self.window,) * 2, (1, 1), pads)
 
-        def tiled(x: Array) -> Array:
-            x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-            inputs = jnp.split(x, self.groups, axis=-1)
-            conv = functools.partial(winograd, window=self.window)
-            return jnp.concatenate(list(map(conv, inputs, filters)), axis=-1)
+        def finished(y: Array, *others: Array) -> Array:
+            y = functools.reduce(jnp.add, others, y + bias)
+            return jnp.maximum(y, 0) if self.relu else y
 
-        def native(x: Array) -> Array:
+        def tiled(x: Array, *others: Array) -> Array:
+            inputs = jnp.split(jnp.pad(x, ((0, 0), *pads, (0, 0))), self.groups, -1)
+            filters = jnp.split(kernel, self.groups, -1)
+            conv = functools.partial(winograd, window=self.window)
+            y = jnp.concatenate(list(map(conv, inputs, filters)), axis=-1)
+            return finished(y, *others)
+
+        def in_cache(x: Array, *others: Array) -> Array:
+            """A third of what a processor's last cache holds, or image by image."""
+            step = self.tile - self.window + 1
+            size = math.prod(x.shape[:3]) * sum(kernel.shape[2:]) * self.tile**2
+            if x.shape[0] == 1 or size <= 2**23 * step**2:
+                return tiled(x, *others)
+            images = [array[:, None] for array in (x, *others)]
+            y: Array = lax.map(lambda image: tiled(*image)[0], tuple(images))
+            return y
+
+        def native(x: Array, *others: Array) -> Array:
             inverse = np.linalg.pinv(winograd_matrices(self.tile, self.window)[1])
             w = jnp.einsum("ia,jb,abco->ijco", inverse, inverse, kernel).astype(dtype)
-            return lax.conv_general_dilated(
+            y = lax.conv_general_dilated(
                 x,
                 w,
                 (1, 1),
@@ -63,12 +85,13 @@ class WinogradConv(nnx.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 feature_group_count=self.groups,
             )
+            return finished(y, *others)
 
-        if x.dtype.itemsize < 4:
-            y = native(x)
-        else:
-            y = lax.platform_dependent(x, cpu=tiled, default=native)
-        return y + self.bias[...].astype(dtype).reshape(1, 1, 1, -1)
+        if arrays[0].dtype.itemsize < 4:
+            return native(*arrays)
+        on_cpu = in_cache if isinstance(x.shape[0], int) else tiled
+        y: Array = lax.platform_dependent(*arrays, cpu=on_cpu, default=native)
+        return y
 
 
 def winograd(x: Array, kernel: Array, window: int) -> Array:
@@ -77,7 +100,7 @@ def winograd(x: Array, kernel: Array, window: int) -> Array:
     tile, _, channels, out = kernel.shape
     inputs, _, outputs = winograd_matrices(tile, window)
     step = tile - window + 1
-    n, height, width = x.shape[0], x.shape[1] - window + 1, x.shape[2] - window + 1
+    height, width = x.shape[1] - window + 1, x.shape[2] - window + 1
     down, across = -(-height // step), -(-width // step)
     spare = (down * step - height, across * step - width)
     x = jnp.pad(x, ((0, 0), (0, spare[0]), (0, spare[1]), (0, 0)))
@@ -86,25 +109,30 @@ def winograd(x: Array, kernel: Array, window: int) -> Array:
         span = (count - 1) * step + 1
         return [lax.slice_in_dim(x, i, i + span, step, axis) for i in range(tile)]
 
-    rows = cut(x, 1, down)
-    parts = []
-    for weights in inputs:
-        row = cut(weighted(weights, rows), 2, across)
-        parts += [weighted(w, row).reshape(-1, channels) for w in inputs]
-    if isinstance(n, int) and n * down * across <= 2 * min(channels, out):
-        # One product of all: to take the kernel apart would cost more.
-        stacked = jnp.matmul(jnp.stack(parts), kernel.reshape(-1, channels, out))
-        products = list(stacked)
-    else:
-        filters = [kernel[i, j] for i in range(tile) for j in range(tile)]
-        products = list(map(jnp.matmul, parts, filters))
-    rows = []
-    for i in range(tile):
-        row = products[i * tile : (i + 1) * tile]
-        columns = [weighted(w, row).reshape(-1, down, across, out) for w in outputs]
-        rows.append(jnp.stack(columns, 3).reshape(-1, down, across * step, out))
-    y = jnp.stack([weighted(w, rows) for w in outputs], 2)
-    return y.reshape(-1, down * step, across * step, out)[:, :height, :width]
+    def sums(matrix: np.ndarray, arrays: Sequence[Array], axis: int = 0) -> Array:
+        return jnp.stack([weighted(row, arrays) for row in matrix], axis)
+
+    # Each stage is written to memory: XLA would compute the one before again for all
+    # that reads it. The leading axes are the rows and the columns of a tile.
+    stage = sums(inputs, cut(x, 2, across))
+    stage = sums(inputs, cut(stage, 2, down))
+    tiles = stage.reshape(tile**2, -1, channels)
+    filters = kernel.reshape(tile**2, channels, out)
+    made = either(onednn_products, separate_products, tiles, filters)
+    stage = made.reshape(tile, tile, -1, down, across, out)
+    stage = sums(outputs, list(stage), 3)
+    stage = sums(outputs, list(stage), 4)
+    y = stage.reshape(-1, down * step, across * step, out)
+    return y[:, :height, :width]
+
+
+def separate_products(x: Array, kernel: Array) -> Array:
+    """x (parts, tiles, C) @ kernel (parts, C, out), part by part unless so few tiles
+    are there that to take the kernel apart would cost more."""
+    _, tiles, channels = x.shape
+    if isinstance(tiles, int) and tiles <= 2 * min(channels, kernel.shape[-1]):
+        return jnp.matmul(x, kernel)
+    return jnp.stack(list(map(jnp.matmul, x, kernel)))
 
 
 def weighted(weights: Sequence[float], arrays: Sequence[Array]) -> Array:

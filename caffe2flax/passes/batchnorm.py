@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 from caffe2flax.ir import Graph, Node, Value
 from caffe2flax.registry import Layer
@@ -37,9 +38,11 @@ def join(
         weights = node.weights + follower.weights
         if any(uses[weight] != alike[weights] for weight in weights):
             continue
+        others = [value for value in follower.inputs if value not in node.outputs]
         folded[node.number] = replace(
             node,
             layer=layer,
+            inputs=(*node.inputs, *others),
             outputs=follower.outputs,
             weights=weights,
             shares=(),
@@ -53,11 +56,17 @@ def join(
 def _pairs(
     graph: Graph, fold: Callable[[Layer, Layer], Layer | None]
 ) -> Iterator[tuple[Node, Node, Layer]]:
-    """Two nodes, and the layer that does the work of both."""
+    """Two nodes, and the layer that does the work of both. What has more bottoms than
+    one comes right behind the other, so that all of them are there."""
     readers = graph.readers()
-    for node in graph.nodes:
+    for node, next_ in pairwise((*graph.nodes, None)):
+        assert node is not None
         follower = _only_reader(node, readers, graph.wanted)
         if follower is None or not all(follower.propagate_down):
+            continue
+        distinct = len(set(follower.inputs)) == len(follower.inputs)
+        here = follower.layer.sums and follower is next_ and distinct
+        if len(follower.inputs) > 1 and not here:
             continue
         layer = fold(node.layer, follower.layer)
         if layer is not None:
@@ -70,4 +79,4 @@ def _only_reader(
     if len(node.outputs) != 1 or node.outputs[0] in wanted:
         return None
     found = readers.get(node.outputs[0], ())
-    return found[0] if len(found) == 1 and len(found[0].inputs) == 1 else None
+    return found[0] if len(found) == 1 else None

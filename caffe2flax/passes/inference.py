@@ -22,7 +22,10 @@ def prepare(graph: Graph) -> Graph:
     Before: a = Convolution(x); b = BatchNorm(a), with a Scale folded in
     After:  b = Convolution(x), with other weights
     """
-    graph = join(graph, lambda layer, after: layer.absorb(after), tied=False)
+    count = len(graph.nodes) + 1
+    while len(graph.nodes) < count:
+        count = len(graph.nodes)
+        graph = join(graph, lambda layer, after: layer.absorb(after), tied=False)
     uses = Counter(weight for node in graph.nodes for weight in node.weights)
     nodes = tuple(
         replace(
