@@ -16,7 +16,7 @@ FLAX_DEFAULTS: Mapping[str, Mapping[str, str]] = {
         "use_bias": "True",
         "relu": "False",
     },
-    "WinogradConv": {"padding": "'SAME'", "feature_group_count": "1", "relu": "False"},
+    "WinogradConv": {"padding": "'SAME'", "relu": "False"},
     "nnx.Linear": {"use_bias": "True"},
     "nnx.BatchNorm": {"epsilon": "1e-05", "use_bias": "True", "use_scale": "True"},
 }

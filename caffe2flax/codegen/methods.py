@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from caffe2flax.codegen.body import Body
 from caffe2flax.ir import Graph
@@ -41,11 +42,13 @@ def compiling(graph: Graph) -> list[str]:
     if any(layer.draws(graph.phase) for layer in layers):
         return []
     apart = all(layer.by_item for layer in layers)
+    sizes = (prod(graph.shapes[value][1:]) for n in graph.nodes for value in n.outputs)
+    largest = f", largest={max(sizes, default=0)}" if apart else ""
     return [
         "",
         "    def compile(self) -> Callable[..., Any]:",
         '        """This network as a compiled function of its inputs, to be run."""',
-        f"        return compiled(self{', by_item=True' * apart})",
+        f"        return compiled(self{largest})",
     ]
 
 

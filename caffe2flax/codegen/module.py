@@ -53,7 +53,7 @@ def emit(
     names = Namespace({*library().definitions, NAME, name})
     factored = factor(graph, names, initialise=initialise)
     body = Body(factored.graph, initialise)
-    classes = GAP.join((*factored.classes, _class(name, body)))
+    classes = GAP.join((*factored.classes, _class(name, body, compiling(graph))))
     docstring = f"{name}, converted from {_quoted(origin)} by caffe2flax {version}."
     remarks = (paragraph(text, WIDTH) for text in graph.remarks)
     paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph), *remarks]
@@ -123,7 +123,7 @@ def _preparation(graph: Graph) -> Iterable[str]:
             yield paragraph(text, WIDTH)
 
 
-def _class(name: str, body: Body) -> str:
+def _class(name: str, body: Body, compiling: list[str]) -> str:
     graph = body.graph
     options = find_options(body)
     parameters = ["*", *map(str, options)]
@@ -149,7 +149,7 @@ def _class(name: str, body: Body) -> str:
         lines += ["", *objective]
     if body.built:
         lines += ["", *_from_pretrained(options, body.is_typed)]
-    lines += compiling(graph)
+    lines += compiling
     return "\n".join(lines)
 
 

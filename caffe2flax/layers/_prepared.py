@@ -31,9 +31,9 @@ POINTS = {4: (0.0, 1.0, -1.0), 6: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)
 LARGE, EXACT = 20, 256
 """Pixels along an axis from which on tiles of 6 waste little, and channels from which
 on their rounding, three times that of tiles of 4, is too much for deep networks."""
-FEW_CHANNELS, FEW_PIXELS, MANY_GROUPS, MANY_NUMBERS = 64, 10, 8, 2**23
+FEW_CHANNELS, FEW_PIXELS, MANY_NUMBERS = 64, 10, 2**23
 """Beyond these the transforms cost more than the products that they save: tiles of more
-numbers than the last leave a processor's cache."""
+numbers than the last leave a processor's cache. So do those of groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +110,11 @@ class Prepared(Layer):
         kernel = self.conv.blobs(at.input.shape)[0].shape
         return "WinogradConv({})".format(
             arguments(
-                kernel[1] * self.conv.group,
+                kernel[1],
                 self.conv.num_output,
                 kernel[-1],
                 tile=self.tile,
                 padding=unless(self.conv.padding.emitted, "SAME"),
-                feature_group_count=unless(self.conv.group, 1),
                 relu=relu,
                 dtype="dtype",
                 rngs="rngs",
@@ -163,14 +162,14 @@ def tile_for(conv: Convolution, shape: Shape) -> int:
     """The tiles by which Winograd's algorithm is faster than a product of matrices; 0
     where it is not."""
     usual = len(shape) == 4 and conv.sliding.channel_axis(shape) == 1
-    if not usual or conv.group > MANY_GROUPS:
+    if not usual or conv.group > 1:
         return 0
     windows = conv.sliding.windows(shape)
     if any((w.kernel, w.stride, w.dilation) != (3, 1, 1) for w in windows):
         return 0
     pixels = min(conv.infer(shape)[0][2:])
-    channels = min(shape[1], conv.num_output) // conv.group
-    tile = 6 if pixels >= LARGE and shape[1] // conv.group < EXACT else 4
+    channels = min(shape[1], conv.num_output)
+    tile = 6 if pixels >= LARGE and shape[1] < EXACT else 4
     numbers = prod(shape[2:]) * (shape[1] + conv.num_output) * (tile / (tile - 2)) ** 2
     small = channels < FEW_CHANNELS or pixels < FEW_PIXELS
     return 0 if small or numbers > MANY_NUMBERS else tile

@@ -10,11 +10,12 @@ from flax import nnx
 from jax import Array, lax
 
 
-def compiled(model: nnx.Module, *, by_item: bool = False) -> Callable[..., Any]:
+def compiled(model: nnx.Module, *, largest: int = 0) -> Callable[..., Any]:
     """`model` as a function of its inputs, compiled at its first call for each shape.
 
-    by_item: no item of a batch depends on another. On CPU a batch then goes two by two
-    where weights are small, so that what is computed stays in the processor's cache.
+    largest: the numbers in an item's largest blob, where no item of a batch depends on
+    another. On CPU batches that leave the processor's cache then go two by two, where
+    the weights that each pair needs are smaller.
     """
     weights, tree = jax.tree.flatten(model)
     small = all(weight.ndim != 2 or weight.size < 2**22 for weight in weights)
@@ -23,7 +24,7 @@ def compiled(model: nnx.Module, *, by_item: bool = False) -> Callable[..., Any]:
     def forward(weights: list[Array], *inputs: Array) -> Any:
         whole = jax.tree.unflatten(tree, weights)
         counts = {x.shape[0] if x.ndim else 0 for x in inputs}
-        if not (by_item and small and len(counts) == 1 and max(counts) > 3):
+        if not small or len(counts) != 1 or max(counts) * largest < 2**22:
             return whole(*inputs)
         pairs = functools.partial(two_by_two, whole)
         return lax.platform_dependent(*inputs, cpu=pairs, default=whole)

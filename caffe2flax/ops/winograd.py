@@ -17,11 +17,10 @@ class WinogradConv(nnx.Module):
     """y[n, i, o] = bias[o] + sum of w[k, c, o] * x[n, i + k - pad, c], over two axes,
     plus other, and max(that, 0) where `relu` is true.
 
-    x is (N, H, W, C); there may be an other, of the shape of y. `kernel` (tile, tile, C
-    / groups, out) is G w G^T, prepared: see Lavin and Gray, "Fast Algorithms for
-    Convolutional Neural Networks" (2016). On CPU 1.3 to 2.5 times faster than a
-    convolution, within 1e-5 of it; elsewhere, and below 32 bits, the convolution with w
-    itself.
+    x is (N, H, W, C); there may be an other, of the shape of y. `kernel` (tile, tile,
+    C, out) is G w G^T, prepared: see Lavin and Gray, "Fast Algorithms for Convolutional
+    Neural Networks" (2016). On CPU 1.3 to 2.5 times faster than a convolution, within
+    1e-5 of it; elsewhere, and below 32 bits, the convolution with w itself.
     """
 
     def __init__(
@@ -32,16 +31,14 @@ class WinogradConv(nnx.Module):
         *,
         tile: int,
         padding: str | Sequence[tuple[int, int]] = "SAME",
-        feature_group_count: int = 1,
         relu: bool = False,
         dtype: Dtype | None = None,
         rngs: nnx.Rngs,
     ):
-        shape = (tile, tile, in_features // feature_group_count, out_features)
+        shape = (tile, tile, in_features, out_features)
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(out_features))
         self.window, self.tile, self.padding = window, tile, padding
-        self.groups = feature_group_count
         self.relu, self.dtype = relu, dtype
 
     def __call__(self, x: Array, *others: Array) -> Array:
@@ -58,11 +55,8 @@ class WinogradConv(nnx.Module):
             return jnp.maximum(y, 0) if self.relu else y
 
         def tiled(x: Array, *others: Array) -> Array:
-            inputs = jnp.split(jnp.pad(x, ((0, 0), *pads, (0, 0))), self.groups, -1)
-            filters = jnp.split(kernel, self.groups, -1)
-            conv = functools.partial(winograd, window=self.window)
-            y = jnp.concatenate(list(map(conv, inputs, filters)), axis=-1)
-            return finished(y, *others)
+            x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+            return finished(winograd(x, kernel, self.window), *others)
 
         def in_cache(x: Array, *others: Array) -> Array:
             """A third of what a processor's last cache holds, or image by image."""
@@ -83,7 +77,6 @@ class WinogradConv(nnx.Module):
                 (1, 1),
                 pads,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.groups,
             )
             return finished(y, *others)
 
