@@ -68,6 +68,8 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "pixel": ((2, 9, 11, 5), (1, 1, 5, 7), {}),
     "pixel_strided": ((2, 22, 21, 5), (1, 1, 5, 7), {"strides": (2, 3)}),
     "pixel_padded": ((1, 9, 9, 3), (1, 1, 3, 4), {"rhs_dilation": (2, 2)}),
+    "one": ((1, 1, 1, 5), (1, 1, 5, 7), {}),
+    "single": ((1, 9, 9, 1), (1, 1, 1, 1), {}),
     "window": ((1, 12, 10, 3), (3, 3, 3, 8), {"padding": PADS}),
     "uneven": ((1, 23, 20, 3), (5, 4, 3, 8), {"padding": ((2, 1), (0, 3))}),
     "same": ((1, 23, 20, 3), (3, 3, 3, 8), {"padding": "SAME", "strides": (2, 2)}),
@@ -192,6 +194,10 @@ def test_derivatives_and_maps(call: Any) -> None:
     half = [array.astype(jnp.bfloat16) for array in (x, kernel)]
     assert CALL not in program(conv, *half)
     assert conv(x, kernel).shape == jax.checkpoint(conv)(x, kernel).shape
+    with jax.disable_jit():
+        assert (
+            distance(np.asarray(conv(x, kernel)), np.asarray(plain(x, kernel))) < 1e-5
+        )
 
 
 @pytest.fixture
@@ -209,16 +215,39 @@ def test_unknown_releases_are_not_asked(other_release: None, call: Any) -> None:
     assert CALL not in program(conv, x, kernel)
 
 
-@pytest.mark.parametrize("padding", ["SAME", 1, (1, 2), ((1, 2), (0, 3))])
-def test_conv_is_flax_conv(padding: Any) -> None:
+def native_path(conv: Conv) -> Callable[..., Array]:
+    """The module without oneDNN, as in what is exported."""
+
+    def run(x: Array) -> Array:
+        exported = jax.export.export(jax.jit(conv))(x)
+        y: Array = exported.call(x)
+        return y
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"padding": "SAME"},
+        {"padding": 1, "kernel_dilation": 2},
+        {"padding": (1, 2), "use_bias": False},
+        {"padding": ((1, 2), (0, 3)), "feature_group_count": 2},
+        {"padding": "CIRCULAR"},
+        {"padding": 1, "input_dilation": 2},
+        {"padding": 1, "mask": jnp.tri(9, 32).reshape(3, 3, 4, 8)},
+    ],
+)
+def test_conv_is_flax_conv(given: dict[str, Any]) -> None:
     """Whatever Flax takes, with the same weights."""
-    given = {"strides": (1, 2), "padding": padding, "rngs": nnx.Rngs(0)}
+    padding, given = given["padding"], {"strides": (1, 2), "rngs": nnx.Rngs(0)} | given
     ours, true = Conv(4, 8, (3, 3), **given), nnx.Conv(4, 8, (3, 3), **given)
     nnx.update(true, nnx.state(ours, nnx.Param))
     x = jnp.asarray(numbers(2, 14, 14, 4))
     assert distance(np.asarray(ours(x)), np.asarray(true(x))) < 1e-5
     more = x[None]
     assert distance(np.asarray(ours(more)), np.asarray(true(more))) < 1e-5
+    assert distance(np.asarray(true(x)), np.asarray(native_path(ours)(x))) < 1e-5
     pads = conv_padding(padding, 2)
     assert pads == padding or len(pads) == 2
 

@@ -14,7 +14,8 @@ COMPILING = """\
 
 Seconds, each in a process of its own in which JAX has started: `load` is
 `from_pretrained`, `first call` the sum of tracing, lowering, compiling and running.
-Cached is the same with JAX's persistent cache, which an earlier process filled.
+Cached is the same with JAX's persistent cache, which an earlier process filled: with it
+programs do without oneDNN.
 """
 
 CONVERTING = """\

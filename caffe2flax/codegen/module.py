@@ -197,11 +197,9 @@ STANDARD = frozenset(
         "collections",
         "functools",
         "itertools",
-        "json",
         "logging",
         "math",
         "pathlib",
-        "platform",
         "types",
         "typing",
     ]

@@ -111,8 +111,8 @@ class Deconvolution(Layer):
         return Layouts((layout,) * len(inputs), (layout,) * len(inputs))
 
     def build(self, at: Site) -> str:
-        """nnx.ConvTranspose; as that has no groups, a grouped one is an nnx.Conv over
-        the dilated input."""
+        """nnx.ConvTranspose; as that has no groups, a grouped one is a Conv over the
+        dilated input."""
         shape = at.input.shape
         spatial = self.sliding.windows(shape)
         # Flax counts pads from where a window touches a single pixel.
@@ -121,8 +121,8 @@ class Deconvolution(Layer):
         stride = unless(same([w.stride for w in spatial] or [1]), 1)
         grouped = self.group > 1
         blobs = self.blobs(shape)
-        return "nnx.{}({})".format(
-            "Conv" if grouped else "ConvTranspose",
+        return "{}({})".format(
+            "Conv" if grouped else "nnx.ConvTranspose",
             arguments(
                 shape[self.sliding.channel_axis(shape)],
                 self.num_output,
@@ -156,7 +156,7 @@ class Deconvolution(Layer):
 
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
         """(c, o / group, *window) as (*window, o, c) for nnx.ConvTranspose, or turned
-        around as (*window, c / group, o) for nnx.Conv."""
+        around as (*window, c / group, o) for Conv."""
         weight = blobs[0]
         if self.group > 1:
             inputs, outputs, *window = weight.shape

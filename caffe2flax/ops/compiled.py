@@ -11,7 +11,8 @@ from jax import Array, lax
 
 
 def compiled(model: nnx.Module, *, largest: int = 0) -> Callable[..., Any]:
-    """`model` as a function of its inputs, compiled at its first call for each shape.
+    """`model`, with the weights that it has now, as a function of its inputs, compiled
+    at its first call for each shape.
 
     largest: the numbers in an item's largest blob, where no item of a batch depends on
     another. On CPU batches that leave the processor's cache then go two by two, where

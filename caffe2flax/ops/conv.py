@@ -1,6 +1,6 @@
 """nnx.Conv, sooner."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,16 +20,21 @@ class Conv(nnx.Conv):
     """
 
     def __init__(self, *args: Any, relu: bool = False, **options: Any):
-        options.setdefault("conv_general_dilated", fast)
+        groups = options.get("feature_group_count", 1)
+        way = fast if groups == 1 else lax.conv_general_dilated
+        options.setdefault("conv_general_dilated", way)
         super().__init__(*args, **options)
         self.relu = relu
 
     def __call__(self, inputs: Array, other: Array | None = None) -> Array:
         rank = len(self.kernel_size)
-        if inputs.ndim != rank + 2:
-            return super().__call__(inputs)
-        given = [self.kernel[...], self.bias and self.bias[...], other]
-        arrays = [inputs, *(array for array in given if array is not None)]
+        named = isinstance(self.padding, str) and self.padding not in ("SAME", "VALID")
+        if inputs.ndim != rank + 2 or named or self.mask is not None:
+            y = super().__call__(inputs)
+            y = y if other is None else y + other
+            return nnx.relu(y) if self.relu else y
+        weights = [p[...] for p in (self.kernel, self.bias) if p is not None]
+        arrays = [inputs, *weights, *([] if other is None else [other])]
         dtype = self.dtype or jnp.result_type(*arrays)
         last = (0, rank + 1, *range(1, rank + 1))
         return conv_by_onednn(
@@ -37,11 +42,13 @@ class Conv(nnx.Conv):
             *(array.astype(dtype) for array in arrays),
             strides=for_each_axis(self.strides, rank),
             padding=conv_padding(self.padding, rank),
+            lhs_dilation=for_each_axis(self.input_dilation, rank),
             rhs_dilation=for_each_axis(self.kernel_dilation, rank),
             feature_group_count=self.feature_group_count,
             dimension_numbers=lax.ConvDimensionNumbers(
                 last, (rank + 1, rank, *range(rank)), last
             ),
+            precision=self.precision,
             biased=self.bias is not None,
             conv=self.conv_general_dilated,
             relu=self.relu,
@@ -67,13 +74,16 @@ def conv_add_relu(
     x: Array,
     kernel: Array,
     *others: Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
     conv: Callable[..., Array],
     relu: bool,
     biased: bool,
     **options: Any,
 ) -> Array:
-    """conv(x, kernel, **options) + others, and max(that, 0) where `relu` is true."""
-    y = conv(x, kernel, **options)
+    """conv(x, kernel, strides, padding, **options) + others, and max(that, 0) where
+    `relu` is true."""
+    y = conv(x, kernel, strides, padding, **options)
     for other in others:
         y = y + other.reshape((1,) * (y.ndim - other.ndim) + other.shape)
     return nnx.relu(y) if relu else y

@@ -120,6 +120,10 @@ def onednn_primitive() -> Any:
     def compiled(**params: Any) -> Callable[..., Array]:
         return jax.jit(functools.partial(call.bind, **params))
 
+    def run(*args: Array, **params: Any) -> Array:
+        config: Any = jax.config
+        return (plain if config.jax_disable_jit else compiled)(**params)(*args)
+
     def abstract(*args: Any, **params: Any) -> Any:
         (out,) = jax.make_jaxpr(plain(**params))(*args).out_avals
         return out
@@ -140,7 +144,7 @@ def onednn_primitive() -> Any:
             params["native"] = params["library"]
         return lowered(context, *args, **params)
 
-    call.def_impl(lambda *args, **params: compiled(**params)(*args))
+    call.def_impl(run)
     call.def_abstract_eval(abstract)
     ad.primitive_jvps[call] = derivative
     batching.primitive_batchers[call] = mapped
