@@ -19,8 +19,8 @@ from jax import Array, lax
 
 import caffe2flax
 from caffe2flax.ops.compiled import compiled, two_by_two
-from caffe2flax.ops.conv import Conv, conv_padding
-from caffe2flax.ops.onednn import conv_by_onednn, onednn_primitive
+from caffe2flax.ops.conv import Conv, conv_by_onednn, conv_padding
+from caffe2flax.ops.onednn import onednn_primitive
 from tests.golden import distance
 from tests.smallnets import net, numbers
 
@@ -77,6 +77,9 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "grouped": ((1, 13, 13, 8), (3, 3, 4, 6), {"feature_group_count": 2}),
     "depthwise": ((1, 13, 13, 8), (3, 3, 1, 8), {"feature_group_count": 8}),
     "multiplied": ((1, 13, 13, 8), (3, 3, 1, 16), {"feature_group_count": 8}),
+    "tiled": ((1, 52, 60, 64), (3, 3, 64, 66), {"padding": PADS}),
+    "tiled_one_by_one": ((3, 150, 156, 64), (3, 3, 64, 64), {}),
+    "tiled_finely": ((2, 53, 53, 256), (3, 3, 256, 64), {"padding": ((1, 2), (0, 1))}),
     "line": ((2, 130, 4), (3, 4, 6), {"strides": (1,), "padding": ((1, 1),)}),
     "frames": ((1, 6, 9, 9, 4), (3, 3, 3, 4, 6), {"strides": (1, 2, 2)}),
 }

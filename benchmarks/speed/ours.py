@@ -28,12 +28,7 @@ def model(network: Network, form: str = "default") -> Any:
     form: "default", "optimized" (`convert --optimize`) or "plain", the default one with
     every convolution as XLA has it.
     """
-    made = written(network, form).from_pretrained()
-    if form == "plain":
-        for _, part in nnx.iter_modules(made):
-            if isinstance(part, nnx.Conv):
-                part.conv_general_dilated = jax.lax.conv_general_dilated
-    return made
+    return written(network, form).from_pretrained()
 
 
 def written(network: Network, form: str) -> Any:
@@ -49,7 +44,15 @@ def written(network: Network, form: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if form == "plain":
+        module.Conv = plain_conv  # type: ignore[attr-defined]
     return getattr(module, conversion.name)
+
+
+def plain_conv(*args: Any, **options: Any) -> nnx.Conv:
+    """nnx.Conv, which asks XLA for a convolution."""
+    way = {"conv_general_dilated": jax.lax.conv_general_dilated}
+    return nnx.Conv(*args, **options | way)
 
 
 def jitted(model: Any) -> tuple[Any, list[Any]]:

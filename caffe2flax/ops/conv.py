@@ -1,5 +1,6 @@
 """nnx.Conv, sooner."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from flax import nnx
 from jax import Array, lax
 
 from caffe2flax.ops.convolution import fast
-from caffe2flax.ops.onednn import conv_by_onednn
+from caffe2flax.ops.onednn import conv_sizes, either, onednn_conv
+from caffe2flax.ops.winograd import tile_size, tiled_conv
 
 
 class Conv(nnx.Conv):
@@ -87,3 +89,59 @@ def conv_add_relu(
     for other in others:
         y = y + other.reshape((1,) * (y.ndim - other.ndim) + other.shape)
     return nnx.relu(y) if relu else y
+
+
+def conv_by_onednn(
+    native: Callable[..., Array],
+    x: Array,
+    kernel: Array,
+    *others: Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> Array:
+    """`native(x, kernel, *others, strides=strides, padding=padding, **options)`, which
+    is a convolution, in programs for this process's CPU by oneDNN, and by Winograd's
+    algorithm where many pixels pay for that.
+
+    others: what is added to it, first a bias (out) where `biased` is true, and then
+    what has its shape. options: also those of `lax.conv_general_dilated`, and `relu`,
+    whether max(that, 0) is taken.
+    """
+    sizes, given = (*x.shape, *kernel.shape), {"strides": strides, "padding": padding}
+    if not all(isinstance(n, int) and n > 0 for n in sizes) or not 2 < x.ndim < 6:
+        return native(x, kernel, *others, **given, **options)
+    dilation = options.get("rhs_dilation") or (1,) * len(strides)
+    extents = [(w - 1) * d + 1 for w, d in zip(kernel.shape, dilation, strict=False)]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:-1], extents, strides, padding)
+    pads = tuple((low, high) for low, high in padding)
+    if not suits_onednn(x, kernel, extents, strides, pads, options):
+        return native(x, kernel, *others, **given, **options)
+    given = {"strides": tuple(strides), "padding": pads, **options}
+    steps = (*strides, *dilation, options.get("feature_group_count", 1))
+    tiles = max(steps) == 1 and tile_size(x, kernel, pads)
+    library = tiled_conv if tiles else onednn_conv
+    return either(library, native, x, kernel, *others, **given)
+
+
+def suits_onednn(
+    x: Array,
+    kernel: Array,
+    extents: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    options: Any,
+) -> bool:
+    """Whether oneDNN computes such a convolution, and sooner than XLA does: not where
+    large kernels are read for few pixels."""
+    wanted = options.get("preferred_element_type") or x.dtype
+    if {x.dtype, kernel.dtype, np.dtype(wanted)} != {np.dtype(np.float32)}:
+        return False
+    if any(d != 1 for d in options.get("lhs_dilation") or ()):
+        return False
+    if any(not 0 <= p < e for e, pair in zip(extents, pads, strict=True) for p in pair):
+        return False
+    out = conv_sizes(x.shape[1:-1], extents, strides, pads)
+    pixels, weights = x.shape[0] * math.prod(out), math.prod(kernel.shape)
+    return min(out) > 0 and (pixels >= 100 or weights <= 2**15)

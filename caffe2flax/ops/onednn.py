@@ -8,37 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array, lax
-
-
-def conv_by_onednn(
-    native: Callable[..., Array],
-    x: Array,
-    kernel: Array,
-    *others: Array,
-    strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    **options: Any,
-) -> Array:
-    """`native(x, kernel, *others, strides=strides, padding=padding, **options)`, which
-    is a convolution, in programs for this process's CPU by oneDNN.
-
-    others: what is added to it, first a bias (out) where `biased` is true, and then
-    what has its shape. options: also those of `lax.conv_general_dilated`, and `relu`,
-    whether max(that, 0) is taken.
-    """
-    sizes, given = (*x.shape, *kernel.shape), {"strides": strides, "padding": padding}
-    if not all(isinstance(n, int) and n > 0 for n in sizes) or not 2 < x.ndim < 6:
-        return native(x, kernel, *others, **given, **options)
-    dilation = options.get("rhs_dilation") or (1,) * len(strides)
-    extents = [(w - 1) * d + 1 for w, d in zip(kernel.shape, dilation, strict=False)]
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:-1], extents, strides, padding)
-    pads = tuple((low, high) for low, high in padding)
-    if not suits_onednn(x, kernel, extents, strides, pads, options):
-        return native(x, kernel, *others, **given, **options)
-    given = {"strides": tuple(strides), "padding": pads, **options}
-    return either(onednn_conv, native, x, kernel, *others, **given)
+from jax import Array
 
 
 def either(
@@ -56,28 +26,6 @@ def either(
     settings = tuple(given.items())
     y: Array = call.bind(*args, library=library, native=native, given=settings)
     return y
-
-
-def suits_onednn(
-    x: Array,
-    kernel: Array,
-    extents: Sequence[int],
-    strides: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    options: Any,
-) -> bool:
-    """Whether oneDNN computes such a convolution, and sooner than XLA does: not where
-    large kernels are read for few pixels."""
-    wanted = options.get("preferred_element_type") or x.dtype
-    if {x.dtype, kernel.dtype, np.dtype(wanted)} != {np.dtype(np.float32)}:
-        return False
-    if any(d != 1 for d in options.get("lhs_dilation") or ()):
-        return False
-    if any(not 0 <= p < e for e, pair in zip(extents, pads, strict=True) for p in pair):
-        return False
-    out = conv_sizes(x.shape[1:-1], extents, strides, pads)
-    pixels, weights = x.shape[0] * math.prod(out), math.prod(kernel.shape)
-    return min(out) > 0 and (pixels >= 100 or weights <= 2**15)
 
 
 def conv_sizes(

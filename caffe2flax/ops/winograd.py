@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,29 +45,14 @@ class WinogradConv(nnx.Module):
     def __call__(self, x: Array, *others: Array) -> Array:
         dtype = self.dtype or jnp.result_type(x, self.kernel[...])
         kernel = self.kernel[...]
-        bias = self.bias[...].astype(dtype).reshape(1, 1, 1, -1)
+        bias = self.bias[...].astype(dtype)
         arrays = [array.astype(dtype) for array in (x, *others)]
         pads = self.padding
         if isinstance(pads, str):
             pads = lax.padtype_to_pads(x.shape[1:3], (self.window,) * 2, (1, 1), pads)
 
-        def finished(y: Array, *others: Array) -> Array:
-            y = functools.reduce(jnp.add, others, y + bias)
-            return jnp.maximum(y, 0) if self.relu else y
-
         def tiled(x: Array, *others: Array) -> Array:
-            x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-            return finished(winograd(x, kernel, self.window), *others)
-
-        def in_cache(x: Array, *others: Array) -> Array:
-            """A third of what a processor's last cache holds, or image by image."""
-            step = self.tile - self.window + 1
-            size = math.prod(x.shape[:3]) * sum(kernel.shape[2:]) * self.tile**2
-            if x.shape[0] == 1 or size <= 2**23 * step**2:
-                return tiled(x, *others)
-            images = [array[:, None] for array in (x, *others)]
-            y: Array = lax.map(lambda image: tiled(*image)[0], tuple(images))
-            return y
+            return add_tiled(x, kernel, bias, *others, padding=pads, relu=self.relu)
 
         def native(x: Array, *others: Array) -> Array:
             inverse = np.linalg.pinv(winograd_matrices(self.tile, self.window)[1])
@@ -78,16 +64,76 @@ class WinogradConv(nnx.Module):
                 pads,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
-            return finished(y, *others)
+            y = functools.reduce(jnp.add, others, y + bias.reshape(1, 1, 1, -1))
+            return jnp.maximum(y, 0) if self.relu else y
 
         if arrays[0].dtype.itemsize < 4:
             return native(*arrays)
-        on_cpu = in_cache if isinstance(x.shape[0], int) else tiled
-        y: Array = lax.platform_dependent(*arrays, cpu=on_cpu, default=native)
+        y: Array = lax.platform_dependent(*arrays, cpu=tiled, default=native)
         return y
 
 
-def winograd(x: Array, kernel: Array, window: int) -> Array:
+def tiled_conv(
+    x: Array,
+    kernel: Array,
+    *others: Array,
+    padding: Sequence[tuple[int, int]],
+    relu: bool = False,
+    **options: Any,
+) -> Array:
+    """conv(x, kernel) + others, and max(that, 0) where `relu` is true, by Winograd's
+    algorithm. x is (N, H, W, C), kernel is (h, h, C, out)."""
+    filters = winograd_matrices(tile_size(x, kernel, padding), len(kernel))[1]
+    stage = [weighted(row, list(kernel)) for row in filters]
+    rows = [jnp.stack([weighted(row, list(part)) for row in filters]) for part in stage]
+    kernel = jnp.stack(rows)
+    return add_tiled(x, kernel, *others, padding=padding, relu=relu)
+
+
+def tile_size(x: Array, kernel: Array, pads: Sequence[tuple[int, int]]) -> int:
+    """The tiles by which `tiled_conv`, which prepares its kernel at every call, is
+    faster than a product of matrices; 0 where it is not."""
+    *window, channels, out = kernel.shape
+    if window != [3, 3] or min(channels, out) < 64:
+        return 0
+    sizes = [n + sum(pair) - 2 for n, pair in zip(x.shape[1:-1], pads, strict=True)]
+    tile = 6 if channels < 256 else 4
+    numbers = math.prod(sizes) * (channels + out) * tile**2 / (tile - 2) ** 2
+    enough = x.shape[0] * math.prod(sizes) >= 8 * max(channels, out)
+    return tile if min(sizes) >= 50 and enough and numbers <= 2**23 else 0
+
+
+def add_tiled(
+    x: Array,
+    kernel: Array,
+    *others: Array,
+    padding: Sequence[tuple[int, int]],
+    relu: bool,
+) -> Array:
+    """The convolution of x (N, H, W, C) with a prepared kernel (tile, tile, C, out),
+    plus others, and max(that, 0) where `relu` is true. All images at once where that
+    fits into a processor's cache, else one by one."""
+
+    def tiled(x: Array, *others: Array) -> Array:
+        y = winograd(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
+        y = functools.reduce(jnp.add, map(spread, others), y)
+        return jnp.maximum(y, 0) if relu else y
+
+    def spread(other: Array) -> Array:
+        return other.reshape((1,) * (x.ndim - other.ndim) + other.shape)
+
+    tile, count = len(kernel), x.shape[0]
+    sizes = sum(kernel.shape[2:]) * math.prod(x.shape[1:3])
+    numbers = sizes * tile**2 // (tile - 2) ** 2
+    if not isinstance(count, int) or count == 1 or count * numbers <= 2**23:
+        return tiled(x, *others)
+    shared = [other for other in others if other.ndim == 1]
+    images = [array[:, None] for array in (x, *others) if array.ndim > 1]
+    y: Array = lax.map(lambda parts: tiled(parts[0], *shared, *parts[1:])[0], images)
+    return y
+
+
+def winograd(x: Array, kernel: Array, window: int = 3) -> Array:
     """The convolution of x (N, H, W, C), padded, with a prepared kernel (tile, tile, C,
     out)."""
     tile, _, channels, out = kernel.shape
