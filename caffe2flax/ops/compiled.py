@@ -15,22 +15,25 @@ def compiled(model: nnx.Module, *, largest: int = 0) -> Callable[..., Any]:
     at its first call for each shape.
 
     largest: the numbers in an item's largest blob, where no item of a batch depends on
-    another. On CPU batches that leave the processor's cache then go two by two, where
-    the weights that each pair needs are smaller.
+    another. On one CPU batches that leave the processor's cache then go two by two,
+    where the weights that each pair needs are smaller.
     """
     weights, tree = jax.tree.flatten(model)
-    small = all(weight.ndim != 2 or weight.size < 2**22 for weight in weights)
+    arrays = list(map(jnp.asarray, weights))
+    devices = {device for array in arrays for device in array.devices()}
+    alone = [device.platform for device in devices] == ["cpu"]
+    small = all(array.ndim != 2 or array.size < 2**22 for array in arrays)
 
     @jax.jit
     def forward(weights: list[Array], *inputs: Array) -> Any:
         whole = jax.tree.unflatten(tree, weights)
         counts = {x.shape[0] if x.ndim else 0 for x in inputs}
-        if not small or len(counts) != 1 or max(counts) * largest < 2**22:
+        fits = len(counts) != 1 or max(counts) * largest < 2**22
+        if fits or not (alone and small):
             return whole(*inputs)
-        pairs = functools.partial(two_by_two, whole)
-        return lax.platform_dependent(*inputs, cpu=pairs, default=whole)
+        return two_by_two(whole, *inputs)
 
-    return functools.partial(forward, weights)
+    return functools.partial(forward, arrays)
 
 
 def two_by_two(call: Callable[..., Any], *inputs: Array) -> Any:
