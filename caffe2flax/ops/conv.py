@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from caffe2flax.ops.convolution import fast
 from caffe2flax.ops.onednn import conv_sizes, either, onednn_conv
-from caffe2flax.ops.winograd import tile_size, tiled_conv
+from caffe2flax.ops.winograd import add_relu, tile_size, tiled_conv
 
 
 class Conv(nnx.Conv):
@@ -29,14 +29,13 @@ class Conv(nnx.Conv):
         self.relu = relu
 
     def __call__(self, inputs: Array, other: Array | None = None) -> Array:
+        others = [] if other is None else [other]
         rank = len(self.kernel_size)
         named = isinstance(self.padding, str) and self.padding not in ("SAME", "VALID")
         if inputs.ndim != rank + 2 or named or self.mask is not None:
-            y = super().__call__(inputs)
-            y = y if other is None else y + other
-            return nnx.relu(y) if self.relu else y
+            return add_relu(super().__call__(inputs), *others, relu=self.relu)
         weights = [p[...] for p in (self.kernel, self.bias) if p is not None]
-        arrays = [inputs, *weights, *([] if other is None else [other])]
+        arrays = [inputs, *weights, *others]
         dtype = self.dtype or jnp.result_type(*arrays)
         last = (0, rank + 1, *range(1, rank + 1))
         return conv_by_onednn(
@@ -86,9 +85,7 @@ def conv_add_relu(
     """conv(x, kernel, strides, padding, **options) + others, and max(that, 0) where
     `relu` is true."""
     y = conv(x, kernel, strides, padding, **options)
-    for other in others:
-        y = y + other.reshape((1,) * (y.ndim - other.ndim) + other.shape)
-    return nnx.relu(y) if relu else y
+    return add_relu(y, *others, relu=relu)
 
 
 def conv_by_onednn(

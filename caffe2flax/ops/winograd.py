@@ -52,7 +52,15 @@ class WinogradConv(nnx.Module):
             pads = lax.padtype_to_pads(x.shape[1:3], (self.window,) * 2, (1, 1), pads)
 
         def tiled(x: Array, *others: Array) -> Array:
-            return add_tiled(x, kernel, bias, *others, padding=pads, relu=self.relu)
+            return add_tiled(
+                x,
+                kernel,
+                bias,
+                *others,
+                window=self.window,
+                padding=pads,
+                relu=self.relu,
+            )
 
         def native(x: Array, *others: Array) -> Array:
             inverse = np.linalg.pinv(winograd_matrices(self.tile, self.window)[1])
@@ -64,8 +72,7 @@ class WinogradConv(nnx.Module):
                 pads,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
-            y = functools.reduce(jnp.add, others, y + bias.reshape(1, 1, 1, -1))
-            return jnp.maximum(y, 0) if self.relu else y
+            return add_relu(y, bias, *others, relu=self.relu)
 
         if arrays[0].dtype.itemsize < 4:
             return native(*arrays)
@@ -83,11 +90,12 @@ def tiled_conv(
 ) -> Array:
     """conv(x, kernel) + others, and max(that, 0) where `relu` is true, by Winograd's
     algorithm. x is (N, H, W, C), kernel is (h, h, C, out)."""
-    filters = winograd_matrices(tile_size(x, kernel, padding), len(kernel))[1]
+    window = len(kernel)
+    filters = winograd_matrices(tile_size(x, kernel, padding), window)[1]
     stage = [weighted(row, list(kernel)) for row in filters]
     rows = [jnp.stack([weighted(row, list(part)) for row in filters]) for part in stage]
     kernel = jnp.stack(rows)
-    return add_tiled(x, kernel, *others, padding=padding, relu=relu)
+    return add_tiled(x, kernel, *others, window=window, padding=padding, relu=relu)
 
 
 def tile_size(x: Array, kernel: Array, pads: Sequence[tuple[int, int]]) -> int:
@@ -107,6 +115,7 @@ def add_tiled(
     x: Array,
     kernel: Array,
     *others: Array,
+    window: int,
     padding: Sequence[tuple[int, int]],
     relu: bool,
 ) -> Array:
@@ -115,16 +124,12 @@ def add_tiled(
     fits into a processor's cache, else one by one."""
 
     def tiled(x: Array, *others: Array) -> Array:
-        y = winograd(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
-        y = functools.reduce(jnp.add, map(spread, others), y)
-        return jnp.maximum(y, 0) if relu else y
-
-    def spread(other: Array) -> Array:
-        return other.reshape((1,) * (x.ndim - other.ndim) + other.shape)
+        y = winograd(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel, window)
+        return add_relu(y, *others, relu=relu)
 
     tile, count = len(kernel), x.shape[0]
     sizes = sum(kernel.shape[2:]) * math.prod(x.shape[1:3])
-    numbers = sizes * tile**2 // (tile - 2) ** 2
+    numbers = sizes * tile**2 // (tile - window + 1) ** 2
     if not isinstance(count, int) or count == 1 or count * numbers <= 2**23:
         return tiled(x, *others)
     shared = [other for other in others if other.ndim == 1]
@@ -133,7 +138,7 @@ def add_tiled(
     return y
 
 
-def winograd(x: Array, kernel: Array, window: int = 3) -> Array:
+def winograd(x: Array, kernel: Array, window: int) -> Array:
     """The convolution of x (N, H, W, C), padded, with a prepared kernel (tile, tile, C,
     out)."""
     tile, _, channels, out = kernel.shape
@@ -163,6 +168,14 @@ def winograd(x: Array, kernel: Array, window: int = 3) -> Array:
     stage = sums(outputs, list(stage), 4)
     y = stage.reshape(-1, down * step, across * step, out)
     return y[:, :height, :width]
+
+
+def add_relu(y: Array, *others: Array, relu: bool) -> Array:
+    """y + others, whose axes are the last of y, and max(that, 0) where `relu` is
+    true."""
+    for other in others:
+        y = y + other.reshape((1,) * (y.ndim - other.ndim) + other.shape)
+    return nnx.relu(y) if relu else y
 
 
 def separate_products(x: Array, kernel: Array) -> Array:
