@@ -19,7 +19,7 @@ from caffe2flax.codegen.calls import (
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.ir import Block
 
-WIDE = ("Conv", "nnx.Linear", "nnx.ConvTranspose")
+WIDE = ("Conv", "nnx.Linear", "RowLinear", "nnx.ConvTranspose")
 """Modules whose first two arguments are the features that come in and go out."""
 
 FEATURES = "features_in"

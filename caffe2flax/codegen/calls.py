@@ -18,6 +18,7 @@ FLAX_DEFAULTS: Mapping[str, Mapping[str, str]] = {
     },
     "WinogradConv": {"padding": "'SAME'", "relu": "False"},
     "nnx.Linear": {"use_bias": "True"},
+    "RowLinear": {"use_bias": "True"},
     "nnx.BatchNorm": {"epsilon": "1e-05", "use_bias": "True", "use_scale": "True"},
 }
 """What an argument is that a call leaves out, so that calls can be held together."""

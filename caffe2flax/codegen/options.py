@@ -13,7 +13,11 @@ from caffe2flax.codegen.names import identifier
 from caffe2flax.ir import Node
 
 CLASSES = "num_classes"
-HEADS = {"nnx.Linear": "InnerProduct", "Conv": "Convolution"}
+HEADS = {
+    "nnx.Linear": "InnerProduct",
+    "RowLinear": "InnerProduct",
+    "Conv": "Convolution",
+}
 DROPOUT = "nnx.Dropout"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Self
 
@@ -30,11 +30,15 @@ from caffe2flax.registry import (
 ROWS = 2**18
 """Weights that the reference brings to float64 at once."""
 
+LARGE = 2**19
+"""Weights whose reading, and no longer the call, is what a product costs."""
+
 
 @layer("InnerProduct", "inner_product_param")
 @dataclass(frozen=True, slots=True)
 class InnerProduct(Layer):
-    """y = W x + b, x being all axes from `axis` on in one."""
+    """y = W x + b, x being all axes from `axis` on in one. `by_rows`: the module holds
+    W and not its transpose."""
 
     in_place = False
 
@@ -46,6 +50,7 @@ class InnerProduct(Layer):
     transpose: bool = False
     weight_filler: Filler = Filler()
     bias_filler: Filler = Filler()
+    by_rows: bool = False
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -63,6 +68,14 @@ class InnerProduct(Layer):
 
     def _axis(self, shape: Shape) -> int:
         return canonical_axis(self.first_axis, len(shape))
+
+    def prepare(self, *inputs: Shape) -> Layer:
+        weight, *_ = self.blobs(*inputs)
+        return replace(self, by_rows=prod(weight.shape) >= LARGE)
+
+    @property
+    def gives_up(self) -> tuple[int, int]:
+        return 0, int(self.by_rows)
 
     @property
     def by_item(self) -> bool:
@@ -101,7 +114,8 @@ class InnerProduct(Layer):
         blobs = self.blobs(at.input.shape)
         axes = (0, 1) if self.transpose else (1, 0)
         kernel_init = blobs[0].filler.initializer(blobs[0].shape, axes)
-        made = "nnx.Linear({})".format(
+        made = "{}({})".format(
+            "RowLinear" if self.by_rows else "nnx.Linear",
             arguments(
                 features,
                 self.num_output,
@@ -109,10 +123,11 @@ class InnerProduct(Layer):
                 **initialisers(at, blobs, kernel_init),
                 dtype="dtype",
                 rngs="rngs",
-            )
+            ),
         )
         reordered = not np.all(np.diff(at.input.flat_indices(axis)) == 1)
-        return made + ("  # rows in H, W, C order" if reordered else "")
+        entries = "columns" if self.by_rows else "rows"
+        return made + (f"  # {entries} in H, W, C order" if reordered else "")
 
     def call(self, at: Site) -> str:
         axis = self._axis(at.input.shape)
@@ -130,6 +145,8 @@ class InnerProduct(Layer):
     def weights(self, blobs: Sequence[Array], at: Site) -> Mapping[str, Array | Merged]:
         kernel = blobs[0] if self.transpose else blobs[0].T
         rows = at.input.merged_rows(kernel, self._axis(at.input.shape))
+        if self.by_rows:
+            rows = Merged(np.moveaxis(rows.array, -1, 0), rows.shape[::-1])
         return {"kernel": rows} | ({"bias": blobs[1]} if self.bias else {})
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:

@@ -137,6 +137,8 @@ def suits_onednn(
         return False
     if any(d != 1 for d in options.get("lhs_dilation") or ()):
         return False
+    if options.get("feature_group_count", 1) == x.shape[-1] and x.size < 2**18:
+        return False
     if any(not 0 <= p < e for e, pair in zip(extents, pads, strict=True) for p in pair):
         return False
     out = conv_sizes(x.shape[1:-1], extents, strides, pads)

@@ -18,8 +18,8 @@ from caffe2flax.passes.batchnorm import join
 
 def prepare(graph: Graph) -> Graph:
     """Puts into a convolution what multiplies and shifts its channels, the sum with
-    another blob and the ReLU behind it, and prepares kernels for Winograd's algorithm
-    where that pays.
+    another blob and the ReLU behind it, and prepares kernels: for Winograd's algorithm
+    where that pays, large matrices in the order in which they are read.
 
     Before: a = Convolution(x); b = BatchNorm(a); c = Eltwise(y, b); d = ReLU(c)
     After:  d = Convolution(x, y), with other weights
@@ -43,12 +43,12 @@ def prepare(graph: Graph) -> Graph:
 def _remarks(nodes: Sequence[Node]) -> Iterator[str]:
     """What the form gave up."""
     folded = sum(len(n.layers) - 1 for n in nodes if n.layer.gives_up[0])
-    tiled = sum(node.layer.gives_up[1] for node in nodes)
-    if not folded and not tiled:
+    others = sum(node.layer.gives_up[1] for node in nodes)
+    if not folded and not others:
         return
     yield (
         "For inference alone, within 2e-5 of what convert writes without --optimize: "
-        f"layers that are in the convolutions before them: {folded}; kernels in the "
-        f"form of Winograd's algorithm: {tiled}. Their weights are no longer Caffe's, "
-        "and not for fine-tuning; a NaN may become 0 at a ReLU."
+        f"layers that are in the convolutions before them: {folded}; kernels in "
+        f"another form, Winograd's or transposed: {others}. Their weights are no longer "
+        "Caffe's, and not for fine-tuning; a NaN may become 0 at a ReLU."
     )
