@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 POINTS = {4: (0.0, 1.0, -1.0), 6: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
 """Where `ops.winograd` takes the values of polynomials, by the size of a tile."""
-LARGE, EXACT = 20, 256
+LARGE, EXACT = 20, 512
 """Pixels along an axis from which on tiles of 6 waste little, and channels from which
 on their rounding, three times that of tiles of 4, is too much for deep networks."""
 FEW_CHANNELS, FEW_PIXELS, MANY_NUMBERS = 64, 10, 2**23
