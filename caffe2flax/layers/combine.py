@@ -164,8 +164,11 @@ class Concat(Layer):
     def call(self, at: Site) -> str:
         if len(at.args) == 1:
             return at.x
-        blobs = ", ".join(at.args)
-        return f"jnp.concatenate([{blobs}], axis={at.axis(self.concat_axis)})"
+        blobs, axis = ", ".join(at.args), at.axis(self.concat_axis)
+        shapes = [operand.shape for operand in at.inputs]
+        if shapes[0] == shapes[-1] and len(shapes) == 2 and axis == len(shapes[0]) - 1:
+            return f"join_channels({blobs})"
+        return f"jnp.concatenate([{blobs}], axis={axis})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         return np.concatenate(inputs, self.concat_axis)
