@@ -23,7 +23,13 @@ FLAX_DEFAULTS: Mapping[str, Mapping[str, str]] = {
 }
 """What an argument is that a call leaves out, so that calls can be held together."""
 
-ORDER = (*FLAX_DEFAULTS["Conv"], "conv_general_dilated", "dtype", "rngs")
+ORDER = (
+    *FLAX_DEFAULTS["Conv"],
+    "conv_general_dilated",
+    "dot_general",
+    "dtype",
+    "rngs",
+)
 """Keywords in the order in which they are written; others come first."""
 
 

@@ -113,6 +113,7 @@ class InnerProduct(Layer):
         features = prod(at.input.shape[axis:])
         blobs = self.blobs(at.input.shape)
         axes = (0, 1) if self.transpose else (1, 0)
+        large = prod(blobs[0].shape) >= LARGE and not self.by_rows
         kernel_init = blobs[0].filler.initializer(blobs[0].shape, axes)
         made = "{}({})".format(
             "RowLinear" if self.by_rows else "nnx.Linear",
@@ -121,6 +122,7 @@ class InnerProduct(Layer):
                 self.num_output,
                 use_bias=unless(self.bias, True),
                 **initialisers(at, blobs, kernel_init),
+                dot_general="split_dot" if large else None,
                 dtype="dtype",
                 rngs="rngs",
             ),

@@ -131,13 +131,14 @@ def suits_onednn(
     options: Any,
 ) -> bool:
     """Whether oneDNN computes such a convolution, and sooner than XLA does: not where
-    large kernels are read for few pixels."""
+    large kernels are read for few pixels, nor where each channel has so little to do
+    that calling another core takes longer."""
     wanted = options.get("preferred_element_type") or x.dtype
     if {x.dtype, kernel.dtype, np.dtype(wanted)} != {np.dtype(np.float32)}:
         return False
     if any(d != 1 for d in options.get("lhs_dilation") or ()):
         return False
-    if options.get("feature_group_count", 1) == x.shape[-1] and x.size < 2**18:
+    if 1 < options.get("feature_group_count", 1) == x.shape[-1] and x.size < 2**18:
         return False
     if any(not 0 <= p < e for e, pair in zip(extents, pads, strict=True) for p in pair):
         return False

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from caffe2flax.ops.linear import split_dot
+
 
 def grouped_conv(
     x: Array,
@@ -191,9 +193,10 @@ def pointwise_conv(
     x = pad_spatial(x, 0, kernel.shape[:-2], strides, padding)
     x = x[:, *(slice(None, None, stride) for stride in strides)]
     channels, out = kernel.shape[-2:]
-    y = jnp.matmul(
+    y = split_dot(
         x.reshape(-1, channels),
         kernel.reshape(channels, out),
+        (((1,), (0,)), ((), ())),
         precision=options.get("precision"),
         preferred_element_type=options.get("preferred_element_type"),
     )
@@ -223,9 +226,10 @@ def patch_conv(
     for axis in range(len(window), 0, -1):
         slices = window_slices(x, window[axis - 1], strides[axis - 1], axis)
         x = jnp.concatenate(slices, axis=-1)
-    y = jnp.matmul(
+    y = split_dot(
         x.reshape(-1, math.prod(window) * channels),
         kernel.reshape(-1, out),
+        (((1,), (0,)), ((), ())),
         precision=options.get("precision"),
         preferred_element_type=options.get("preferred_element_type"),
     )

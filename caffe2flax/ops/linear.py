@@ -1,6 +1,7 @@
-"""Products with large matrices, for modules that are only run."""
+"""Products with large matrices, whose reading costs more than what is computed."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,8 +11,41 @@ from jax import Array, lax
 from caffe2flax.ops.onednn import call_onednn, either
 
 
+def split_dot(x: Array, kernel: Array, dimension_numbers: Any, **options: Any) -> Array:
+    """lax.dot_general, for `nnx.Linear(dot_general=...)`: x (..., k) @ kernel (k, n).
+
+    On CPU a single x is multiplied in pieces of 64 to 200 numbers, and their products
+    are summed up: XLA reads the kernel 1.2 to 1.5 times as fast then.
+    """
+
+    def dot(x: Array, kernel: Array) -> Array:
+        return lax.dot_general(x, kernel, dimension_numbers, **options)
+
+    size, out = kernel.shape
+    fitting = [n for n in range(64, 201) if size % n == 0]
+    single = all(isinstance(n, int) and n == 1 for n in x.shape[:-1])
+    placed = options.get("out_sharding") is not None
+    if not single or not fitting or placed or x.dtype.itemsize < 4:
+        return dot(x, kernel)
+    length = min(fitting, key=lambda n: abs(n - 128))
+
+    def pieces(x: Array, kernel: Array) -> Array:
+        rows = x.reshape(-1, length)
+        products = lax.dot_general(
+            rows,
+            kernel.reshape(-1, length, out),
+            (((1,), (1,)), ((0,), (0,))),
+            precision=options.get("precision"),
+            preferred_element_type=options.get("preferred_element_type"),
+        )
+        return products.sum(0).reshape(*x.shape[:-1], out)
+
+    y: Array = lax.platform_dependent(x, kernel, cpu=pieces, default=dot)
+    return y
+
+
 class RowLinear(nnx.Module):
-    """y[..., o] = bias[o] + sum of kernel[o, i] * x[..., i].
+    """y[..., o] = bias[o] + sum of kernel[o, i] * x[..., i], for modules only run.
 
     x is (..., in). `kernel` (out, in) has the weights of an output in a row, as Caffe
     has them: on CPU large ones are read 1.3 times as fast as those of nnx.Linear.
@@ -35,7 +69,9 @@ class RowLinear(nnx.Module):
     def __call__(self, x: Array) -> Array:
         dtype = self.dtype or jnp.result_type(x, self.kernel[...])
         y = row_products(x.astype(dtype), self.kernel[...].astype(dtype))
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
+        if self.bias is None:
+            return y
+        return y + self.bias[...].astype(dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def row_products(x: Array, kernel: Array) -> Array:

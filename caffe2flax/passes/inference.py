@@ -49,6 +49,6 @@ def _remarks(nodes: Sequence[Node]) -> Iterator[str]:
     yield (
         "For inference alone, within 2e-5 of what convert writes without --optimize: "
         f"layers that are in the convolutions before them: {folded}; kernels in "
-        f"another form, Winograd's or transposed: {others}. Their weights are no longer "
-        "Caffe's, and not for fine-tuning; a NaN may become 0 at a ReLU."
+        f"another form, Winograd's or transposed: {others}. Their weights are no "
+        "longer Caffe's, and not for fine-tuning; a NaN may become 0 at a ReLU."
     )
