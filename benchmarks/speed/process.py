@@ -56,15 +56,15 @@ def run(
         most = {"RssAnon": 0, "VmHWM": 0}
         watch = threading.Thread(target=_watch, args=(process.pid, most))
         watch.start()
-        code: int | None
-        try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            code = None
+        # `wait(limit)` would look every 50 ms only.
+        end = threading.Timer(limit, process.kill)
+        end.start()
+        code: int | None = process.wait()
         seconds = time.perf_counter() - start
+        end.cancel()
         watch.join()
+        if seconds >= limit:
+            code = None
         errors.seek(0)
         last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
     return Outcome(seconds, most["VmHWM"], most["RssAnon"], code, "".join(last))

@@ -2,7 +2,7 @@
 
 What it gives up: layers that Caffe names are gone where a convolution does their work,
 weights are no longer Caffe's, so that there is nothing to fine-tune or to share, every
-Winograd convolution takes a quarter of a second to compile, and a ReLU that oneDNN
+Winograd convolution takes a tenth of a second to compile, and a ReLU that oneDNN
 computes takes NaN for 0.
 """
 
