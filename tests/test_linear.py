@@ -135,3 +135,25 @@ def test_networks(transpose: bool, axis: int, batch: int, tmp_path: Path) -> Non
         assert made in conversion.source
         y = caffe2flax.run(text, weights, inputs, optimize=optimize)["f"]
         assert distance(y, true) < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("axis", "bottoms", "joined"),
+    [(1, 2, True), (-3, 2, True), (1, 3, False), (0, 2, False), (3, 2, False)],
+)
+def test_concat(axis: int, bottoms: int, joined: bool) -> None:
+    """Two blobs' channels are joined; all else is concatenated."""
+    names = [f"p{i}" for i in range(bottoms)]
+    layers = [
+        f'name: "{n}" type: "Power" bottom: "x" top: "{n}" power_param {{ shift: {i} }}'
+        for i, n in enumerate(names)
+    ]
+    concat = 'name: "c" type: "Concat" top: "c" ' + " ".join(
+        f'bottom: "{n}"' for n in names
+    )
+    layers.append(f"{concat} concat_param {{ axis: {axis} }}")
+    text = net(*layers, x=(2, 6, 5, 4))
+    x = numbers(2, 6, 5, 4)
+    assert ("join_channels(p0" in caffe2flax.convert(text).source) == joined
+    true = np.concatenate([x + i for i in range(bottoms)], axis)
+    assert distance(caffe2flax.run(text, None, {"x": x})["c"], true) < CLOSE

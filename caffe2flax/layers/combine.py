@@ -165,8 +165,9 @@ class Concat(Layer):
         if len(at.args) == 1:
             return at.x
         blobs, axis = ", ".join(at.args), at.axis(self.concat_axis)
-        shapes = [operand.shape for operand in at.inputs]
-        if shapes[0] == shapes[-1] and len(shapes) == 2 and axis == len(shapes[0]) - 1:
+        shape, *others = (operand.shape for operand in at.inputs)
+        channels = canonical_axis(self.concat_axis, len(shape)) == 1
+        if others == [shape] and channels and axis == -1:
             return f"join_channels({blobs})"
         return f"jnp.concatenate([{blobs}], axis={axis})"
 
