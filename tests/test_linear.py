@@ -137,6 +137,21 @@ def test_networks(transpose: bool, axis: int, batch: int, tmp_path: Path) -> Non
         assert distance(y, true) < CLOSE
 
 
+def test_weights_of_fillers() -> None:
+    """Without a file both forms have the weights that the prototxt asks for."""
+    text = net(
+        'name: "f" type: "InnerProduct" bottom: "x" top: "f" inner_product_param { '
+        'num_output: 900 weight_filler { type: "constant" value: 0.01 } '
+        'bias_filler { type: "constant" value: 0.1 } }',
+        x=(2, 1031, 1, 1),
+    )
+    x = numbers(2, 1031, 1, 1)
+    true = np.repeat(x.reshape(2, -1).sum(1, keepdims=True) * 0.01 + 0.1, 900, 1)
+    for optimize in (False, True):
+        y = caffe2flax.run(text, None, {"x": x}, optimize=optimize)["f"]
+        assert distance(y, true) < CLOSE
+
+
 @pytest.mark.parametrize(
     ("axis", "bottoms", "joined"),
     [(1, 2, True), (-3, 2, True), (1, 3, False), (0, 2, False), (3, 2, False)],

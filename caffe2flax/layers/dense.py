@@ -111,18 +111,13 @@ class InnerProduct(Layer):
     def build(self, at: Site) -> str:
         axis = self._axis(at.input.shape)
         features = prod(at.input.shape[axis:])
-        blobs = self.blobs(at.input.shape)
-        axes = (0, 1) if self.transpose else (1, 0)
-        large = prod(blobs[0].shape) >= LARGE and not self.by_rows
-        kernel_init = blobs[0].filler.initializer(blobs[0].shape, axes)
         made = "{}({})".format(
             "RowLinear" if self.by_rows else "nnx.Linear",
             arguments(
                 features,
                 self.num_output,
                 use_bias=unless(self.bias, True),
-                **initialisers(at, blobs, kernel_init),
-                dot_general="split_dot" if large else None,
+                **self._options(at),
                 dtype="dtype",
                 rngs="rngs",
             ),
@@ -130,6 +125,17 @@ class InnerProduct(Layer):
         reordered = not np.all(np.diff(at.input.flat_indices(axis)) == 1)
         entries = "columns" if self.by_rows else "rows"
         return made + (f"  # {entries} in H, W, C order" if reordered else "")
+
+    def _options(self, at: Site) -> dict[str, str | None]:
+        """What nnx.Linear alone is given: prepared weights are never drawn."""
+        if self.by_rows:
+            return {}
+        blobs = self.blobs(at.input.shape)
+        axes = (0, 1) if self.transpose else (1, 0)
+        kernel_init = blobs[0].filler.initializer(blobs[0].shape, axes)
+        large = prod(blobs[0].shape) >= LARGE
+        given = initialisers(at, blobs, kernel_init)
+        return {**given, "dot_general": "split_dot" if large else None}
 
     def call(self, at: Site) -> str:
         axis = self._axis(at.input.shape)
