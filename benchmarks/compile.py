@@ -18,7 +18,7 @@ from speed.networks import TITLES, network
 from speed.results import environment, save
 from speed.tables import Record
 
-PARTS = ("load", "trace", "lower", "compile", "run")
+PARTS = ("load", "prepare", "trace", "lower", "compile", "run")
 PACKAGES = ("caffe2flax", "jax", "jaxlib", "flax")
 
 
@@ -80,17 +80,16 @@ def alone(name: str, batch: int, form: str, cache: str) -> Record:
     found: dict[str, Any] = {}
     steps = {
         "load": lambda: made.from_pretrained(),
-        "flatten": lambda: ours.jitted(found["load"]),
-        "trace": lambda: found["flatten"][0].trace(found["flatten"][1], images),
+        "prepare": lambda: ours.jitted(found["load"], images),
+        "trace": lambda: found["prepare"][0].trace(found["prepare"][1], images),
         "lower": lambda: found["trace"].lower(),
         "compile": lambda: found["lower"].compile(),
-        "run": lambda: np.asarray(found["compile"](found["flatten"][1], images)),
+        "run": lambda: np.asarray(found["compile"](found["prepare"][1], images)),
     }
-    seconds = {}
-    for part, step in steps.items():
-        seconds[part] = timed(lambda step=step, part=part: found.update({part: step()}))
-    seconds["load"] += seconds.pop("flatten")
-    return seconds
+    return {
+        part: timed(lambda step=step, part=part: found.update({part: step()}))
+        for part, step in steps.items()
+    }
 
 
 if __name__ == "__main__":

@@ -222,6 +222,10 @@ class Layer(ABC):
         fastest for these bottoms."""
         return self
 
+    def has_kernels_to_tile(self, *inputs: Shape) -> bool:
+        """Whether the generated `compile` finds kernels in it to be prepared."""
+        return False
+
     @property
     def gives_up(self) -> tuple[int, int]:
         """Of a prepared layer: whether it does the work of others, and whether its

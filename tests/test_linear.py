@@ -15,12 +15,10 @@ from jax import Array, lax
 
 import caffe2flax
 from caffe2flax.ops.linear import RowLinear, split_dot
-from caffe2flax.ops.onednn import onednn_primitive
 from caffe2flax.ops.shape import join_channels
 from tests.golden import distance
-from tests.smallnets import expected, net, numbers, save
+from tests.smallnets import expected, here, net, numbers, save
 
-here = pytest.mark.skipif(onednn_primitive() is None, reason="another release of JAX")
 CLOSE = 1e-5
 SHAPES = [(1, 256), (256,), (1, 1, 256), (3, 256), (2, 3, 256), (0, 256), (1, 67 * 3)]
 PLATFORMS = ["cpu", "cuda", "tpu"]

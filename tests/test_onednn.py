@@ -17,14 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import Array, lax
 
-import caffe2flax
-from caffe2flax.ops.compiled import compiled, two_by_two
 from caffe2flax.ops.conv import Conv, conv_by_onednn, conv_padding
 from caffe2flax.ops.onednn import onednn_primitive
 from tests.golden import distance
-from tests.smallnets import net, numbers
+from tests.smallnets import here, numbers
 
-here = pytest.mark.skipif(onednn_primitive() is None, reason="another release of JAX")
 CALL = "__onednn$"
 AXES = {1: "W", 2: "HW", 3: "DHW"}
 PADS = ((1, 1), (1, 1))
@@ -255,27 +252,3 @@ def test_conv_is_flax_conv(given: dict[str, Any]) -> None:
     assert distance(np.asarray(true(x)), np.asarray(native_path(ours)(x))) < 1e-5
     pads = conv_padding(padding, 2)
     assert pads == padding or len(pads) == 2
-
-
-@pytest.mark.parametrize("count", [1, 4, 5])
-def test_two_by_two(count: int) -> None:
-    x, y = jnp.asarray(numbers(count, 3)), jnp.asarray(numbers(count, 3, 2))
-    made = two_by_two(lambda a, b: {"a": a * 2, "b": b.sum(-1) + a}, x, y)
-    np.testing.assert_array_equal(made["a"], x * 2)
-    np.testing.assert_allclose(made["b"], y.sum(-1) + x, rtol=1e-6)
-
-
-def test_compile() -> None:
-    """The same for any batch, in pairs where nothing but that is known to be safe."""
-    conv = 'type: "Convolution" bottom: "x" top: "c" name: "c" convolution_param '
-    text = net(conv + "{ num_output: 8 kernel_size: 3 }", x=(1, 3, 66, 66))
-    model = caffe2flax.load(text)
-    run = model.compile()
-    for count in (1, 2, 130, 131):
-        x = jnp.asarray(numbers(count, 66, 66, 3))
-        assert distance(np.asarray(run(x)), np.asarray(model(x))) < 1e-5
-    many = jnp.zeros((130, 66, 66, 3))
-    assert "while" in run.func.lower(*run.args, many).as_text()
-    assert "while" not in run.func.lower(*run.args, many[:2]).as_text()
-    whole = compiled(model)
-    assert "while" not in whole.func.lower(*whole.args, many).as_text()

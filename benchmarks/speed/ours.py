@@ -55,11 +55,11 @@ def plain_conv(*args: Any, **options: Any) -> nnx.Conv:
     return nnx.Conv(*args, **options | way)
 
 
-def jitted(model: Any) -> tuple[Any, list[Any]]:
-    """What `model.compile()` calls with weights and images, and those weights."""
-    called = model.compile()
-    (weights,) = called.args
-    return called.func, weights
+def jitted(model: Any, images: Array) -> tuple[Any, list[Any]]:
+    """What `model.compile()` calls with weights and such images, and those weights."""
+    program = model.compile().program(images)
+    (weights,) = program.args
+    return program.func, weights
 
 
 def called(model: Any) -> Run:
@@ -70,11 +70,6 @@ def called(model: Any) -> Run:
 
 def bare(model: Any, images: Array) -> Run:
     """The executable that XLA made for `images`, with nothing around it."""
-    definition, state = nnx.split(model)
-    leaves, tree = jax.tree.flatten(state)
-
-    def forward(leaves: list[Any], images: Any) -> Any:
-        return nnx.merge(definition, jax.tree.unflatten(tree, leaves))(images)
-
-    executable = jax.jit(forward).lower(leaves, images).compile()
-    return lambda images: np.asarray(executable(leaves, images))
+    function, weights = jitted(model, images)
+    executable = function.lower(weights, images).compile()
+    return lambda images: np.asarray(executable(weights, images))

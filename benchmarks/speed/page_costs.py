@@ -9,13 +9,16 @@ from speed.networks import CONVERTED
 from speed.process import MEGABYTE
 from speed.tables import OURS, Record, in_order, table, title
 
+PARTS = ("load", "prepare", "trace", "lower", "compile")
+
 COMPILING = """\
 ## Before the first result
 
 Seconds, each in a process of its own in which JAX has started: `load` is
-`from_pretrained`, `first call` the sum of tracing, lowering, compiling and running.
-Cached is the same with JAX's persistent cache, which an earlier process filled: with it
-programs do without oneDNN.
+`from_pretrained`, `prepare` what becomes of weights before the first call for a shape,
+`first call` the sum of that, tracing, lowering, compiling and running. Cached is the
+same with JAX's persistent cache, which an earlier process filled: with it programs do
+without oneDNN.
 """
 
 CONVERTING = """\
@@ -52,16 +55,16 @@ def compiling(points: Record) -> Iterator[str]:
     for key in in_order(points):
         form = key.split()[2]
         cold, cached = points[key]["cold"], points[key]["cached"]
-        cells = [cold[part] for part in ("load", "trace", "lower", "compile")]
+        cells = [cold[part] for part in PARTS]
         cells += [first_call(cold), first_call(cached)]
         name = f"{title(key)}, {OURS[form]}"
         rows.append([name, *(f"{seconds:.2f}" for seconds in cells)])
-    head = ["network, batch", "load", "trace", "lower", "compile", "first call"]
-    yield table([*head, "first call, cached"], rows)
+    head = ["network, batch", *PARTS, "first call", "first call, cached"]
+    yield table(head, rows)
 
 
 def first_call(found: Record) -> float:
-    return sum(float(found[part]) for part in ("trace", "lower", "compile", "run"))
+    return sum(float(found[part]) for part in (*PARTS[1:], "run"))
 
 
 def converting(points: Record) -> Iterator[str]:

@@ -43,12 +43,17 @@ def compiling(graph: Graph) -> list[str]:
         return []
     apart = all(layer.by_item for layer in layers)
     sizes = (prod(graph.shapes[value][1:]) for n in graph.nodes for value in n.outputs)
-    largest = f", largest={max(sizes, default=0)}" if apart else ""
+    options = ["self"] + [f"largest={max(sizes, default=0)}"] * apart
+    if any(
+        node.layer.has_kernels_to_tile(*map(graph.shapes.__getitem__, node.inputs))
+        for node in graph.nodes
+    ):
+        options.append("prepare=with_tiled_kernels")
     return [
         "",
         "    def compile(self) -> Callable[..., Any]:",
         '        """This network as a compiled function of its inputs, to be run."""',
-        f"        return compiled(self{largest})",
+        f"        return Compiled({', '.join(options)})",
     ]
 
 

@@ -35,6 +35,10 @@ FEW_CHANNELS, FEW_PIXELS, MANY_NUMBERS = 64, 10, 2**23
 """Beyond these the transforms cost more than the products that they save: tiles of more
 numbers than the last leave a processor's cache. So do those of groups."""
 
+WORTH = 10**8
+"""Multiplications of an item from which on `compile` prepares a kernel: those that it
+saves have to pay for what takes longer to compile."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared(Layer):
@@ -167,10 +171,11 @@ def tile_for(conv: Convolution, shape: Shape) -> int:
     windows = conv.sliding.windows(shape)
     if any((w.kernel, w.stride, w.dilation) != (3, 1, 1) for w in windows):
         return 0
-    pixels = min(conv.infer(shape)[0][2:])
+    sizes = conv.infer(shape)[0][2:]
+    pixels = min(sizes)
     channels = min(shape[1], conv.num_output)
     tile = 6 if pixels >= LARGE and shape[1] < EXACT else 4
-    numbers = prod(shape[2:]) * (shape[1] + conv.num_output) * (tile / (tile - 2)) ** 2
+    numbers = prod(sizes) * (shape[1] + conv.num_output) * (tile / (tile - 2)) ** 2
     small = channels < FEW_CHANNELS or pixels < FEW_PIXELS
     return 0 if small or numbers > MANY_NUMBERS else tile
 

@@ -21,7 +21,7 @@ from caffe2flax.layers._fields import (
     output_counts,
 )
 from caffe2flax.layers._placing import shrinking
-from caffe2flax.layers._prepared import Prepared
+from caffe2flax.layers._prepared import WORTH, Prepared, tile_for
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import (
     Padding,
@@ -131,6 +131,10 @@ class Convolution(Layer):
     def prepare(self, *inputs: Shape) -> Layer:
         usual = self.sliding.axis == 1 and len(inputs) == 1
         return Prepared(self).prepare(*inputs) if usual else self
+
+    def has_kernels_to_tile(self, *inputs: Shape) -> bool:
+        worth = self.multiply_adds(inputs[0]) >= WORTH * inputs[0][0]
+        return worth and tile_for(self, inputs[0]) > 0
 
     def layouts(self, *inputs: Operand) -> Layouts:
         shape = inputs[0].shape

@@ -11,14 +11,15 @@ from jax import Array, lax
 
 from caffe2flax.ops.convolution import fast
 from caffe2flax.ops.onednn import conv_sizes, either, onednn_conv
-from caffe2flax.ops.winograd import add_relu, tile_size, tiled_conv
+from caffe2flax.ops.winograd import add_relu, add_tiled, tile_size, tiled_conv
 
 
 class Conv(nnx.Conv):
     """nnx.Conv(x) + other, and max(that, 0) where `relu` is true.
 
     x is (N, *spatial, C); there may be an other, of the shape of the result. On CPU one
-    call of oneDNN where XLA has that, else `conv_general_dilated`.
+    call of oneDNN where XLA has that, else `conv_general_dilated`. `tiled`, where it is
+    not None, is the kernel prepared for Winograd's algorithm: (tile, tile, C, out).
     """
 
     def __init__(self, *args: Any, relu: bool = False, **options: Any):
@@ -27,6 +28,8 @@ class Conv(nnx.Conv):
         options.setdefault("conv_general_dilated", way)
         super().__init__(*args, **options)
         self.relu = relu
+        self.tiling: Callable[..., int] | None = None
+        self.tiled: Array | None = None
 
     def __call__(self, inputs: Array, other: Array | None = None) -> Array:
         others = [] if other is None else [other]
@@ -53,6 +56,8 @@ class Conv(nnx.Conv):
             biased=self.bias is not None,
             conv=self.conv_general_dilated,
             relu=self.relu,
+            tiling=self.tiling,
+            tiled=self.tiled,
         )
 
 
@@ -95,18 +100,21 @@ def conv_by_onednn(
     *others: Array,
     strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
+    tiling: Callable[..., int] | None = None,
+    tiled: Array | None = None,
     **options: Any,
 ) -> Array:
     """`native(x, kernel, *others, strides=strides, padding=padding, **options)`, which
     is a convolution, in programs for this process's CPU by oneDNN, and by Winograd's
-    algorithm where many pixels pay for that.
+    algorithm where the kernel is prepared for it, `tiled`, or `tiling` says so.
 
     others: what is added to it, first a bias (out) where `biased` is true, and then
     what has its shape. options: also those of `lax.conv_general_dilated`, and `relu`,
     whether max(that, 0) is taken.
     """
-    sizes, given = (*x.shape, *kernel.shape), {"strides": strides, "padding": padding}
-    if not all(isinstance(n, int) and n > 0 for n in sizes) or not 2 < x.ndim < 6:
+    all_known = all(isinstance(n, int) and n > 0 for n in (*x.shape, *kernel.shape))
+    given: dict[str, Any] = {"strides": strides, "padding": padding}
+    if not all_known or not 2 < x.ndim < 6:
         return native(x, kernel, *others, **given, **options)
     dilation = options.get("rhs_dilation") or (1,) * len(strides)
     extents = [(w - 1) * d + 1 for w, d in zip(kernel.shape, dilation, strict=False)]
@@ -117,9 +125,15 @@ def conv_by_onednn(
         return native(x, kernel, *others, **given, **options)
     given = {"strides": tuple(strides), "padding": pads, **options}
     steps = (*strides, *dilation, options.get("feature_group_count", 1))
-    tiles = max(steps) == 1 and tile_size(x, kernel, pads)
+    simple = max(steps) == 1
+    if simple and tiled is not None:
+        relu, window = options.get("relu", False), len(kernel)
+        return add_tiled(x, tiled, *others, window=window, padding=pads, relu=relu)
+    tiles = simple and (tiling or tile_size)(x, kernel, pads)
     library = tiled_conv if tiles else onednn_conv
-    return either(library, native, x, kernel, *others, **given)
+    sizes = conv_sizes(x.shape[1:-1], extents, strides, pads)
+    shape = (x.shape[0], *sizes, kernel.shape[-1])
+    return either(library, native, shape, x, kernel, *others, **given)
 
 
 def suits_onednn(

@@ -80,7 +80,8 @@ def row_products(x: Array, kernel: Array) -> Array:
     several = all(isinstance(n, int) for n in count) and math.prod(count) > 1
     if not several or x.dtype != jnp.float32:
         return native_row_products(x, kernel)
-    return either(onednn_row_products, native_row_products, x, kernel)
+    shape = (*count, len(kernel))
+    return either(onednn_row_products, native_row_products, shape, x, kernel)
 
 
 def native_row_products(x: Array, kernel: Array) -> Array:

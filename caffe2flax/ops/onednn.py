@@ -14,17 +14,19 @@ from jax import Array
 def either(
     library: Callable[..., Array],
     native: Callable[..., Array],
+    shape: Sequence[int],
     *args: Array,
     **given: Any,
 ) -> Array:
     """`library(*args, **given)` in programs for this process's CPU that may call
     oneDNN; `native(*args, **given)`, which is the same, wherever it is differentiated,
-    mapped or compiled for something else."""
+    mapped or compiled for something else. All is float32, or native. The shape is told
+    because to trace `native` for it takes long."""
     call = onednn_primitive()
-    if call is None:
+    if call is None or any(array.dtype != np.float32 for array in args):
         return native(*args, **given)
-    settings = tuple(given.items())
-    y: Array = call.bind(*args, library=library, native=native, given=settings)
+    params = {"library": library, "native": native, "given": tuple(given.items())}
+    y: Array = call.bind(*args, shape=tuple(shape), **params)
     return y
 
 
@@ -72,9 +74,8 @@ def onednn_primitive() -> Any:
         config: Any = jax.config
         return (plain if config.jax_disable_jit else compiled)(**params)(*args)
 
-    def abstract(*args: Any, **params: Any) -> Any:
-        (out,) = jax.make_jaxpr(plain(**params))(*args).out_avals
-        return out
+    def abstract(*args: Any, shape: tuple[int, ...], **params: Any) -> Any:
+        return jax.core.ShapedArray(shape, np.float32)
 
     def derivative(primals: Any, tangents: Any, **params: Any) -> Any:
         tangents = tuple(map(ad.instantiate_zeros, tangents))
@@ -104,14 +105,19 @@ def onednn_primitive() -> Any:
 def may_call_onednn(context: Any) -> bool:
     """Whether what JAX lowers in this context may call oneDNN: programs that do cannot
     be exported, kept in JAX's persistent cache, or spread over devices."""
-    config: Any = jax.config
-    kept = config.jax_enable_compilation_cache and config.jax_compilation_cache_dir
     return (
         tuple(context.platforms) == ("cpu",)
         and getattr(context.axis_context, "num_devices", 0) == 1
         and not context.lowering_parameters.for_export
-        and not kept
+        and not keeps_programs()
     )
+
+
+def keeps_programs() -> bool:
+    """Whether JAX's persistent cache is on."""
+    config: Any = jax.config
+    folder = config.jax_compilation_cache_dir
+    return bool(config.jax_enable_compilation_cache and folder)
 
 
 def onednn_conv(

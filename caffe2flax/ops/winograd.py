@@ -90,25 +90,39 @@ def tiled_conv(
 ) -> Array:
     """conv(x, kernel) + others, and max(that, 0) where `relu` is true, by Winograd's
     algorithm. x is (N, H, W, C), kernel is (h, h, C, out)."""
-    window = len(kernel)
-    filters = winograd_matrices(tile_size(x, kernel, padding), window)[1]
-    stage = [weighted(row, list(kernel)) for row in filters]
-    rows = [jnp.stack([weighted(row, list(part)) for row in filters]) for part in stage]
-    kernel = jnp.stack(rows)
+    window, tile = len(kernel), tile_size(x, kernel, padding)
+    kernel = tiled_kernel(kernel, tile)
     return add_tiled(x, kernel, *others, window=window, padding=padding, relu=relu)
 
 
-def tile_size(x: Array, kernel: Array, pads: Sequence[tuple[int, int]]) -> int:
-    """The tiles by which `tiled_conv`, which prepares its kernel at every call, is
-    faster than a product of matrices; 0 where it is not."""
+def tiled_kernel(kernel: Array, tile: int) -> Array:
+    """G w G^T of w (h, h, C, out): (tile, tile, C, out)."""
+    filters = winograd_matrices(tile, len(kernel))[1]
+    both = jnp.asarray(np.kron(filters, filters), kernel.dtype)
+    made = jnp.matmul(both, kernel.reshape(len(both[0]), -1), precision="highest")
+    return made.reshape(tile, tile, *kernel.shape[2:])
+
+
+def tile_size(
+    x: Array,
+    kernel: Array,
+    pads: Sequence[tuple[int, int]],
+    *,
+    prepared: bool = False,
+) -> int:
+    """The tiles by which Winograd's algorithm is faster than a product of matrices,
+    for a kernel that is prepared once or else at every call; 0 where it is not."""
     *window, channels, out = kernel.shape
     if window != [3, 3] or min(channels, out) < 64:
         return 0
     sizes = [n + sum(pair) - 2 for n, pair in zip(x.shape[1:-1], pads, strict=True)]
-    tile = 6 if channels < 256 else 4
+    fine = min(sizes) >= 20 and channels < 512 if prepared else channels < 256
+    tile = 6 if fine else 4
     numbers = math.prod(sizes) * (channels + out) * tile**2 / (tile - 2) ** 2
     enough = x.shape[0] * math.prod(sizes) >= 8 * max(channels, out)
-    return tile if min(sizes) >= 50 and enough and numbers <= 2**23 else 0
+    worth = 9 * math.prod(sizes) * channels * out >= 10**8  # its compilation
+    many = min(sizes) >= 10 and worth if prepared else min(sizes) >= 50 and enough
+    return tile if many and numbers <= 2**23 else 0
 
 
 def add_tiled(
@@ -153,21 +167,43 @@ def winograd(x: Array, kernel: Array, window: int) -> Array:
         span = (count - 1) * step + 1
         return [lax.slice_in_dim(x, i, i + span, step, axis) for i in range(tile)]
 
-    def sums(matrix: np.ndarray, arrays: Sequence[Array], axis: int = 0) -> Array:
-        return jnp.stack([weighted(row, arrays) for row in matrix], axis)
-
-    # Each stage is written to memory: XLA would compute the one before again for all
-    # that reads it. The leading axes are the rows and the columns of a tile.
-    stage = sums(inputs, cut(x, 2, across))
-    stage = sums(inputs, cut(stage, 2, down))
+    # XLA would compute the first stage again for all that reads it in the second, were
+    # it one loop: so it is two, one behind the other. The leading axes are the rows and
+    # the columns of a tile.
+    stage = in_parts(inputs, cut(x, 2, across), 0)
+    stage = combined(inputs, cut(stage, 2, down), 0)
     tiles = stage.reshape(tile**2, -1, channels)
     filters = kernel.reshape(tile**2, channels, out)
-    made = either(onednn_products, separate_products, tiles, filters)
+    shape = (*tiles.shape[:-1], out)
+    made = either(onednn_products, separate_products, shape, tiles, filters)
     stage = made.reshape(tile, tile, -1, down, across, out)
-    stage = sums(outputs, list(stage), 3)
-    stage = sums(outputs, list(stage), 4)
+    stage = in_parts(outputs, list(stage), 3)
+    stage = combined(outputs, list(stage), 4)
     y = stage.reshape(-1, down * step, across * step, out)
     return y[:, :height, :width]
+
+
+def in_parts(matrix: np.ndarray, arrays: Sequence[Array], axis: int) -> Array:
+    """`combined`, its last row apart."""
+    parts = [combined(rows, arrays, axis) for rows in (matrix[:-1], matrix[-1:])]
+    return jnp.concatenate(parts, axis)
+
+
+def combined(matrix: np.ndarray, arrays: Sequence[Array], axis: int) -> Array:
+    """The sums of arrays times a row of the matrix, along a new axis. That is one loop,
+    which is compiled sooner than one for each row, and as fast."""
+    shape = list(arrays[0].shape)
+    shape.insert(axis, len(matrix))
+    others = [n for n in range(len(shape)) if n != axis]
+    terms = [
+        lax.mul(
+            lax.broadcast_in_dim(array, shape, others),
+            lax.broadcast_in_dim(column.astype(array.dtype), shape, [axis]),
+        )
+        for column, array in zip(matrix.T, arrays, strict=True)
+        if column.any()
+    ]
+    return functools.reduce(lax.add, terms)
 
 
 def add_relu(y: Array, *others: Array, relu: bool) -> Array:
@@ -185,16 +221,6 @@ def separate_products(x: Array, kernel: Array) -> Array:
     if isinstance(tiles, int) and tiles <= 2 * min(channels, kernel.shape[-1]):
         return jnp.matmul(x, kernel)
     return jnp.stack(list(map(jnp.matmul, x, kernel)))
-
-
-def weighted(weights: Sequence[float], arrays: Sequence[Array]) -> Array:
-    """The sum of arrays times weights."""
-    terms = [
-        array if weight == 1 else array * float(weight)
-        for weight, array in zip(weights, arrays, strict=True)
-        if weight != 0
-    ]
-    return functools.reduce(jnp.add, terms)
 
 
 def winograd_matrices(tile: int, window: int) -> tuple[np.ndarray, ...]:
