@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 POINTS = {4: (0.0, 1.0, -1.0), 6: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
 """Where `ops.winograd` takes the values of polynomials, by the size of a tile."""
 LARGE, EXACT = 20, 512
-"""Pixels along an axis from which on tiles of 6 waste little, and channels from which
+"""Pixels along an axis from which on tiles of 6 waste little, and channels above which
 on their rounding, three times that of tiles of 4, is too much for deep networks."""
 FEW_CHANNELS, FEW_PIXELS, MANY_NUMBERS = 64, 10, 2**23
 """Beyond these the transforms cost more than the products that they save: tiles of more
@@ -174,7 +174,7 @@ def tile_for(conv: Convolution, shape: Shape) -> int:
     sizes = conv.infer(shape)[0][2:]
     pixels = min(sizes)
     channels = min(shape[1], conv.num_output)
-    tile = 6 if pixels >= LARGE and shape[1] < EXACT else 4
+    tile = 6 if pixels >= LARGE and shape[1] <= EXACT else 4
     numbers = prod(sizes) * (shape[1] + conv.num_output) * (tile / (tile - 2)) ** 2
     small = channels < FEW_CHANNELS or pixels < FEW_PIXELS
     return 0 if small or numbers > MANY_NUMBERS else tile

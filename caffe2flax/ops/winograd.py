@@ -116,7 +116,7 @@ def tile_size(
     if window != [3, 3] or min(channels, out) < 64:
         return 0
     sizes = [n + sum(pair) - 2 for n, pair in zip(x.shape[1:-1], pads, strict=True)]
-    fine = min(sizes) >= 20 and channels < 512 if prepared else channels < 256
+    fine = min(sizes) >= 20 and channels <= 512 if prepared else channels < 256
     tile = 6 if fine else 4
     numbers = math.prod(sizes) * (channels + out) * tile**2 / (tile - 2) ** 2
     enough = x.shape[0] * math.prod(sizes) >= 8 * max(channels, out)
