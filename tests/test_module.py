@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 
 import caffe2flax
+from caffe2flax.codegen.library import library, own_texts, read
 from caffe2flax.codegen.names import NNX_ATTRIBUTES, Namespace, identifier
 from tests.golden import FIXTURES, distance
 
@@ -114,6 +115,13 @@ HOSTILE = (
     "{0}",
     "rngs",
 )
+
+
+def test_operations_are_found_without_parsing() -> None:
+    """As by Python's own parser, order and all."""
+    ours, true = library(), read(own_texts())
+    assert ours == true
+    assert [*ours.definitions] == [*true.definitions]
 
 
 def test_hostile_names() -> None:

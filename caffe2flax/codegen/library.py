@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +24,19 @@ class Definition:
     @property
     def uses(self) -> frozenset[str]:
         """The global names that it reads; found when asked for, as few are needed."""
-        return loaded_names(ast.parse(self.source))
+        return _uses(self.source)
+
+
+DEFINITION = re.compile(
+    r"^(?:@.*\n(?:[ )].*\n)*)*(?:def|class) (?P<name>\w+).*\n(?:(?:[ )].*)?\n)*", re.M
+)
+"""In a file as ruff formats it: decorators, and all lines further in."""
+IMPORT = re.compile(r"^(?:from|import) (?:.*\((?:\n .*)*\n\)|.*)", re.M)
+
+
+@cache
+def _uses(source: str) -> frozenset[str]:
+    return loaded_names(ast.parse(source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +67,24 @@ def library() -> Library:
 
 @cache
 def _own_library() -> Library:
-    """Reads `ops/` without importing it: it needs jax, which converting does not."""
+    """Reads `ops/` without importing it: it needs jax, which converting does not. Nor
+    is all of it parsed, which would take longer than converting a small net."""
+    texts = own_texts()
+    found = (DEFINITION.finditer(text) for text in texts)
+    definitions = {
+        match["name"]: Definition(match["name"], match[0].rstrip())
+        for matches in found
+        for match in matches
+    }
+    lines = dict.fromkeys(line for text in texts for line in IMPORT.findall(text))
+    return Library(definitions, read(["\n".join(lines)]).imports)
+
+
+def own_texts() -> list[str]:
+    """The files of `ops/`, in the order of their names."""
     folder = files("caffe2flax").joinpath("ops")
     found = sorted(folder.iterdir(), key=lambda item: item.name)
-    texts = (f.read_text(encoding="utf-8") for f in found if f.name.endswith(".py"))
-    return _read(texts)
+    return [f.read_text(encoding="utf-8") for f in found if f.name.endswith(".py")]
 
 
 @cache
@@ -68,7 +94,7 @@ def _extended(sources: tuple[tuple[str, str], ...]) -> Library:
     own = _own_library()
     definitions, imports = dict(own.definitions), dict(own.imports)
     for file, text in sources:
-        more = _read([text])
+        more = read([text])
         for name in definitions.keys() & more.definitions.keys():
             problem = Problem(f"generated modules know another {name}", Span(file))
             raise ConversionError(problem)
@@ -77,7 +103,7 @@ def _extended(sources: tuple[tuple[str, str], ...]) -> Library:
     return Library(definitions, imports)
 
 
-def _read(texts: Iterable[str]) -> Library:
+def read(texts: Iterable[str]) -> Library:
     """The functions and classes of these sources, but for layers."""
     definitions: dict[str, Definition] = {}
     imports: dict[str, str] = dict(BASE_IMPORTS)
