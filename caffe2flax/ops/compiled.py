@@ -15,8 +15,8 @@ class Compiled:
     at its first call for each shape.
 
     largest: the numbers in an item's largest blob, where no item of a batch depends on
-    another. On one CPU batches that leave the processor's cache then go two by two; if
-    the model has matrices as large, which each pair would read, only much larger ones.
+    another. On one CPU batches that leave the processor's cache then go two by two,
+    where the weights that each pair needs are smaller.
     prepare: on one CPU, what puts weights into another form, whatever the batch: from
     the model, a dict to keep them in, and the inputs.
     """
@@ -32,11 +32,11 @@ class Compiled:
         arrays = list(map(jnp.asarray, weights))
         devices = {device for array in arrays for device in array.devices()}
         alone = [device.platform for device in devices] == ["cpu"]
-        heavy = any(array.ndim == 2 and array.size >= 2**22 for array in arrays)
+        small = all(array.ndim != 2 or array.size < 2**22 for array in arrays)
         self.model: nnx.Module = jax.tree.unflatten(tree, arrays)
         self.prepare = prepare if alone else None
         self.prepared: dict[Any, Any] = {}
-        self.largest = (largest // 4 if heavy else largest) if alone else 0
+        self.largest = largest if alone and small else 0
         self.programs: dict[Any, functools.partial[Any]] = {}
 
     def __call__(self, *inputs: Array) -> Any:
