@@ -15,10 +15,10 @@ from typing import Any
 
 from speed.clock import timed, use_cores
 from speed.networks import TITLES, network
+from speed.page_costs import PARTS
 from speed.results import environment, save
 from speed.tables import Record
 
-PARTS = ("load", "prepare", "trace", "lower", "compile", "run")
 PACKAGES = ("caffe2flax", "jax", "jaxlib", "flax")
 
 

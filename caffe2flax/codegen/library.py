@@ -70,11 +70,10 @@ def _own_library() -> Library:
     """Reads `ops/` without importing it: it needs jax, which converting does not. Nor
     is all of it parsed, which would take longer than converting a small net."""
     texts = own_texts()
-    found = (DEFINITION.finditer(text) for text in texts)
     definitions = {
         match["name"]: Definition(match["name"], match[0].rstrip())
-        for matches in found
-        for match in matches
+        for text in texts
+        for match in DEFINITION.finditer(text)
     }
     lines = dict.fromkeys(line for text in texts for line in IMPORT.findall(text))
     return Library(definitions, read(["\n".join(lines)]).imports)

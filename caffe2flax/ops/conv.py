@@ -121,7 +121,8 @@ def conv_by_onednn(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:-1], extents, strides, padding)
     pads = tuple((low, high) for low, high in padding)
-    if not suits_onednn(x, kernel, extents, strides, pads, options):
+    sizes = conv_sizes(x.shape[1:-1], extents, strides, pads)
+    if not suits_onednn(x, kernel, extents, pads, sizes, options):
         return native(x, kernel, *others, **given, **options)
     given = {"strides": tuple(strides), "padding": pads, **options}
     steps = (*strides, *dilation, options.get("feature_group_count", 1))
@@ -131,7 +132,6 @@ def conv_by_onednn(
         return add_tiled(x, tiled, *others, window=window, padding=pads, relu=relu)
     tiles = simple and (tiling or tile_size)(x, kernel, pads)
     library = tiled_conv if tiles else onednn_conv
-    sizes = conv_sizes(x.shape[1:-1], extents, strides, pads)
     shape = (x.shape[0], *sizes, kernel.shape[-1])
     return either(library, native, shape, x, kernel, *others, **given)
 
@@ -140,8 +140,8 @@ def suits_onednn(
     x: Array,
     kernel: Array,
     extents: Sequence[int],
-    strides: Sequence[int],
     pads: Sequence[tuple[int, int]],
+    sizes: Sequence[int],
     options: Any,
 ) -> bool:
     """Whether oneDNN computes such a convolution, and sooner than XLA does: not where
@@ -156,6 +156,5 @@ def suits_onednn(
         return False
     if any(not 0 <= p < e for e, pair in zip(extents, pads, strict=True) for p in pair):
         return False
-    out = conv_sizes(x.shape[1:-1], extents, strides, pads)
-    pixels, weights = x.shape[0] * math.prod(out), math.prod(kernel.shape)
-    return min(out) > 0 and (pixels >= 100 or weights <= 2**15)
+    pixels, weights = x.shape[0] * math.prod(sizes), math.prod(kernel.shape)
+    return min(sizes) > 0 and (pixels >= 100 or weights <= 2**15)

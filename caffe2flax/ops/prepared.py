@@ -27,9 +27,10 @@ def with_tiled_kernels(
     tiled: nnx.Module = jax.tree.map(lambda array: array, model)
     chosen = {(n, tiles[n]): c for n, c in enumerate(convs(tiled)) if tiles.get(n)}
     missing = [key for key in chosen if key not in made]
-    kernels = [chosen[key].kernel[...] for key in missing]
-    sizes = tuple(tile for _, tile in missing)
-    made.update(zip(missing, tiled_kernels(sizes, kernels), strict=True))
+    if missing:
+        kernels = [chosen[key].kernel[...] for key in missing]
+        sizes = tuple(tile for _, tile in missing)
+        made.update(zip(missing, tiled_kernels(sizes, kernels), strict=True))
     for key, conv in chosen.items():
         conv.tiled = nnx.data(made[key])
     return tiled

@@ -116,13 +116,16 @@ def tile_size(
     if window != [3, 3] or min(channels, out) < 64:
         return 0
     sizes = [n + sum(pair) - 2 for n, pair in zip(x.shape[1:-1], pads, strict=True)]
-    fine = min(sizes) >= 20 and channels <= 512 if prepared else channels < 256
-    tile = 6 if fine else 4
-    numbers = math.prod(sizes) * (channels + out) * tile**2 / (tile - 2) ** 2
-    enough = x.shape[0] * math.prod(sizes) >= 8 * max(channels, out)
-    worth = 9 * math.prod(sizes) * channels * out >= 10**8  # its compilation
-    many = min(sizes) >= 10 and worth if prepared else min(sizes) >= 50 and enough
-    return tile if many and numbers <= 2**23 else 0
+    least, pixels = min(sizes), math.prod(sizes)
+    if prepared:
+        tile = 6 if least >= 20 and channels <= 512 else 4
+        worth_compiling = 9 * pixels * channels * out >= 10**8
+        pays = least >= 10 and worth_compiling
+    else:
+        tile = 6 if channels < 256 else 4
+        pays = least >= 50 and x.shape[0] * pixels >= 8 * max(channels, out)
+    numbers = pixels * (channels + out) * tile**2 / (tile - 2) ** 2
+    return tile if pays and numbers <= 2**23 else 0
 
 
 def add_tiled(
