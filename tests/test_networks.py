@@ -24,7 +24,7 @@ import caffe2flax
 from caffe2flax.api import read_graph
 from caffe2flax.frontend import prototxt
 from tests import wireformat
-from tests.golden import FIXTURES, distance
+from tests.golden import FIXTURES
 
 FOLDER = FIXTURES / "networks"
 NETWORKS = sorted(path.stem for path in FOLDER.glob("*.prototxt"))
@@ -97,15 +97,6 @@ def inputs(net: Path) -> dict[str, np.ndarray]:
 def golden(net: Path) -> dict[str, np.ndarray]:
     with np.load(net.with_suffix(".npz")) as archive:
         return dict(archive)
-
-
-def test_optimized(network: tuple[Path, Path]) -> None:
-    """The form for inference alone."""
-    net, weights = network
-    given = inputs(net)
-    ours = caffe2flax.run(net, weights, given, optimize=True)
-    for name, blob in caffe2flax.run(net, weights, given).items():
-        assert distance(ours[name], blob) < 2e-5
 
 
 def test_every_blob(network: tuple[Path, Path]) -> None:
