@@ -16,9 +16,9 @@ def load_weights(model: nnx.Module, path: str | Path, fresh: str = "") -> None:
         if name.startswith(f"{fresh}.") and found not in ("missing", shape):
             array = nnx.initializers.normal(0.01)(nnx.Rngs(0).params(), shape)
         elif found != shape:
-            wrong.append(f"{name} is {found}, not {shape}")
+            wrong.append(f"{name} is {found} in the file, not {shape}")
         leaves.append((keys, array))
     wrong += [f"{name} is unknown" for name in weights]
     if wrong:
-        raise ValueError(f"{path} does not fit {type(model)}: {'; '.join(wrong)}")
+        raise ValueError(f"{path} fits no {type(model).__name__}: {'; '.join(wrong)}")
     nnx.update(model, nnx.from_flat_state(leaves))
