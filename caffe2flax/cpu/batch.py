@@ -74,10 +74,10 @@ def items(graph: Graph) -> set[Value] | None:
     return own
 
 
-ELEMENTWISE = frozenset(
+ELEMENTWISE = (
     "abs add clamp convert_element_type copy div erf exp exp2 expm1 integer_pow log "
     "log1p logistic max min mul neg pow rsqrt select_n sqrt square stop_gradient sub "
-    "tanh gt lt ge le eq ne and or not is_finite sign".split()
+    "tanh gt lt ge le eq ne and or not is_finite sign"
 )
 
 
@@ -103,7 +103,7 @@ def item_wise(node: Node, own: set[Value]) -> bool:
         case "reduce_max" | "reduce_min" | "reduce_sum":
             return 0 not in p["axes"]
         case "reshape":
-            kept = p["new_sizes"][:1] == first.shape[:1]
+            kept = bool(p["new_sizes"][:1] == first.shape[:1])
             return kept and p["dimensions"] is None
         case "broadcast_in_dim":
             kept = p["shape"][:1] == first.shape[:1]
@@ -125,7 +125,7 @@ def item_wise(node: Node, own: set[Value]) -> bool:
         value in own or (value.known and value.shape[:1] in ((), (1,)))
         for value in node.inputs
     )
-    return node.op in ELEMENTWISE and same
+    return same and node.op in ELEMENTWISE.split()
 
 
 SIZED = {"reshape": "new_sizes", "broadcast_in_dim": "shape", "slice": "limit_indices"}

@@ -28,6 +28,11 @@ TOLERANCE = 2e-5
 output."""
 
 
+def unknown(inputs: Sequence[Any]) -> Any:
+    """Stands for a program that is not there yet."""
+    raise AssertionError("never called")
+
+
 class Compiled:
     """What `caffe2flax.compile` gives."""
 
@@ -48,9 +53,8 @@ class Compiled:
         if None in kinds:
             return self._plain(self._source.weights, *args, **kwargs)
         key = (tree, kinds, settings())
-        try:
-            program = self._programs[key]
-        except KeyError:
+        program = self._programs.get(key, unknown)
+        if program is unknown:
             program = self._first(key, leaves, *args, **kwargs)
         if program is None:
             return self._plain(self._source.weights, *args, **kwargs)
@@ -91,7 +95,7 @@ class Compiled:
         with self._lock:
             if key in self._programs:
                 return self._programs[key]
-            program = self._program(leaves, *args, **kwargs)
+            program: Program | None = self._program(leaves, *args, **kwargs)
             if self._check and program is not None:
                 plain = self._plain(self._source.weights, *args, **kwargs)
                 compare(program(leaves), plain)

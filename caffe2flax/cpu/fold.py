@@ -57,7 +57,8 @@ def worth_folding(eqn: Any, inputs: list[Any], outputs: list[Any]) -> bool:
     if eqn.effects or "callback" in eqn.primitive.name:
         return False
     read = sum(math.prod(value.shape) for value in inputs)
-    return math.prod(outputs[0].shape) <= max(SMALL, 2 * read)
+    made = math.prod(outputs[0].shape)
+    return made <= max(SMALL, 2 * read)
 
 
 def folded(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
@@ -152,7 +153,7 @@ def _known(aval: Any, array: Any, key: Hashable) -> Value:
 
 def _literal(atom: Any) -> Value:
     aval, number = atom.aval, atom.val
-    if aval.shape or jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
+    if aval.shape or jnp.issubdtype(aval.dtype, jax.dtypes.extended):
         return _known(aval, number, ("held", id(number)))
     number = np.asarray(number, aval.dtype)
     return _known(aval, number, ("literal", str(aval.dtype), number.tobytes()))

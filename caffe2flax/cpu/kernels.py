@@ -34,9 +34,10 @@ def native(
     rank = x.ndim - 2
     last = (0, rank + 1, *range(1, rank + 1))
     numbers = lax.ConvDimensionNumbers(last, (rank + 1, rank, *range(rank)), last)
-    return lax.conv_general_dilated(
+    y: Array = lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=numbers, **options
     )
+    return y
 
 
 def depthwise(

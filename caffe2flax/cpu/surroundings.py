@@ -63,7 +63,8 @@ def kind(leaf: Any) -> Hashable:
         return (leaf.shape, leaf.dtype) if leaf.dtype.kind not in "OSUMm" else None
     if isinstance(leaf, np.generic):
         return (leaf.dtype,) if leaf.dtype.kind not in "OSUMm" else None
-    return type(leaf) if type(leaf) in (bool, int, float, complex) else None
+    number = type(leaf) in (bool, int, float, complex)
+    return (type(leaf),) if number else None
 
 
 def plain_because(inputs: Sequence[Any], weights: Sequence[Any]) -> str:

@@ -25,7 +25,7 @@ def taps(
     full = [q * s for q, s in zip(reach, lhs_dilation, strict=True)]
     wide = np.zeros((*full, channels, out), np.float32)
     places = [slice(0, e, d) for e, d in zip(extent, rhs_dilation, strict=True)]
-    wide[tuple(places)] = np.flip(kernel, range(len(window)))
+    wide[tuple(places)] = np.flip(kernel, tuple(range(len(window))))
     factors = [n for pair in zip(reach, lhs_dilation, strict=True) for n in pair]
     wide = wide.reshape(*factors, channels, groups, out // groups)
     wide = np.moveaxis(wide, range(0, 2 * len(window), 2), range(len(window)))
@@ -50,7 +50,7 @@ def interleaved_conv(
     x is (N, *spatial, C) without the gaps, kernel is what `taps` gives.
     """
     rank, size = len(extent), x.shape[1:-1]
-    reach, (phases, channels, groups, out) = kernel.shape[:rank], kernel.shape[rank:]
+    reach, (channels, groups, out) = kernel.shape[:rank], kernel.shape[rank + 1 :]
     steps = [n + q - 1 for n, q in zip(size, reach, strict=True)]
     x = jnp.pad(x, [(0, 0), *((q - 1, q - 1) for q in reach), (0, 0)])
     terms = []

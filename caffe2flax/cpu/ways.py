@@ -70,7 +70,7 @@ def dense(node: Node, means: Means) -> Way:
 def convolution(node: Node, means: Means) -> Way:
     x, kernel, *_ = node.inputs
     p = node.params
-    window, (channels, out) = kernel.shape[:-2], kernel.shape[-2:]
+    window, out = kernel.shape[:-2], kernel.shape[-1]
     relu, biased, groups = p["relu"], p["biased"], p["feature_group_count"]
     plain = {"strides": p["strides"], "padding": p["padding"]}
     if max(p["lhs_dilation"]) > 1:
@@ -101,14 +101,14 @@ def convolution(node: Node, means: Means) -> Way:
         "rhs_dilation": p["rhs_dilation"],
         "feature_group_count": groups,
     }
-    if means.convolution and pays(x, groups, channels, pixels, weights):
-        if onednn.suits_conv(x.shape, kernel.shape, **rest):
-            run = functools.partial(onednn.conv, biased=biased, relu=relu, **rest)
-            return Way("convolution by oneDNN", run, kernel)
+    worth = means.convolution and pays(x, groups, pixels, weights)
+    if worth and onednn.suits_conv(x.shape, kernel.shape, **rest):
+        run = functools.partial(onednn.conv, biased=biased, relu=relu, **rest)
+        return Way("convolution by oneDNN", run, kernel)
     return by_xla(node)
 
 
-def pays(x: Value, groups: int, channels: int, pixels: int, weights: int) -> bool:
+def pays(x: Value, groups: int, pixels: int, weights: int) -> bool:
     """Whether oneDNN computes a convolution sooner than XLA: not where large kernels
     are read for few pixels, nor where each channel has so little to do that calling
     another core takes longer."""
@@ -141,8 +141,8 @@ def over_gaps(node: Node) -> Way:
     window, groups = kernel.shape[:-2], p["feature_group_count"]
     if max(p["strides"]) > 1:
         names = ("strides", "padding", "lhs_dilation", "rhs_dilation")
-        rest = {name: p[name] for name in (*names, "feature_group_count")}
-        run = functools.partial(kernels.native, **rest)
+        given = {name: p[name] for name in (*names, "feature_group_count")}
+        run = functools.partial(kernels.native, **given)
         return Way("convolution by XLA", ended(run, p["relu"]), kernel)
     extent = transposed.extents(window, p["rhs_dilation"])
     dilation = p["lhs_dilation"]
