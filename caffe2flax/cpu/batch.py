@@ -111,7 +111,7 @@ def item_wise(node: Node, own: set[Value]) -> bool:
         case "slice":
             whole = p["start_indices"][0] == 0
             whole = whole and p["limit_indices"][0] == first.shape[0]
-            return whole and (p["strides"] is None or p["strides"][0] == 1)
+            return bool(whole and (p["strides"] or (1,))[0] == 1)
         case "concatenate":
             return all(mine) and p["dimension"] != 0
         case "squeeze":

@@ -43,6 +43,7 @@ class Compiled:
         self._plain = jax.jit(self._source.call)
         self._programs: dict[Hashable, Program | None] = {}
         self._prepared: dict[Hashable, Any] = {}
+        self._held: dict[int, Any] = {}
         self._lock = threading.RLock()
         if jax.default_backend() == "cpu":
             onednn.prepare()
@@ -117,7 +118,7 @@ class Compiled:
             aval.weak_type for aval in closed.out_avals if hasattr(aval, "weak_type")
         ):
             return "it gives numbers of a weak type"
-        graph = graph_of(closed, self._source.weights)
+        graph = graph_of(closed, self._source.weights, self._held)
         means, front = Means.here(self._thorough), None
         if end := batch.end_of_large(graph):
             first, graph = batch.cut(graph, end)

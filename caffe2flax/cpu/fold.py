@@ -56,8 +56,8 @@ def worth_folding(eqn: Any, inputs: list[Any], outputs: list[Any]) -> bool:
         return False
     if eqn.effects or "callback" in eqn.primitive.name:
         return False
-    read = sum(math.prod(value.shape) for value in inputs)
-    made = math.prod(outputs[0].shape)
+    read: int = sum(math.prod(value.shape) for value in inputs)
+    made: int = math.prod(outputs[0].shape)
     return made <= max(SMALL, 2 * read)
 
 

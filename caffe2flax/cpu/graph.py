@@ -4,7 +4,8 @@ constants known."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +104,8 @@ class Graph:
                 self.nodes.remove(node)
             for value in node.inputs:
                 self.users[value].remove(node)
+            for value in node.outputs:
+                del self.makers[value]
         self._enter(new)
 
     def prune(self) -> Graph:
@@ -133,17 +136,21 @@ class Graph:
         self.makers.update(dict.fromkeys(node.outputs, node))
 
 
-def graph_of(closed: Any, weights: Sequence[Any]) -> Graph:
-    """The operations of a jaxpr, whose first arguments are the weights."""
+def graph_of(closed: Any, weights: Sequence[Any], held: dict[int, Any]) -> Graph:
+    """The operations of a jaxpr, whose first arguments are the weights.
+
+    held: takes up, by their ids, arrays that the function holds itself. As long as they
+    are kept, keys of values stand for one number each.
+    """
     jaxpr, count = closed.jaxpr, len(weights)
     known = [
         _known(var.aval, array, ("weight", number))
         for number, (var, array) in enumerate(zip(jaxpr.invars, weights, strict=False))
     ]
     free = [Value(tuple(v.aval.shape), v.aval.dtype) for v in jaxpr.invars[count:]]
-    nodes: list[Node] = []
-    outputs = list(_inline(nodes, jaxpr, closed.consts, [*known, *free]))
-    return Graph(nodes, free, outputs).prune()
+    inlined = _Inlined(held)
+    outputs = inlined.outputs(jaxpr, closed.consts, [*known, *free])
+    return Graph(inlined.nodes, free, outputs).prune()
 
 
 def _known(aval: Any, array: Any, key: Hashable) -> Value:
@@ -151,41 +158,56 @@ def _known(aval: Any, array: Any, key: Hashable) -> Value:
     return Value(tuple(aval.shape), aval.dtype, lambda: array, key)
 
 
-def _literal(atom: Any) -> Value:
-    aval, number = atom.aval, atom.val
-    if aval.shape or jnp.issubdtype(aval.dtype, jax.dtypes.extended):
-        return _known(aval, number, ("held", id(number)))
-    number = np.asarray(number, aval.dtype)
-    return _known(aval, number, ("literal", str(aval.dtype), number.tobytes()))
+class _Inlined:
+    """The operations of a jaxpr and of those that it calls."""
 
+    def __init__(self, held: dict[int, Any]):
+        self.nodes: list[Node] = []
+        self.held = held
 
-def _inline(
-    nodes: list[Node], jaxpr: Any, consts: Sequence[Any], args: Sequence[Value]
-) -> Iterator[Value]:
-    """Appends the operations of a jaxpr, and gives its outputs. One jaxpr may be called
-    many times: each time its variables stand for other values."""
-    scope: dict[Any, Value] = dict(zip(jaxpr.invars, args, strict=True))
-    for var, array in zip(jaxpr.constvars, consts, strict=True):
-        scope[var] = _known(var.aval, array, ("held", id(array)))
+    def outputs(
+        self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Value]
+    ) -> list[Value]:
+        """Appends the operations, and gives the outputs. One jaxpr may be called many
+        times: each time its variables stand for other values."""
+        scope: dict[Any, Value] = dict(zip(jaxpr.invars, args, strict=True))
+        for var, array in zip(jaxpr.constvars, consts, strict=True):
+            scope[var] = self.constant(var.aval, array)
 
-    def read(atom: Any) -> Value:
-        return _literal(atom) if isinstance(atom, Literal) else scope[atom]
+        def read(atom: Any) -> Value:
+            if isinstance(atom, Literal):
+                return self.constant(atom.aval, atom.val)
+            return scope[atom]
 
-    for eqn in jaxpr.eqns:
-        inputs, name = list(map(read, eqn.invars)), eqn.primitive.name
+        for eqn in jaxpr.eqns:
+            made = self.values(eqn, list(map(read, eqn.invars)))
+            scope.update(zip(eqn.outvars, made, strict=True))
+        return list(map(read, jaxpr.outvars))
+
+    def values(self, eqn: Any, inputs: list[Value]) -> list[Value]:
+        """What an equation gives."""
+        name = eqn.primitive.name
         if INLINED.get(name) in eqn.params:
             inner = eqn.params[INLINED[name]]
-            body, held = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
-            outputs = list(_inline(nodes, body, held, inputs))
+            body, consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+            return self.outputs(body, consts, inputs)
+        outputs = [Value(tuple(v.aval.shape), v.aval.dtype) for v in eqn.outvars]
+        run = functools.partial(_bind, eqn)
+        if worth_folding(eqn, inputs, outputs):
+            outputs[0].compute, outputs[0].key = folded(eqn, run, inputs)
         else:
-            outputs = [Value(tuple(v.aval.shape), v.aval.dtype) for v in eqn.outvars]
-            run = functools.partial(_bind, eqn)
-            if worth_folding(eqn, inputs, outputs):
-                outputs[0].compute, outputs[0].key = folded(eqn, run, inputs)
-            else:
-                nodes.append(Node(name, inputs, outputs, run, eqn.params, (name,)))
-        scope.update(zip(eqn.outvars, outputs, strict=True))
-    return map(read, jaxpr.outvars)
+            self.nodes.append(Node(name, inputs, outputs, run, eqn.params, (name,)))
+        return outputs
+
+    def constant(self, aval: Any, array: Any) -> Value:
+        """What the function holds: small numbers are told apart by what they are."""
+        plain = not jnp.issubdtype(aval.dtype, jax.dtypes.extended)
+        if plain and math.prod(aval.shape) <= 64:
+            array = np.asarray(array, aval.dtype)
+            key = ("number", str(aval.dtype), aval.shape, array.tobytes())
+            return _known(aval, array, key)
+        self.held[id(array)] = array
+        return _known(aval, array, ("held", id(array)))
 
 
 def _bind(eqn: Any, *inputs: Any, **params: Any) -> Any:

@@ -120,7 +120,7 @@ def rewrite(graph: Graph, means: Means) -> Graph:
     """The graph as it is computed with such means."""
     for name, change in REWRITES.items():
         for node in list(graph.nodes):
-            if node.steps or graph.users.get(node.outputs[0]) is None:
+            if node.steps or graph.makers.get(node.outputs[0]) is not node:
                 continue
             made = change(graph, node)
             if made is not None:

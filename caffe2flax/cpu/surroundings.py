@@ -76,7 +76,7 @@ def plain_because(inputs: Sequence[Any], weights: Sequence[Any]) -> str:
     for name, value in PLAIN.items():
         if getattr(jax.config, name, value) != value:
             return f"{name} is set"
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in inputs):
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in (*inputs, *weights)):
         return "inputs are traced"
     if not all(is_here(leaf) for leaf in (*inputs, *weights)):
         return "arrays are on other devices"

@@ -57,7 +57,7 @@ def dense(node: Node, means: Means) -> Way:
     x, kernel, *_ = node.inputs
     relu, biased = node.params["relu"], node.params["biased"]
     rows, out = math.prod(x.shape[:-1]), kernel.shape[-1]
-    if means.packed and rows > 1:
+    if means.packed and rows > 1 and out > 1:
         run = functools.partial(packed_dense, out=out, biased=biased, relu=relu)
         return Way("packed product", run, packed(kernel))
     if means.product and rows > 1:
@@ -80,7 +80,7 @@ def convolution(node: Node, means: Means) -> Way:
     simple = groups == 1 and max(p["rhs_dilation"]) == 1
     whole = math.prod(window) == 1 and not np.any(p["padding"])
     if simple and pixels > 1 and (whole or (pixels <= 128 and weights >= 2**18)):
-        if means.packed:
+        if means.packed and out > 1:
             one = {"out": out, "biased": biased, "relu": relu}
             if whole:
                 run = functools.partial(packed_pixels, strides=p["strides"], **one)
@@ -240,7 +240,9 @@ def prepared(
     """The kernel in another form."""
 
     def compute() -> np.ndarray:
-        return make(np.asarray(kernel.constant, np.float32))
+        made = make(np.asarray(kernel.constant, np.float32))
+        kernel.forget()
+        return made
 
     return Value(shape, kernel.dtype, compute, (how, kernel.key))
 
