@@ -43,7 +43,7 @@ def end_of_large(graph: Graph) -> int:
         again = passes * sum(n for i, n in weights.items() if i < end)
         return again + sum(n for i, n in blobs.items() if i >= end)
 
-    end = min(places, key=cost, default=0)
+    end = min((0, *places, len(graph.nodes)), key=cost)
     return end if end and by_item(cut(graph, end)[0]) else 0
 
 
@@ -84,15 +84,18 @@ ELEMENTWISE = (
 def item_wise(node: Node, own: set[Value]) -> bool:
     """Whether each item of the outputs is made of that item of inputs alone, all of
     which, but for constants, are in `own`."""
-    p, mine = node.params, [value in own for value in node.inputs]
-    if not any(mine):
-        return False
-    first = node.inputs[0]
+    mine = [value in own for value in node.inputs]
+    return any(mine) and bool(apart(node, own, mine))
+
+
+def apart(node: Node, own: set[Value], mine: list[bool]) -> Any:
+    """`item_wise` of what reads items."""
+    p, first = node.params, node.inputs[0]
     match node.op:
         case "conv_general_dilated":
-            numbers, apart = p["dimension_numbers"], p["batch_group_count"] == 1
+            numbers, single = p["dimension_numbers"], p["batch_group_count"] == 1
             leading = numbers.lhs_spec[0] == numbers.out_spec[0] == 0
-            return mine == [True, False] and leading and apart
+            return mine == [True, False] and leading and single
         case "dot_general":
             (left, _), (batch, _) = p["dimension_numbers"]
             return mine == [True, False] and 0 not in left and not batch
@@ -103,7 +106,7 @@ def item_wise(node: Node, own: set[Value]) -> bool:
         case "reduce_max" | "reduce_min" | "reduce_sum":
             return 0 not in p["axes"]
         case "reshape":
-            kept = bool(p["new_sizes"][:1] == first.shape[:1])
+            kept = p["new_sizes"][:1] == first.shape[:1]
             return kept and p["dimensions"] is None
         case "broadcast_in_dim":
             kept = p["shape"][:1] == first.shape[:1]
@@ -111,7 +114,7 @@ def item_wise(node: Node, own: set[Value]) -> bool:
         case "slice":
             whole = p["start_indices"][0] == 0
             whole = whole and p["limit_indices"][0] == first.shape[0]
-            return bool(whole and (p["strides"] or (1,))[0] == 1)
+            return whole and (p["strides"] or (1,))[0] == 1
         case "concatenate":
             return all(mine) and p["dimension"] != 0
         case "squeeze":
