@@ -1,7 +1,7 @@
 """Compiles a Flax module, or a function of JAX, for inference on this CPU.
 
-This folder knows nothing of Caffe and imports no other part of the package; JAX is
-imported when something is compiled.
+This folder stands by itself: it imports no other part of the package. JAX is imported
+when something is compiled.
 """
 
 from __future__ import annotations

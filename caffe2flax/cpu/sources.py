@@ -46,6 +46,7 @@ class Source:
             return y
 
         self.call = call
+        call.__name__ = self.name
 
     def trace(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """The jaxpr of weights and inputs, and the tree of the outputs."""
