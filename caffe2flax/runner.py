@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+PRECISION = "highest"
+"""Of products of float32, whatever runs a module to learn its numbers: XLA computes
+them in TF32 on GPUs and in bfloat16 on TPUs unless told otherwise."""
+
 
 def instantiate(conversion: Conversion, cls: Any = None) -> Any:
     """The module of `conversion` with its weights, in eval mode; `cls` in place of its
@@ -157,7 +161,8 @@ def compiled(conversion: Conversion, blobs: Collection[str] | None = None) -> Fo
     run = call if graph.dynamic else jax.jit(call)
 
     def forward(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        found = run(model, _arguments(graph, inputs), options)
+        with jax.default_matmul_precision(PRECISION):
+            found = run(model, _arguments(graph, inputs), options)
         known = {
             name: np.asarray(x).transpose(np.argsort(layouts[name].axes))
             for name, x in found.items()
@@ -187,9 +192,8 @@ MISSHAPEN = (IndexError, ValueError)
 QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
-"""Of XLA on CPU: what runs once need not be fast, but compiled soon."""
+"""Options of XLA on CPU: what runs once need not be fast, but compiled soon."""
 
 
 def observe(
@@ -232,9 +236,9 @@ def observe(
             stopped(error)
         return dict(seen)
 
-    quick = QUICK if jax.default_backend() == "cpu" else None
-    run = call if graph.dynamic else jax.jit(call, compiler_options=quick)
-    made = run(state, arguments, options)
+    given = (state, arguments, options)
+    with jax.default_matmul_precision(PRECISION):
+        made = call(*given) if graph.dynamic else _once(call, *given)
     values: dict[Value, Array] = {}
     for node in graph.nodes:
         found = probes.get(node.number)
@@ -247,6 +251,17 @@ def observe(
             with suppress(*(() if stopped is None else MISSHAPEN)):
                 values[value] = graph.layouts[value].restore(values[value])
     return values
+
+
+def _once(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function`, compiled for this call alone, makes of `arguments`."""
+    import jax
+
+    lowered = jax.jit(function).lower(*arguments)
+    if jax.default_backend() == "cpu":
+        with suppress(jax.errors.JaxRuntimeError):  # of a release without such options
+            return lowered.compile(QUICK)(*arguments)
+    return lowered.compile()(*arguments)
 
 
 def _follow(model: Any, path: str) -> Any:
