@@ -10,6 +10,7 @@ from caffe2flax.api import (
     verify,
     where,
 )
+from caffe2flax.cpu import compile
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.limits import Limits, limited
 from caffe2flax.registry import layer
@@ -23,6 +24,7 @@ __all__ = [
     "Problem",
     "Span",
     "__version__",
+    "compile",
     "convert",
     "inspect",
     "layer",

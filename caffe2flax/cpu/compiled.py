@@ -1,0 +1,170 @@
+"""A function of JAX with its weights, compiled for this CPU at its first call for each
+shape."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from caffe2flax.cpu import batch, onednn
+from caffe2flax.cpu.errors import MismatchError
+from caffe2flax.cpu.fold import as_given
+from caffe2flax.cpu.graph import Graph, Value, graph_of
+from caffe2flax.cpu.rewrites import described, rewrite
+from caffe2flax.cpu.sources import Source
+from caffe2flax.cpu.surroundings import kind, plain_because, settings
+from caffe2flax.cpu.ways import Means
+
+Program = Callable[[Sequence[Any]], Any]
+
+TOLERANCE = 2e-5
+"""How far a compiled program may be from the plain one, of the largest number of an
+output."""
+
+
+def unknown(inputs: Sequence[Any]) -> Any:
+    """Stands for a program that is not there yet."""
+    raise AssertionError("never called")
+
+
+class Compiled:
+    """What `caffe2flax.compile` gives."""
+
+    def __init__(self, model: Callable[..., Any], *, check: bool, thorough: bool):
+        self._source = Source(model)
+        self._check = check
+        self._thorough = thorough
+        self._plain = jax.jit(self._source.call)
+        self._programs: dict[Hashable, Program | None] = {}
+        self._prepared: dict[Hashable, Any] = {}
+        self._held: dict[int, Any] = {}
+        self._lock = threading.RLock()
+        if jax.default_backend() == "cpu":
+            onednn.prepare()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        kinds = tuple(map(kind, leaves))
+        if None in kinds:
+            return self._plain(self._source.weights, *args, **kwargs)
+        key = (tree, kinds, settings())
+        program = self._programs.get(key, unknown)
+        if program is unknown:
+            program = self._first(key, leaves, *args, **kwargs)
+        if program is None:
+            return self._plain(self._source.weights, *args, **kwargs)
+        return program(leaves)
+
+    def explain(self, *args: Any, **kwargs: Any) -> str:
+        """How such inputs are computed: a line for each operation, what it stands for,
+        what it gives, and the rewrites that made it. Inputs may be
+        `jax.ShapeDtypeStruct`s."""
+        leaves, _ = jax.tree.flatten((args, kwargs))
+        made = self._rewritten(leaves, *args, **kwargs)
+        if isinstance(made, str):
+            return f"jax.jit of the plain function: {made}"
+        front, rest, _ = made
+        lines = described(rest)
+        if front is not None:
+            lines = [
+                "two items at a time:",
+                *described(front),
+                "all items:",
+                *lines,
+            ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<{self._source.name}, compiled by caffe2flax>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a compiled model cannot be pickled, as programs are made for one process; "
+            "pickle or save the model itself, and compile it where it is loaded"
+        )
+
+    def _first(
+        self, key: Hashable, leaves: Sequence[Any], *args: Any, **kwargs: Any
+    ) -> Program | None:
+        """The program for inputs of a new kind; None for the plain function."""
+        with self._lock:
+            if key in self._programs:
+                return self._programs[key]
+            program: Program | None = self._program(leaves, *args, **kwargs)
+            if self._check and program is not None:
+                plain = self._plain(self._source.weights, *args, **kwargs)
+                compare(program(leaves), plain)
+            self._programs[key] = program
+            return program
+
+    def _rewritten(
+        self, leaves: Sequence[Any], *args: Any, **kwargs: Any
+    ) -> tuple[Graph | None, Graph, Any] | str:
+        """What goes two items at a time, what follows, and the tree of the outputs; or
+        why the plain function is called."""
+        reason = plain_because(leaves, self._source.weights)
+        if reason:
+            return reason
+        closed, tree = self._source.trace(*args, **kwargs)
+        if closed.effects:
+            return "it has side effects"
+        if any(
+            aval.weak_type for aval in closed.out_avals if hasattr(aval, "weak_type")
+        ):
+            return "it gives numbers of a weak type"
+        graph = graph_of(closed, self._source.weights, self._held)
+        means, front = Means.here(self._thorough), None
+        if end := batch.end_of_large(graph):
+            first, graph = batch.cut(graph, end)
+            front = rewrite(batch.of_two(first), means)
+        return front, rewrite(graph, means), tree
+
+    def _program(self, leaves: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        made = self._rewritten(leaves, *args, **kwargs)
+        if isinstance(made, str):
+            return None
+        front, rest, tree = made
+        values = [v for part in (front, rest) if part for v in part.constants()]
+        known = list(dict.fromkeys(values))
+        arrays = list(map(self._prepare, known))
+
+        def run(arrays: Sequence[Any], inputs: Sequence[Any]) -> Any:
+            constants = dict(zip(known, arrays, strict=True))
+            if front is not None:
+                call = functools.partial(front.run, constants)
+                inputs = batch.two_by_two(call, *inputs)
+            return jax.tree.unflatten(tree, rest.run(constants, *inputs))
+
+        compiled = jax.jit(run).lower(arrays, list(leaves)).compile()
+        return functools.partial(compiled, arrays)
+
+    def _prepare(self, value: Value) -> Any:
+        """A weight as programs take it, which all of them share."""
+        if value.key not in self._prepared:
+            array = as_given(value)
+            value.forget()
+            with jax.ensure_compile_time_eval():
+                self._prepared[value.key] = jnp.asarray(array)
+        return self._prepared[value.key]
+
+
+def compare(ours: Any, plain: Any) -> None:
+    """MismatchError where results differ by more than TOLERANCE."""
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True)
+    for number, pair in enumerate(pairs):
+        y, true = (np.asarray(array, np.complex128) for array in pair)
+        finite = np.isfinite(true)
+        largest = np.abs(true[finite]).max(initial=0)
+        off = np.abs(y[finite] - true[finite]).max(initial=0)
+        same = (y == true) | (np.isnan(y) & np.isnan(true))
+        if not (off <= TOLERANCE * largest and same[~finite].all()):
+            raise MismatchError(
+                f"output {number} differs by {off:.3g}, where the largest number of "
+                f"the plain function is {largest:.3g}"
+            )
