@@ -8,6 +8,7 @@ import inspect
 import linecache
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import prod
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax import cpu
 from caffe2flax.codegen.sourcemap import PROBE, SourceMap, probed
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.ir import Graph, Value
@@ -146,26 +148,19 @@ def compiled(conversion: Conversion, blobs: Collection[str] | None = None) -> Fo
     import jax
 
     graph = conversion.graph
-    model = instantiate(conversion)
-    options = _prepared(model, graph)
+    run = _compiled(instantiate(conversion), graph)
     layouts = {v.blob: graph.layouts[v] for v in (*graph.outputs, *graph.taps)}
-
-    def call(model: Any, arguments: Any, options: Any) -> dict[str, Any]:
-        result = model(*arguments, **options)
-        outputs, taps = result if graph.taps else (result, {})
-        if len(graph.outputs) == 1:
-            outputs = {graph.outputs[0].blob: outputs}
-        found = dict(outputs) | dict(taps)
-        return {n: x for n, x in found.items() if blobs is None or n in blobs}
-
-    run = call if graph.dynamic else jax.jit(call)
 
     def forward(inputs: Mapping[str, Array]) -> dict[str, Array]:
         with jax.default_matmul_precision(PRECISION):
-            found = run(model, _arguments(graph, inputs), options)
+            result = run(*_arguments(graph, inputs))
+        outputs, taps = result if graph.taps else (result, {})
+        if len(graph.outputs) == 1:
+            outputs = {graph.outputs[0].blob: outputs}
         known = {
             name: np.asarray(x).transpose(np.argsort(layouts[name].axes))
-            for name, x in found.items()
+            for name, x in (dict(outputs) | dict(taps)).items()
+            if blobs is None or name in blobs
         }
         for node in graph.nodes:
             for name in known.keys() & {v.blob for v in node.outputs}:
@@ -174,6 +169,27 @@ def compiled(conversion: Conversion, blobs: Collection[str] | None = None) -> Fo
         return known
 
     return forward
+
+
+def _compiled(model: Any, graph: Graph) -> Callable[..., Any]:
+    """`model` in the phase of `graph`, as it runs best."""
+    import jax
+
+    if can_compile(graph):
+        return cpu.compile(model)
+    options = _prepared(model, graph)
+
+    def call(model: Any, *arguments: Any) -> Any:
+        return model(*arguments, **options)
+
+    return partial(call if graph.dynamic else jax.jit(call), model)
+
+
+def can_compile(graph: Graph) -> bool:
+    """Whether `caffe2flax.compile` takes the module: it draws nothing, changes none of
+    its variables, and its shapes are known."""
+    random = any(node.layer.draws(graph.phase) for node in graph.nodes)
+    return graph.phase == "TEST" and not random and not graph.dynamic
 
 
 def _prepared(model: Any, graph: Graph) -> dict[str, Any]:

@@ -46,8 +46,10 @@ PRODUCT = re.compile(r"stablehlo\.(?:convolution|dot_general|dot)\b.*")
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Path]:
-    """A folder that JAX writes every program to that it compiles."""
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that JAX writes every program to that it compiles; ours are made as for
+    a GPU, though they run on the CPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     folder = tmp_path / "programs"
     jax.clear_caches()  # of the operations that ran without jit before
     jax.config.update("jax_dump_ir_to", str(folder))
