@@ -118,7 +118,7 @@ def execute(
     graph = conversion.graph
     _arguments(graph, inputs)  # refused before the module is made
     _check_memory(graph)
-    known = compiled(conversion)(inputs)
+    known = forward(conversion)(inputs)
     given = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
     if list(blobs) == ["outputs"]:
         return {v.blob: known[v.blob] for v in graph.outputs}
@@ -141,7 +141,7 @@ def _check_memory(graph: Graph) -> None:
 Forward = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
-def compiled(conversion: Conversion, blobs: Collection[str] | None = None) -> Forward:
+def forward(conversion: Conversion, blobs: Collection[str] | None = None) -> Forward:
     """The module as a function of arrays by input: its outputs and taps by blob, or
     only `blobs`, all in Caffe's axis order. It is compiled once for each shape. The
     function raises ConversionError as `execute` does."""
@@ -151,7 +151,7 @@ def compiled(conversion: Conversion, blobs: Collection[str] | None = None) -> Fo
     run = _compiled(instantiate(conversion), graph)
     layouts = {v.blob: graph.layouts[v] for v in (*graph.outputs, *graph.taps)}
 
-    def forward(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
         with jax.default_matmul_precision(PRECISION):
             result = run(*_arguments(graph, inputs))
         outputs, taps = result if graph.taps else (result, {})
@@ -168,14 +168,14 @@ def compiled(conversion: Conversion, blobs: Collection[str] | None = None) -> Fo
                     known[name] = node.layer.trim(known[name])
         return known
 
-    return forward
+    return call
 
 
 def _compiled(model: Any, graph: Graph) -> Callable[..., Any]:
     """`model` in the phase of `graph`, as it runs best."""
     import jax
 
-    if can_compile(graph):
+    if not _reason_not_to_compile(graph):
         return cpu.compile(model)
     options = _prepared(model, graph)
 
@@ -185,11 +185,23 @@ def _compiled(model: Any, graph: Graph) -> Callable[..., Any]:
     return partial(call if graph.dynamic else jax.jit(call), model)
 
 
-def can_compile(graph: Graph) -> bool:
-    """Whether `caffe2flax.compile` takes the module: it draws nothing, changes none of
-    its variables, and its shapes are known."""
-    random = any(node.layer.draws(graph.phase) for node in graph.nodes)
-    return graph.phase == "TEST" and not random and not graph.dynamic
+def _reason_not_to_compile(graph: Graph) -> str:
+    """Why `caffe2flax.compile` does not take the module; nothing where it does."""
+    if graph.phase == "TRAIN":
+        return "in TRAIN a module may change its variables"
+    random = [node.name for node in graph.nodes if node.layer.draws(graph.phase)]
+    if random:
+        return f"{random[0]} draws random numbers"
+    if graph.dynamic:
+        return f"what shape {graph.dynamic[0]} gives depends on its input"
+    return ""
+
+
+def check_compiles(graph: Graph) -> None:
+    """Raises ConversionError where there is no compiled program to compare."""
+    reason = _reason_not_to_compile(graph)
+    if reason:
+        raise ConversionError(f"caffe2flax.compile cannot take this net: {reason}")
 
 
 def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
@@ -205,8 +217,8 @@ def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
 MISSHAPEN = (IndexError, ValueError)
 """What bringing an array into Caffe's order raises where it has another shape."""
 
-QUICK = {
-    "xla_backend_optimization_level": 0,
+QUICK: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": True,
 }
 """Options of XLA on CPU: what runs once need not be fast, but compiled soon."""
