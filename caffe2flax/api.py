@@ -214,6 +214,7 @@ def verify(
     against: str = "reference",
     tolerance: float = 1e-4,
     module: str | os.PathLike[str] | None = None,
+    compiled: bool = False,
     **options: Any,
 ) -> Report:
     """Runs the generated module and a reference on the same input, and compares what
@@ -225,12 +226,13 @@ def verify(
     pycaffe) or "opencv" (below 5). tolerance: of a difference relative to the largest
     number of its blob. module: the .py of an earlier conversion, edited since perhaps,
     which is run with the .safetensors beside it in place of what `convert` would write
-    now. Other options as for `convert`. Raises ConversionError.
+    now. compiled: compares the outputs of the program that `caffe2flax.compile` makes
+    of the module, too. Other options as for `convert`. Raises ConversionError.
     """
     from caffe2flax.feeding import noise, noise_blobs, photo, read_arrays
     from caffe2flax.rereading import observe_edited, told, with_module
-    from caffe2flax.runner import observe
-    from caffe2flax.verification import Watch, verify_conversion
+    from caffe2flax.runner import check_compiles, forward, observe
+    from caffe2flax.verification import Watch, verify_conversion, with_compiled
 
     arrays = read_arrays(inputs)
     at_hand = {blob: np.shape(array) for blob, array in arrays.items()}
@@ -245,6 +247,8 @@ def verify(
     graph = conversion.graph
     carried = carries_weights(prototxt)
     own = [os.fspath(prototxt)] if carried else []
+    if compiled:
+        check_compiles(graph)
     if image is not None:
         arrays = {**photo(graph, image), **arrays}
     stops: list[Problem] = []
@@ -265,7 +269,10 @@ def verify(
         stages=options.get("stages", ()),
         notes=[note for note in conversion.notes if note == STAND_IN],
     )
-    return told(report, stops)
+    report = told(report, stops)
+    if compiled and not stops:
+        report = with_compiled(report, forward(conversion)(report.inputs))
+    return report
 
 
 def inspect(
