@@ -21,6 +21,7 @@ from flax import nnx
 from ruff import find_ruff_bin
 
 import caffe2flax
+from caffe2flax import cpu
 from caffe2flax.api import read_graph
 from caffe2flax.frontend import prototxt
 from tests import wireformat
@@ -99,8 +100,14 @@ def golden(net: Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
-def test_every_blob(network: tuple[Path, Path]) -> None:
-    """All blobs hold Caffe's values at the recorded places."""
+@pytest.mark.parametrize("way", ["plain", "compiled"])
+def test_every_blob(
+    network: tuple[Path, Path], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All blobs hold Caffe's values at the recorded places, under jax.jit and under
+    compile."""
+    if way == "plain":
+        monkeypatch.setattr(cpu, "compile", jax.jit)
     net, weights = network
     caffe = golden(net)
     ours = caffe2flax.run(net, weights, inputs(net), blobs="all")
@@ -121,15 +128,15 @@ def test_every_blob(network: tuple[Path, Path]) -> None:
 def test_module_as_written(
     network: tuple[Path, Path], written: tuple[Path, str]
 ) -> None:
-    """The file, imported by itself and called as it is and
-    under jit, gives Caffe's output."""
+    """The file, imported by itself and called in either way that
+    the README names, gives Caffe's output."""
     net, _ = network
     path, name = written
     model = getattr(_import(path), name).from_pretrained()
     (image,) = inputs(net).values()
     x = jnp.asarray(image.transpose(0, 2, 3, 1))
     (caffe,) = [v for k, v in golden(net).items() if k.endswith(":full")]
-    for call in (model, partial(jax.jit(lambda m, x: m(x)), model)):
+    for call in (caffe2flax.compile(model), partial(jax.jit(lambda m, x: m(x)), model)):
         ours = np.asarray(call(x))
         ours = ours.transpose(0, 3, 1, 2) if ours.ndim == 4 else ours
         assert np.max(np.abs(ours - caffe)) <= DEEP * np.max(np.abs(caffe))
