@@ -117,7 +117,7 @@ def measured(net: Network, batch: int, mode: str) -> Record:
 @cache
 def converted(net: Network) -> Any:
     """The class of the module."""
-    return ours.written(net, "default")
+    return ours.written(net)
 
 
 @cache

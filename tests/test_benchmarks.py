@@ -20,6 +20,7 @@ from speed.lowering import Op, lower
 from speed.networks import CONVERTED, TITLES, Network, prototxt, write_caffemodel
 from speed.page import page
 from speed.page_accelerator import MODES
+from speed.page_costs import PARTS
 from speed.process import run
 from speed.tables import geometric_mean, ratios
 
@@ -138,13 +139,13 @@ def test_everyone_has_as_many_turns() -> None:
 
 def test_ratios_are_to_the_fastest_that_was_right() -> None:
     point = {
-        "default": {"seconds": [3.0, 1.0, 2.0]},
+        "compiled": {"seconds": [3.0, 1.0, 2.0]},
         "onnxruntime": {"seconds": [4.0, 4.0, 4.0]},
         "torch": {"seconds": [1.0, 1.0, 9.0]},
         "openvino": {"failure": "wrong by 1e-01"},
     }
-    assert ratios(point, "default") == {"onnxruntime": 0.5, "torch": 2.0, "best": 2.0}
-    assert ratios(point, "optimized") == {}
+    assert ratios(point, "compiled") == {"onnxruntime": 0.5, "torch": 2.0, "best": 2.0}
+    assert ratios(point, "jitted") == {}
     assert geometric_mean([0.5, 2.0]) == 1.0
 
 
@@ -157,7 +158,7 @@ def test_results_are_laid_over_one_another(
     entry = {"first": 1.0, "difference": 1e-6, "seconds": [0.002]}
     failed = {"failure": "RuntimeError"}
     for key in ("nin 10", "alexnet 1"):
-        point = {"default": entry, "torch": entry, "openvino": failed}
+        point = {"compiled": entry, "torch": entry, "openvino": failed}
         results.save("inference", {key: point}, ran_on)
     written = (tmp_path / "results.md").read_text()
     rows = [line for line in written.splitlines() if line.startswith("| ")]
@@ -165,17 +166,16 @@ def test_results_are_laid_over_one_another(
         "| AlexNet 1 | 2.0 | RuntimeError | 2.0 |",
         "| NiN 10 | 2.0 | RuntimeError | 2.0 |",
     ]
-    results.save("inference", {"nin 1": {"default": entry}}, ran_on | {"numpy": "0"})
+    results.save("inference", {"nin 1": {"compiled": entry}}, ran_on | {"numpy": "0"})
     assert "starts anew" in capsys.readouterr().err
     assert list(results.read()["inference"]["points"]) == ["nin 1"]
 
 
 def test_every_section_has_a_page() -> None:
-    steps = ("load", "prepare", "trace", "lower", "compile", "run")
-    parts = dict.fromkeys(steps, 0.5)
+    parts = dict.fromkeys(PARTS, 0.5)
     costs = {"copies": [0.1], "seconds": [0.3], "own": 5e6, "peak": 9e6, "bytes": 2e6}
     points = {
-        "compile": {"nin 1 default": {"cold": parts, "cached": parts}},
+        "compile": {"nin 1 compiled": {"cold": parts, "cached": parts}},
         "convert": {"lenet": costs | {"limited": True, "failed": 0}},
         "caffe-onnx": {"nin": {"seconds": 9.0, "peak": 1e9, "ended": "done"}},
         "sizes": {"64": costs, "4": costs},
@@ -186,7 +186,7 @@ def test_every_section_has_a_page() -> None:
         {name: {"environment": ran_on, "points": p} for name, p in points.items()}
     )
     for row in (
-        "| NiN 1, default form | 0.50 | 0.50 | 0.50 | 0.50 | 0.50 | 2.50 | 2.50 |",
+        "| NiN 1, `compile` | 0.50 | 0.50 | 0.50 | 0.50 | 0.50 |",
         "| LeNet | 2 | 0.100 | 0.30 | 3.0 | 5 | done |",
         "| NiN | 9.0 | 1000 | done |",
         "| GoogLeNet 2 | 4.0 | 8.0 |",

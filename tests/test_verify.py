@@ -87,7 +87,7 @@ def test_agrees() -> None:
         ("momentum=0.999", "momentum=0.999, epsilon=1e-2", "scale"),
         ("nnx.relu(", "nnx.leaky_relu(", "relu"),
         ("norm = lrn(bn,", "norm = lrn(bn * 1.001,", "norm"),
-        ("nnx.softmax(ip)", "nnx.softmax(ip, axis=0)", "prob"),
+        ("self.logits(data))", "self.logits(data), axis=0)", "prob"),
     ],
 )
 def test_a_planted_fault_is_found(before: str, after: str, culprit: str) -> None:
@@ -445,14 +445,21 @@ EDITS = [
     ("nnx.relu(", "(", "relu"),
     ("        norm = lrn(bn, size=5, alpha=0.5, beta=0.75)\n", "", "norm"),
     ("        norm = ", "        helper = bn * 2\n        norm = 1.5 * ", "norm"),
-    ("return nnx.softmax(ip)", "prob = nnx.relu(ip)\n        return prob", "prob"),
-    ("self.ip(flatten(norm))", "self.ip(flatten(norm)[:, ::-1])", "ip"),
+    (
+        "return nnx.softmax(self.logits(data))",
+        "prob = nnx.relu(self.logits(data))\n        return prob",
+        "prob",
+    ),
+    ("lax.collapse(norm, 1)", "lax.collapse(norm, 1)[:, ::-1]", "ip"),
     ("(bn, size=5", "(bn, size=3", "norm"),
 ]
 EDITED = [
     ("        norm = ", "        helper = bn * 2\n        norm = "),
-    ("return nnx.softmax(ip)", "prob = nnx.softmax(ip)\n        return prob"),
-    ("nnx.softmax(ip)", "jax.nn.softmax(ip)"),
+    (
+        "return nnx.softmax(self.logits(data))",
+        "prob = nnx.softmax(self.logits(data))\n        return prob",
+    ),
+    ("nnx.softmax(", "jax.nn.softmax("),
 ]
 
 
@@ -467,7 +474,7 @@ def _edit(module: Path, before: str, after: str) -> None:
     assert before in source, source
     source = source.replace(before, after)
     if "norm = " not in source:
-        source = source.replace("(norm)", "(bn)")
+        source = source.replace("(norm, 1)", "(bn, 1)")
     module.write_text(source)
 
 
@@ -531,11 +538,15 @@ def test_a_module_of_another_shape_is_told_of(
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("nnx.softmax(ip)", "nnx.softmax(ip", "no Python: '\\(' was never closed"),
-        ("nnx.softmax(ip)", "nothing(ip)", r"small.py:\d+:1: .* fails: NameError"),
+        (
+            "self.logits(data))",
+            "self.logits(data)",
+            "no Python: '\\(' was never closed",
+        ),
+        ("nnx.softmax(", "nothing(", r"small.py:\d+:1: .* fails: NameError"),
         ("class Small", "class Other", "no class Small: give its --name"),
         ("import nnx", "import nothing", "fails: ImportError"),
-        ("__call__", "forward", "calls no layer"),
+        ("def ", "def not_", "calls no layer"),
     ],
 )
 def test_modules_that_do_not_run(

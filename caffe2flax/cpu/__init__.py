@@ -1,7 +1,7 @@
 """Compiles a Flax module, or a function of JAX, for inference on this CPU.
 
-This folder knows nothing of Caffe and imports no other part of the package; JAX is
-imported when something is compiled.
+This folder stands by itself: it imports no other part of the package. JAX is imported
+when something is compiled.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ def compile(
     check: runs the plain function once beside the first call for each shape.
     thorough: Winograd's algorithm wherever it pays at run time; compiling may take
     several times as long.
+
+    Numbers that are not finite may come out otherwise: where oneDNN computes a ReLU it
+    makes NaN 0 (to leave the ReLU to XLA takes 1 to 4 percent longer), and Winograd's
+    algorithm and merged groups let NaN and infinity reach their neighbours.
 
     The result holds the model's arrays, as they are, and weights that were put into
     another form for a program, which all shapes share. It cannot be pickled.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from caffe2flax.cpu import batch, onednn
@@ -17,7 +16,7 @@ from caffe2flax.cpu.errors import MismatchError
 from caffe2flax.cpu.fold import as_given
 from caffe2flax.cpu.graph import Graph, Value, graph_of
 from caffe2flax.cpu.rewrites import described, rewrite
-from caffe2flax.cpu.sources import Source
+from caffe2flax.cpu.sources import Source, own_copy
 from caffe2flax.cpu.surroundings import kind, plain_because, settings
 from caffe2flax.cpu.ways import Means
 
@@ -147,10 +146,8 @@ class Compiled:
     def _prepare(self, value: Value) -> Any:
         """A weight as programs take it, which all of them share."""
         if value.key not in self._prepared:
-            array = as_given(value)
+            self._prepared[value.key] = own_copy(as_given(value))
             value.forget()
-            with jax.ensure_compile_time_eval():
-                self._prepared[value.key] = jnp.asarray(array)
         return self._prepared[value.key]
 
 

@@ -55,7 +55,8 @@ def depthwise(
     taps = kernel.reshape(-1, *(1,) * (x.ndim - 1), out)
     cuts = windows(x, kernel.shape[:-2], strides, rhs_dilation)
     terms = [cut * tap for cut, tap in zip(cuts, taps, strict=True)]
-    return sum(terms[1:], terms[0])
+    y: Array = sum(terms[1:], terms[0])
+    return y
 
 
 def in_groups(x: Array, kernel: Array, *, groups: int, conv: Any) -> Array:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import errors, nnx
 
@@ -32,7 +33,7 @@ class Source:
         graphdef, state = nnx.split(owner)
         leaves, tree = jax.tree.flatten(state)
         places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
-        self.weights = [leaves[i] for i in places]
+        self.weights = [own_copy(leaves[i]) for i in places]
         others = [None if is_array(leaf) else leaf for leaf in leaves]
 
         def call(weights: list[Any], *args: Any, **kwargs: Any) -> Any:
@@ -46,6 +47,7 @@ class Source:
             return y
 
         self.call = call
+        call.__name__ = self.name
 
     def trace(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """The jaxpr of weights and inputs, and the tree of the outputs."""
@@ -56,6 +58,12 @@ class Source:
 
 def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray))
+
+
+def own_copy(array: Any) -> jax.Array:
+    """An array that nobody else writes to, as one of NumPy's may be."""
+    with jax.ensure_compile_time_eval():
+        return array if isinstance(array, jax.Array) else jnp.array(array)
 
 
 def watched(function: Callable[..., Any]) -> Callable[..., Any]:

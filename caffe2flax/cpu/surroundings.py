@@ -58,7 +58,8 @@ def kind(leaf: Any) -> Hashable:
     if isinstance(leaf, jax.Array):
         if isinstance(leaf, jax.core.Tracer):
             return None
-        return (leaf.shape, leaf.dtype, leaf.weak_type, leaf.sharding)
+        weak = getattr(leaf, "weak_type", False)  # arrays of keys have none
+        return (leaf.shape, leaf.dtype, weak, leaf.sharding)
     if type(leaf) is np.ndarray:
         return (leaf.shape, leaf.dtype) if leaf.dtype.kind not in "OSUMm" else None
     if isinstance(leaf, np.generic):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax import Array
 
 import caffe2flax
 from caffe2flax.cpu import onednn
@@ -25,6 +29,34 @@ def without_onednn(what: str) -> bool:
 
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def drawn(key: Any, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> Array:
+    """An initializer; JAX's would compile something for each shape."""
+    largest = np.float32(max(1, math.prod(shape[:-1])) ** 0.5)
+    return jnp.asarray(numbers(*shape) / largest)
+
+
+def filled(make: Callable[[], Any]) -> Any:
+    """What `make` makes, an nnx module, in eval mode, with numbers of NumPy's: to draw
+    them by JAX would compile something for each shape. Variances are positive."""
+    model = nnx.eval_shape(make)
+    random = np.random.default_rng(0)
+
+    def number(path: Any, leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        if leaf.dtype != np.float32:
+            return np.zeros(leaf.shape, leaf.dtype)
+        drawn = random.standard_normal(leaf.shape, np.float32)
+        if "var" in jax.tree_util.keystr(path):
+            return drawn**2 + np.float32(0.1)
+        return drawn / np.float32(max(1, math.prod(leaf.shape[:-1])) ** 0.5)
+
+    state = nnx.state(model)
+    nnx.update(model, jax.tree_util.tree_map_with_path(number, state))
+    model.eval()
+    return model
 
 
 def distance(ours: Any, plain: Any) -> float:

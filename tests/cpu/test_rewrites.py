@@ -13,13 +13,13 @@ import pytest
 from flax import nnx
 from jax import Array, lax
 
-from tests.cpu.common import numbers, same
+from tests.cpu.common import drawn, numbers, same
 
 Model = Callable[..., Any]
 
 
 def conv(*args: Any, **options: Any) -> nnx.Conv:
-    made = nnx.Conv(*args, rngs=nnx.Rngs(0), **options)
+    made = nnx.Conv(*args, kernel_init=drawn, rngs=nnx.Rngs(0), **options)
     if made.bias is not None:
         made.bias[...] = jnp.asarray(numbers(*made.bias.shape, seed=3))
     return made
@@ -32,6 +32,10 @@ def norm(channels: int) -> nnx.BatchNorm:
     made.scale[...] = jnp.asarray(numbers(channels, seed=6))
     made.bias[...] = jnp.asarray(numbers(channels, seed=7))
     return made
+
+
+def linear(*args: int) -> nnx.Linear:
+    return nnx.Linear(*args, kernel_init=drawn, rngs=nnx.Rngs(0))
 
 
 class Residual(nnx.Module):
@@ -246,25 +250,25 @@ CASES: dict[str, tuple[Callable[[], Model], list[tuple[int, ...]], str, str]] = 
         "gaps passed over",
     ),
     "dense": (
-        lambda: Chain(nnx.Linear(300, 77, rngs=nnx.Rngs(0)), nnx.relu),
+        lambda: Chain(linear(300, 77), nnx.relu),
         [(3, 300)],
         "packed product",
         f"dot_general + add + max float32[3, 77]: {LINEAR}, product",
     ),
     "dense, one row": (
-        lambda: nnx.Linear(512, 77, rngs=nnx.Rngs(0)),
+        lambda: linear(512, 77),
         [(1, 512)],
         "product in pieces",
         "product in pieces",
     ),
     "dense, no batch": (
-        lambda: nnx.Linear(512, 77, rngs=nnx.Rngs(0)),
+        lambda: linear(512, 77),
         [(512,)],
         "product in pieces",
         "product in pieces",
     ),
     "dense, many axes": (
-        lambda: nnx.Linear(30, 20, rngs=nnx.Rngs(0)),
+        lambda: linear(30, 20),
         [(2, 3, 4, 30)],
         "packed product",
         f"{LINEAR}, product",
@@ -504,7 +508,7 @@ def test_untouched(model: Model, tier: str) -> None:
 
 def test_one_layer_called_twice(tier: str) -> None:
     """Its jaxpr is one, its variables stand for other values each time."""
-    layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+    layer = linear(6, 6)
 
     @jax.jit
     def block(x: Array) -> Array:
