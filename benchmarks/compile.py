@@ -1,4 +1,4 @@
-"""What comes before the first result: loading, tracing, compiling, the first call.
+"""What comes before the first result: loading, and the first call, which compiles.
 
 Each network is measured in processes of its own: without JAX's persistent cache, and
 with one that another process filled.
@@ -17,7 +17,7 @@ from speed.clock import timed, use_cores
 from speed.networks import TITLES, network
 from speed.page_costs import PARTS
 from speed.results import environment, save
-from speed.tables import Record
+from speed.tables import OURS, Record
 
 PACKAGES = ("caffe2flax", "jax", "jaxlib", "flax")
 
@@ -34,11 +34,9 @@ def main() -> None:
         print(json.dumps(alone(options.networks[0], options.batch, *options.alone)))
         return
     ran_on = environment(*PACKAGES)
-    from speed.ours import FORMS
-
     for name in options.networks:
         network(name)  # makes the weights where they are missing
-        for form in FORMS:
+        for form in OURS:
             point = measure(name, form, options.batch)
             save("compile", {f"{name} {options.batch} {form}": point}, ran_on)
             for kind, found in point.items():
@@ -76,20 +74,12 @@ def alone(name: str, batch: int, form: str, cache: str) -> Record:
     net = network(name)
     images = np.ascontiguousarray(net.images(batch).transpose(0, 2, 3, 1))
     jax.block_until_ready(jax.device_put(images))
-    made = ours.written(net, form)
-    found: dict[str, Any] = {}
-    steps = {
-        "load": lambda: made.from_pretrained(),
-        "prepare": lambda: ours.jitted(found["load"], images),
-        "trace": lambda: found["prepare"][0].trace(found["prepare"][1], images),
-        "lower": lambda: found["trace"].lower(),
-        "compile": lambda: found["lower"].compile(),
-        "run": lambda: np.asarray(found["compile"](found["prepare"][1], images)),
-    }
-    return {
-        part: timed(lambda step=step, part=part: found.update({part: step()}))
-        for part, step in steps.items()
-    }
+    made = ours.written(net)
+    loaded: list[Any] = []
+    load = timed(lambda: loaded.append(made.from_pretrained()))
+    run = ours.called(loaded[0], form)
+    first, second = (timed(lambda: run(images)) for _ in range(2))
+    return dict(zip(PARTS, (load, first, second), strict=True))
 
 
 if __name__ == "__main__":

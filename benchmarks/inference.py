@@ -97,15 +97,8 @@ def contenders(
     def bound(run: Callable[[Array], Array], x: Array) -> Callable[[], Array]:
         return lambda: run(x)
 
-    yield "default", lambda: bound(ours.called(model), last)
-    if ours.OPTIMIZES:
-        optimized = ours.model(net, "optimized")
-        yield "optimized", lambda: bound(ours.called(optimized), last)
-    if net.name == "mobilenet":
-        plain = ours.model(net, "plain")
-        yield "plain", lambda: bound(ours.called(plain), last)
-    if net.name == "googlenet" and batch == 1:
-        yield "bare", lambda: bound(ours.bare(model, last), last)
+    for form in OURS:
+        yield form, lambda form=form: bound(ours.called(model, form), last)
     program = lower(net.prototxt, net.weights)
     for peer in peers:
         yield peer, lambda peer=peer: bound(BUILD[peer](net, program, batch), images)

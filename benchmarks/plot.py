@@ -14,8 +14,8 @@ from speed.tables import OURS, PEERS, Record, in_order, medians, title
 
 TARGET = HERE / "ratios.svg"
 MARKS = {
-    "default": ("caffe2flax, default form", "D", "#d62728", 60),
-    "optimized": ("caffe2flax, --optimize form", "D", "#ff9896", 60),
+    "compiled": ("caffe2flax.compile", "D", "#d62728", 60),
+    "jitted": ("jax.jit of the same module", "D", "#ff9896", 40),
     "opencv-python-headless": ("OpenCV DNN", "o", "#7f7f7f", 28),
     "onnxruntime": ("ONNX Runtime", "s", "#1f77b4", 28),
     "openvino": ("OpenVINO", "^", "#2ca02c", 32),

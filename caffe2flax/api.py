@@ -23,7 +23,7 @@ from caffe2flax.codegen.preprocess import NAME
 from caffe2flax.codegen.safetensors import Progress
 from caffe2flax.codegen.weights import Blobs, Variables, bare, collect
 from caffe2flax.dialects import check_dialects
-from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.errors import Problem
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.frontend.lending import lend_inputs
@@ -37,7 +37,7 @@ from caffe2flax.layers import register_all
 from caffe2flax.layers.stub import Stub
 from caffe2flax.layout import Shape
 from caffe2flax.output import write_files
-from caffe2flax.passes import OPTIMIZING, PASSES, Pass, run_passes
+from caffe2flax.passes import PASSES, Pass, run_passes
 from caffe2flax.plugins import load_entry_points, load_plugins
 from caffe2flax.preparation import with_transform
 from caffe2flax.sources import (
@@ -122,7 +122,6 @@ def convert(
     mean: Sequence[float] = (),
     scale: float | None = None,
     flat: bool = False,
-    optimize: bool = False,
     plugins: Sequence[str | os.PathLike[str]] = (),
     stub_unsupported: bool = False,
 ) -> Conversion:
@@ -135,8 +134,7 @@ def convert(
     several meanings means ({"Crop": "auto"}) where the file leaves that open. mean (one
     number, or one for each channel) and scale go into the module's `preprocess`, in
     place of those in the file's transform_param. flat writes repeated blocks out
-    instead of making classes of them. optimize prepares the weights of a module that is
-    only run (see `passes.inference`). plugins are Python files that are run for the
+    instead of making classes of them. plugins are Python files that are run for the
     layers they register. stub_unsupported makes a method to be filled in of each layer
     of unknown type. Raises ConversionError with every problem of the files.
     """
@@ -153,7 +151,6 @@ def convert(
         mean=mean,
         scale=scale,
         flat=flat,
-        optimize=optimize,
         plugins=plugins,
         stub_unsupported=stub_unsupported,
     )
@@ -174,8 +171,6 @@ def _convert(
     if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in _paths(weights)]
-    if net.get("optimize") and not (files or filled):
-        raise ConversionError("optimize prepares weights: give a weights file")
     if graph.assumed and files:
         graph = read_graph(prototxt, held=_held(files), **net)
     blobs, notes = collect(graph, files) if files or filled else ({}, bare(graph))
@@ -219,6 +214,7 @@ def verify(
     against: str = "reference",
     tolerance: float = 1e-4,
     module: str | os.PathLike[str] | None = None,
+    compiled: bool = False,
     **options: Any,
 ) -> Report:
     """Runs the generated module and a reference on the same input, and compares what
@@ -230,12 +226,13 @@ def verify(
     pycaffe) or "opencv" (below 5). tolerance: of a difference relative to the largest
     number of its blob. module: the .py of an earlier conversion, edited since perhaps,
     which is run with the .safetensors beside it in place of what `convert` would write
-    now. Other options as for `convert`. Raises ConversionError.
+    now. compiled: compares the outputs of the program that `caffe2flax.compile` makes
+    of the module, too. Other options as for `convert`. Raises ConversionError.
     """
     from caffe2flax.feeding import noise, noise_blobs, photo, read_arrays
     from caffe2flax.rereading import observe_edited, told, with_module
-    from caffe2flax.runner import observe
-    from caffe2flax.verification import Watch, verify_conversion
+    from caffe2flax.runner import check_compiles, forward, observe
+    from caffe2flax.verification import Watch, verify_conversion, with_compiled
 
     arrays = read_arrays(inputs)
     at_hand = {blob: np.shape(array) for blob, array in arrays.items()}
@@ -250,6 +247,8 @@ def verify(
     graph = conversion.graph
     carried = carries_weights(prototxt)
     own = [os.fspath(prototxt)] if carried else []
+    if compiled:
+        check_compiles(graph)
     if image is not None:
         arrays = {**photo(graph, image), **arrays}
     stops: list[Problem] = []
@@ -270,7 +269,10 @@ def verify(
         stages=options.get("stages", ()),
         notes=[note for note in conversion.notes if note == STAND_IN],
     )
-    return told(report, stops)
+    report = told(report, stops)
+    if compiled and not stops:
+        report = with_compiled(report, forward(conversion)(report.inputs))
+    return report
 
 
 def inspect(
@@ -358,14 +360,11 @@ def read_graph(
     mean: Sequence[float] = (),
     scale: float | None = None,
     flat: bool = False,
-    optimize: bool = False,
     plugins: Sequence[str | os.PathLike[str]] = (),
     stub_unsupported: bool = False,
     passes: Sequence[Pass] = PASSES,
 ) -> Graph:
     """The graph of a prototxt, `passes` run. Raises ConversionError."""
-    if optimize and phase != "TEST":
-        raise ConversionError(f"optimize is for the phase TEST, not {phase}")
     register_all()
     load_entry_points()
     load_plugins(plugins)
@@ -391,9 +390,7 @@ def read_graph(
         name=stem,
     )
     graph = replace(graph, held=held or {})
-    done = run_passes(graph, OPTIMIZING if optimize else passes).with_notes(
-        *skipped, *lent
-    )
+    done = run_passes(graph, passes).with_notes(*skipped, *lent)
     done = with_transform(done, mean, scale)
     # A method belongs to one class.
     flat = flat or any(node.layer.has_method for node in done.nodes)

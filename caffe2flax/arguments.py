@@ -212,11 +212,6 @@ def _net(command: argparse.ArgumentParser) -> None:
     command.add_argument("net", metavar="NET.prototxt", type=Path)
     command.add_argument("weights", metavar="WEIGHTS.caffemodel", type=Path, nargs="*")
     _state(command)
-    command.add_argument(
-        "--optimize",
-        action="store_true",
-        help="the form for inference alone: weights prepared, nothing to fine-tune",
-    )
 
 
 def _state(command: argparse.ArgumentParser) -> None:

@@ -238,7 +238,6 @@ def _selection(options: argparse.Namespace) -> dict[str, Any]:
         "input_shapes": options.input_shapes or None,
         "dialect": options.dialect or None,
         "plugins": tuple(options.plugins),
-        "optimize": getattr(options, "optimize", False),
     }
 
 

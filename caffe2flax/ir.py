@@ -140,6 +140,8 @@ class Graph:
     """Shapes of the blobs that the weight files hold, by layer."""
     assumed: frozenset[Value] = frozenset()
     """Inputs whose shape nothing tells, and which the module takes in no other."""
+    free: Mapping[Value, frozenset[int]] = field(default_factory=_empty)
+    """The axes of an input, but for the first, whose extent no layer fixes."""
     unread: frozenset[Value] = frozenset()
     """Blobs of data layers that the net has no use for: labels at test."""
     blocks: tuple[Block, ...] = ()

@@ -14,7 +14,7 @@ from caffe2flax.ir import Graph
 from caffe2flax.showing import AGAINST
 from caffe2flax.showing_nets import pairs
 from caffe2flax.tables import by
-from caffe2flax.verification import Report
+from caffe2flax.verification import Output, Report
 
 STYLE = """\
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;
@@ -74,6 +74,7 @@ def page(report: Report, drawing: bytes = b"") -> str:
         _chart(report),
         "<h2>Layers</h2>",
         _layers(report.rows, places),
+        *_compiled(report.compiled),
         *_paddings(conversion.graph),
         *_graph(drawing),
         "<h2>Generated source</h2>",
@@ -110,8 +111,9 @@ def _verdict(report: Report) -> Iterator[str]:
     largest = _far(worst.largest) if worst else "-"
     where = f" in <code>{text(worst.name)}</code>" if worst else ""
     word = "agrees" if report.ok else "breaks"
+    subject = "module" if report.ok or report.culprit else "compiled program"
     parts = [
-        f"<b>The module {word}.</b> Largest difference {largest}{where}, tolerance "
+        f"<b>The {subject} {word}.</b> Largest difference {largest}{where}, tolerance "
         f"{report.tolerance:g}; differences are relative to the largest number in a "
         "blob.",
         f"{len(report.rows):,} layers, {report.conversion.parameter_count:,} "
@@ -188,6 +190,22 @@ def _layers(rows: Iterable[Row], places: Iterable[Where | None]) -> str:
             f"<td>{row.span.line or ''}<td>{links}<td>{text(note)}</tr>"
         )
     return "\n".join([*lines, "</table></div>"])
+
+
+def _compiled(outputs: Iterable[Output]) -> Iterator[str]:
+    if not outputs:
+        return
+    yield "<h2>The compiled program</h2>"
+    yield '<div class="scroll"><table><tr><th>output<th>shape<th class="n">largest'
+    yield '<th class="n">mean</tr>'
+    for output in outputs:
+        broken = ' class="broken"' if output.broken else ""
+        far, mean = _far(output.largest), _far(output.mean)
+        yield (
+            f'<tr{broken}><td class="c">{text(output.name)}<td>{by(output.shape)}'
+            f'<td class="n">{far}<td class="n">{mean}</tr>'
+        )
+    yield "</table></div>"
 
 
 def _link(lines: Lines) -> str:

@@ -14,6 +14,7 @@ from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.names import module_stem
 from caffe2flax.errors import ConversionError
 from caffe2flax.registry import literal
+from caffe2flax.runner import PRECISION
 from caffe2flax.showing import AGAINST
 from caffe2flax.verification import Report
 
@@ -46,7 +47,8 @@ def test_outputs(model):
     with np.load(FOLDER / {archive}) as archive:
         recorded = dict(archive)
     inputs = [recorded[f"input_{{i}}"] for i in range({count})]
-    found = {call}
+    with jax.default_matmul_precision({precision}):  # not TF32, not bfloat16
+        found = {call}
 {unpack}
     for i, name in enumerate(OUTPUTS):
         expected, ours = recorded[f"output_{{i}}"], np.asarray(outputs[name])
@@ -63,7 +65,7 @@ def parity_test(report: Report, target: Path) -> tuple[str, Mapping[str, Array]]
     gave no output, or the module would not pass."""
     conversion = report.conversion
     graph = conversion.graph
-    if not report.ok:
+    if report.culprit is not None:
         raise ConversionError("a module that breaks would not pass a test of itself")
     missing = [v.blob for v in graph.outputs if v.blob not in report.outputs]
     if missing:
@@ -93,11 +95,10 @@ def parity_test(report: Report, target: Path) -> tuple[str, Mapping[str, Array]]
         make=".from_pretrained()" if pretrained else "()",
         archive=literal(f"{target.stem}.npz"),
         count=len(graph.arguments),
+        precision=literal(PRECISION),
         call=call,
         unpack=f"    outputs = {single}",
     )
-    if graph.dynamic:
-        source = source.replace("import jax\n", "")
     return format_source(source), arrays
 
 

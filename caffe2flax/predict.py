@@ -102,19 +102,19 @@ def run_images(
     """`blob`, an output or a tap, for each of `files`, some at once. A file that cannot
     be used is a problem of its batch. Raises ConversionError where the blob has no row
     for each image."""
-    from caffe2flax.runner import compiled
+    from caffe2flax.runner import forward
 
     graph = conversion.graph
     inputs = _others(graph, batch)
     name = image_input(graph).blob
-    forward = compiled(conversion, [blob])
+    run = forward(conversion, [blob])
     done = 0
     for read in _ahead(recipe, files, batch):
         rows = np.zeros((0, *graph.shapes[graph.blobs[blob]][1:]), np.float32)
         if read.files:
             # Padded rows keep the shape, and so what was compiled.
             pixels = read.pixels.transpose(0, 3, 1, 2)
-            made = forward({**inputs, name: pixels})[blob]
+            made = run({**inputs, name: pixels})[blob]
             rows = _rows(made, blob, batch)[: len(read.files)]
         yield Batch(read.files, rows, read.problems)
         done += len(read.files) + len(read.problems)

@@ -69,6 +69,11 @@ def add_verify(command: argparse.ArgumentParser) -> None:
         type=Path,
         help="run this module, edited perhaps, with the .safetensors beside it",
     )
+    command.add_argument(
+        "--compiled",
+        action="store_true",
+        help="compare what caffe2flax.compile makes of the module, too",
+    )
     _module(command)
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -146,6 +151,7 @@ def run_verify(options: argparse.Namespace, selection: Mapping[str, Any]) -> Out
             against=options.against,
             tolerance=options.tolerance,
             module=options.module,
+            compiled=options.compiled,
             name=options.name,
             flat=options.flat,
             **selection,

@@ -212,47 +212,6 @@ class Layer(ABC):
         one."""
         return None
 
-    def absorb(self, following: Layer) -> Layer | None:
-        """As `fold`, for a module that is only run: its weights may be others than
-        Caffe's."""
-        return None
-
-    def prepare(self, *inputs: Shape) -> Layer:
-        """The layer for a module that is only run, its weights in the form that is
-        fastest for these bottoms."""
-        return self
-
-    def has_kernels_to_tile(self, *inputs: Shape) -> bool:
-        """Whether the generated `compile` finds kernels in it to be prepared."""
-        return False
-
-    @property
-    def gives_up(self) -> tuple[int, int]:
-        """Of a prepared layer: whether it does the work of others, and whether its
-        weights are in another form."""
-        return 0, 0
-
-    @property
-    def affine(self) -> Callable[[Sequence[Array]], tuple[Array, Array]] | None:
-        """Where the layer multiplies each channel (Caffe's axis 1) by a number and adds
-        one: what tells both (C), in float64, from its weight blobs."""
-        return None
-
-    @property
-    def by_item(self) -> bool:
-        """Whether it is known that no item of a batch (axis 0) depends on another."""
-        return False
-
-    @property
-    def rectifies(self) -> bool:
-        """Whether the layer is max(x, 0)."""
-        return False
-
-    @property
-    def sums(self) -> bool:
-        """Whether the layer is the sum of two bottoms of one shape."""
-        return False
-
     def trim(self, top: Array) -> Array:
         """A top without the rows that only fill up its fixed shape, for layers whose
         number of rows follows from the data."""

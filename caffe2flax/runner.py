@@ -8,6 +8,7 @@ import inspect
 import linecache
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import prod
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax import cpu
 from caffe2flax.codegen.sourcemap import PROBE, SourceMap, probed
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.ir import Graph, Value
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from caffe2flax.api import Conversion
 
 Array = NDArray[Any]
+
+PRECISION = "highest"
+"""Of products of float32, whatever runs a module to learn its numbers: XLA computes
+them in TF32 on GPUs and in bfloat16 on TPUs unless told otherwise."""
 
 
 def instantiate(conversion: Conversion, cls: Any = None) -> Any:
@@ -112,7 +118,7 @@ def execute(
     graph = conversion.graph
     _arguments(graph, inputs)  # refused before the module is made
     _check_memory(graph)
-    known = compiled(conversion)(inputs)
+    known = forward(conversion)(inputs)
     given = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
     if list(blobs) == ["outputs"]:
         return {v.blob: known[v.blob] for v in graph.outputs}
@@ -135,32 +141,26 @@ def _check_memory(graph: Graph) -> None:
 Forward = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
-def compiled(conversion: Conversion, blobs: Collection[str] | None = None) -> Forward:
+def forward(conversion: Conversion, blobs: Collection[str] | None = None) -> Forward:
     """The module as a function of arrays by input: its outputs and taps by blob, or
     only `blobs`, all in Caffe's axis order. It is compiled once for each shape. The
     function raises ConversionError as `execute` does."""
     import jax
 
     graph = conversion.graph
-    model = instantiate(conversion)
-    options = _prepared(model, graph)
+    run = _compiled(instantiate(conversion), graph)
     layouts = {v.blob: graph.layouts[v] for v in (*graph.outputs, *graph.taps)}
 
-    def call(model: Any, arguments: Any, options: Any) -> dict[str, Any]:
-        result = model(*arguments, **options)
+    def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with jax.default_matmul_precision(PRECISION):
+            result = run(*_arguments(graph, inputs))
         outputs, taps = result if graph.taps else (result, {})
         if len(graph.outputs) == 1:
             outputs = {graph.outputs[0].blob: outputs}
-        found = dict(outputs) | dict(taps)
-        return {n: x for n, x in found.items() if blobs is None or n in blobs}
-
-    run = call if graph.dynamic else jax.jit(call)
-
-    def forward(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        found = run(model, _arguments(graph, inputs), options)
         known = {
             name: np.asarray(x).transpose(np.argsort(layouts[name].axes))
-            for name, x in found.items()
+            for name, x in (dict(outputs) | dict(taps)).items()
+            if blobs is None or name in blobs
         }
         for node in graph.nodes:
             for name in known.keys() & {v.blob for v in node.outputs}:
@@ -168,7 +168,40 @@ def compiled(conversion: Conversion, blobs: Collection[str] | None = None) -> Fo
                     known[name] = node.layer.trim(known[name])
         return known
 
-    return forward
+    return call
+
+
+def _compiled(model: Any, graph: Graph) -> Callable[..., Any]:
+    """`model` in the phase of `graph`, as it runs best."""
+    import jax
+
+    if not _reason_not_to_compile(graph):
+        return cpu.compile(model)
+    options = _prepared(model, graph)
+
+    def call(model: Any, *arguments: Any) -> Any:
+        return model(*arguments, **options)
+
+    return partial(call if graph.dynamic else jax.jit(call), model)
+
+
+def _reason_not_to_compile(graph: Graph) -> str:
+    """Why `caffe2flax.compile` does not take the module; nothing where it does."""
+    if graph.phase == "TRAIN":
+        return "in TRAIN a module may change its variables"
+    random = [node.name for node in graph.nodes if node.layer.draws(graph.phase)]
+    if random:
+        return f"{random[0]} draws random numbers"
+    if graph.dynamic:
+        return f"what shape {graph.dynamic[0]} gives depends on its input"
+    return ""
+
+
+def check_compiles(graph: Graph) -> None:
+    """Raises ConversionError where there is no compiled program to compare."""
+    reason = _reason_not_to_compile(graph)
+    if reason:
+        raise ConversionError(f"caffe2flax.compile cannot take this net: {reason}")
 
 
 def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
@@ -184,12 +217,11 @@ def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
 MISSHAPEN = (IndexError, ValueError)
 """What bringing an array into Caffe's order raises where it has another shape."""
 
-QUICK = {
-    "xla_backend_optimization_level": 0,
+QUICK: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
-"""Of XLA on CPU: what runs once need not be fast, but compiled soon."""
+"""Options of XLA on CPU: what runs once need not be fast, but compiled soon."""
 
 
 def observe(
@@ -232,9 +264,9 @@ def observe(
             stopped(error)
         return dict(seen)
 
-    quick = QUICK if jax.default_backend() == "cpu" else None
-    run = call if graph.dynamic else jax.jit(call, compiler_options=quick)
-    made = run(state, arguments, options)
+    given = (state, arguments, options)
+    with jax.default_matmul_precision(PRECISION):
+        made = call(*given) if graph.dynamic else _once(call, *given)
     values: dict[Value, Array] = {}
     for node in graph.nodes:
         found = probes.get(node.number)
@@ -247,6 +279,17 @@ def observe(
             with suppress(*(() if stopped is None else MISSHAPEN)):
                 values[value] = graph.layouts[value].restore(values[value])
     return values
+
+
+def _once(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function`, compiled for this call alone, makes of `arguments`."""
+    import jax
+
+    lowered = jax.jit(function).lower(*arguments)
+    if jax.default_backend() == "cpu":
+        with suppress(jax.errors.JaxRuntimeError):  # of a release without such options
+            return lowered.compile(QUICK)(*arguments)
+    return lowered.compile()(*arguments)
 
 
 def _follow(model: Any, path: str) -> Any:

@@ -17,7 +17,8 @@ AGAINST = {
 
 
 def show_report(report: Report) -> str:
-    """A row a layer, and the culprit where there is one."""
+    """A row a layer, one for each output of the compiled program, and the culprit
+    where there is one."""
     rows = table(
         (
             Column("layer"),
@@ -28,15 +29,28 @@ def show_report(report: Report) -> str:
             Column(""),
         ),
         (
-            (
-                row.name,
-                row.type,
-                by(row.shape),
-                _far(row.largest),
-                _far(row.mean),
-                _mark(row),
-            )
-            for row in report.rows
+            *(
+                (
+                    row.name,
+                    row.type,
+                    by(row.shape),
+                    _far(row.largest),
+                    _far(row.mean),
+                    _mark(row),
+                )
+                for row in report.rows
+            ),
+            *(
+                (
+                    output.name,
+                    "compiled",
+                    by(output.shape),
+                    _far(output.largest),
+                    _far(output.mean),
+                    "breaks" if output.broken else "",
+                )
+                for output in report.compiled
+            ),
         ),
     )
     return "\n".join([rows, "", *closing(report)])
@@ -52,11 +66,15 @@ def closing(report: Report) -> Iterator[str]:
         yield from _accusation(report.culprit)
     worst = report.worst
     if worst is not None:
-        word = "ok" if report.ok else "BREAKS"
+        word = "ok" if report.culprit is None else "BREAKS"
         yield (
             f"{word}: the largest is {_far(worst.largest)} in {worst.name}, the "
             f"tolerance {report.tolerance:g}"
         )
+    if report.compiled:
+        off = max(report.compiled, key=lambda output: output.largest)
+        word = "BREAKS" if any(x.broken for x in report.compiled) else "ok"
+        yield f"compiled {word}: the largest is {_far(off.largest)} in {off.name}"
 
 
 def _accusation(culprit: Culprit) -> Iterator[str]:

@@ -4,16 +4,17 @@ watched by probes, and an oracle on the same input."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.comparison import FAILURES, Comparison, Culprit, Row
+from caffe2flax.comparison import FAILURES, Comparison, Culprit, Row, difference
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir import Graph, Value
+from caffe2flax.layout import Shape
 from caffe2flax.oracles import ORACLES, Oracle, Task
 
 if TYPE_CHECKING:
@@ -25,10 +26,23 @@ Watch = Callable[["Conversion", Mapping[str, Array]], Values]
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """An output of the program that `caffe2flax.compile` makes, as `Row` has a layer's
+    top."""
+
+    name: str
+    shape: Shape
+    largest: float
+    mean: float
+    broken: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """How a module compares. rows: the net's layers in their order. culprit: None where
     none is at fault. conversion: the module that was run. inputs, outputs: what it was
-    fed, and what is expected of it, in Caffe's names and axis order."""
+    fed, and what is expected of it, in Caffe's names and axis order. compiled: the
+    outputs of the compiled program, where that was asked for."""
 
     name: str
     against: str
@@ -39,10 +53,11 @@ class Report:
     inputs: Mapping[str, Array] = field(repr=False)
     outputs: Mapping[str, Array] = field(repr=False)
     notes: tuple[str, ...] = ()
+    compiled: tuple[Output, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return self.culprit is None
+        return self.culprit is None and not any(x.broken for x in self.compiled)
 
     @property
     def worst(self) -> Row | None:
@@ -69,6 +84,16 @@ class Report:
                     "broken": row.broken,
                 }
                 for row in self.rows
+            ],
+            "compiled": [
+                {
+                    "name": output.name,
+                    "shape": list(output.shape),
+                    "largest": _number(output.largest),
+                    "mean": _number(output.mean),
+                    "broken": output.broken,
+                }
+                for output in self.compiled
             ],
             "notes": list(self.notes),
         }
@@ -136,6 +161,18 @@ def verify_conversion(
         {blob: expected[v] for blob, v in last.items() if v in expected},
         (*notes, *verdict.notes),
     )
+
+
+def with_compiled(report: Report, made: Mapping[str, Array]) -> Report:
+    """`report` and how the outputs compare that the compiled program `made` of the same
+    inputs. Where the net magnifies rounding, they are not at fault either."""
+    magnified = report.culprit is None and any(row.broken for row in report.rows)
+    outputs = []
+    for name, expected in report.outputs.items():
+        largest, mean = difference(made[name], expected)
+        broken = not largest <= report.tolerance and not magnified
+        outputs.append(Output(name, expected.shape, largest, mean, broken))
+    return replace(report, compiled=tuple(outputs))
 
 
 def check_request(graph: Graph, against: str, tolerance: float) -> None:

@@ -5,9 +5,12 @@ from importlib.util import find_spec
 
 def _be_strict() -> None:
     import jax
+    from flax import nnx
 
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    # Flax divides a sum by an integer of numpy here.
+    nnx.avg_pool = jax.numpy_dtype_promotion("standard")(nnx.avg_pool)
 
 
 if find_spec("jax") is not None:

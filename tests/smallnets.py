@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 import caffe2flax
-from caffe2flax.ops.onednn import onednn_primitive
 from caffe2flax.reference import evaluate
 from tests import wireformat
 from tests.golden import Arrays, distance
 
 Weights = Mapping[str, Sequence[np.ndarray]]
-
-here = pytest.mark.skipif(onednn_primitive() is None, reason="another release of JAX")
-"""Marks what can be seen only where oneDNN is called."""
 
 
 def net(*layers: str, **inputs: tuple[int, ...]) -> str:

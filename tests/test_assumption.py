@@ -94,7 +94,7 @@ def test_the_module_takes_no_other() -> None:
     model: Any = caffe2flax.load(STORED + CONV + FC)
     assert model(jnp.zeros((7, 32, 32, 3))).shape == (7, 3)
     for call in (model, jax.jit(model)):
-        with pytest.raises(ValueError, match=r"data is not \(N, 32, 32, 3\)"):
+        with pytest.raises(ValueError, match=r"data must be \(N, 32, 32, 3\)"):
             call(jnp.zeros((4, 33, 32, 3)))
 
 

@@ -6,17 +6,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+import accelerator
 import caffe2flax
 import growth
 from caffe2flax.frontend import caffemodel
-from speed import results
+from speed import ours, results
 from speed.clock import interleave
 from speed.lowering import Op, lower
-from speed.networks import CONVERTED, TITLES, prototxt, write_caffemodel
+from speed.networks import CONVERTED, TITLES, Network, prototxt, write_caffemodel
 from speed.page import page
+from speed.page_accelerator import MODES
+from speed.page_costs import PARTS
 from speed.process import run
 from speed.tables import geometric_mean, ratios
 
@@ -135,13 +139,13 @@ def test_everyone_has_as_many_turns() -> None:
 
 def test_ratios_are_to_the_fastest_that_was_right() -> None:
     point = {
-        "default": {"seconds": [3.0, 1.0, 2.0]},
+        "compiled": {"seconds": [3.0, 1.0, 2.0]},
         "onnxruntime": {"seconds": [4.0, 4.0, 4.0]},
         "torch": {"seconds": [1.0, 1.0, 9.0]},
         "openvino": {"failure": "wrong by 1e-01"},
     }
-    assert ratios(point, "default") == {"onnxruntime": 0.5, "torch": 2.0, "best": 2.0}
-    assert ratios(point, "optimized") == {}
+    assert ratios(point, "compiled") == {"onnxruntime": 0.5, "torch": 2.0, "best": 2.0}
+    assert ratios(point, "jitted") == {}
     assert geometric_mean([0.5, 2.0]) == 1.0
 
 
@@ -154,7 +158,7 @@ def test_results_are_laid_over_one_another(
     entry = {"first": 1.0, "difference": 1e-6, "seconds": [0.002]}
     failed = {"failure": "RuntimeError"}
     for key in ("nin 10", "alexnet 1"):
-        point = {"default": entry, "torch": entry, "openvino": failed}
+        point = {"compiled": entry, "torch": entry, "openvino": failed}
         results.save("inference", {key: point}, ran_on)
     written = (tmp_path / "results.md").read_text()
     rows = [line for line in written.splitlines() if line.startswith("| ")]
@@ -162,17 +166,16 @@ def test_results_are_laid_over_one_another(
         "| AlexNet 1 | 2.0 | RuntimeError | 2.0 |",
         "| NiN 10 | 2.0 | RuntimeError | 2.0 |",
     ]
-    results.save("inference", {"nin 1": {"default": entry}}, ran_on | {"numpy": "0"})
+    results.save("inference", {"nin 1": {"compiled": entry}}, ran_on | {"numpy": "0"})
     assert "starts anew" in capsys.readouterr().err
     assert list(results.read()["inference"]["points"]) == ["nin 1"]
 
 
 def test_every_section_has_a_page() -> None:
-    steps = ("load", "prepare", "trace", "lower", "compile", "run")
-    parts = dict.fromkeys(steps, 0.5)
+    parts = dict.fromkeys(PARTS, 0.5)
     costs = {"copies": [0.1], "seconds": [0.3], "own": 5e6, "peak": 9e6, "bytes": 2e6}
     points = {
-        "compile": {"nin 1 default": {"cold": parts, "cached": parts}},
+        "compile": {"nin 1 compiled": {"cold": parts, "cached": parts}},
         "convert": {"lenet": costs | {"limited": True, "failed": 0}},
         "caffe-onnx": {"nin": {"seconds": 9.0, "peak": 1e9, "ended": "done"}},
         "sizes": {"64": costs, "4": costs},
@@ -183,7 +186,7 @@ def test_every_section_has_a_page() -> None:
         {name: {"environment": ran_on, "points": p} for name, p in points.items()}
     )
     for row in (
-        "| NiN 1, default form | 0.50 | 0.50 | 0.50 | 0.50 | 0.50 | 2.50 | 2.50 |",
+        "| NiN 1, `compile` | 0.50 | 0.50 | 0.50 | 0.50 | 0.50 |",
         "| LeNet | 2 | 0.100 | 0.30 | 3.0 | 5 | done |",
         "| NiN | 9.0 | 1000 | done |",
         "| GoogLeNet 2 | 4.0 | 8.0 |",
@@ -203,3 +206,75 @@ def test_processes_are_stopped_and_limited() -> None:
     limited = run(command, data=2**26)
     assert limited.code == 1
     assert limited.last == "MemoryError"
+
+
+TINY = """
+layer { name: "data" type: "Input" top: "data"
+        input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+        convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "fc" type: "InnerProduct" bottom: "conv" top: "fc"
+        inner_product_param { num_output: 5 } }
+layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
+    monkeypatch.setattr(ours, "WORK", tmp_path)
+    net, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    net.write_text(TINY)
+    draw = np.random.default_rng(0)
+    shapes = {"conv": ((4, 3, 3, 3), (4,)), "fc": ((5, 144), (5,))}
+    blobs = {
+        name: [0.1 * draw.standard_normal(shape).astype("f") for shape in each]
+        for name, each in shapes.items()
+    }
+    types = {"conv": "Convolution", "fc": "InnerProduct"}
+    write_caffemodel(weights, iter((n, types[n], b) for n, b in blobs.items()))
+    return Network("lenet", net, weights)
+
+
+def test_accelerators_are_measured_in_each_mode(tiny: Network) -> None:
+    """On the CPU, where the two modes of float32 are the same."""
+    points = dict(accelerator.measure([tiny], [1, 2], {"lenet 2 default"}))
+    assert list(points) == [
+        *(f"lenet 1 {mode}" for mode in MODES),
+        "lenet 2 highest",
+        "lenet 2 bfloat16",
+    ]
+    off = [points[f"lenet 1 {mode}"]["difference"] for mode in MODES]
+    assert max(off[:2]) < 1e-6 < off[2] < 1e-2
+    assert all(len(point["seconds"]) >= accelerator.FEWEST for point in points.values())
+    points["lenet 2 highest"] = {"failure": "RESOURCE_EXHAUSTED"}
+    points["lenet 1 default"]["seconds"] = [0.5, 0.25, 0.25]
+    ran_on = {"processor": "a chip", "jax": "1"}
+    written = page({"accelerators": {"environment": ran_on, "points": points}})
+    exact, rates = written.split("### Images a second")
+    assert f"| LeNet 1 | {off[0]:.0e} | {off[1]:.0e} | {off[2]:.0e} |" in exact
+    first, second = (x for x in rates.split("###")[0].splitlines() if "LeNet" in x)
+    assert first.split(" | ")[2] == "4.0"
+    assert second.startswith("| LeNet 2 | RESOURCE_EXHAUSTED | - | ")
+    assert "Measured on a chip; jax 1." in written
+    assert "Not yet run" not in written
+    assert "Not yet run" in page({})
+
+
+def test_a_shortage_of_memory_is_a_result(
+    tiny: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*arguments: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: of 9 bytes")
+
+    monkeypatch.setattr(accelerator, "measured", out_of_memory)
+    points = dict(accelerator.measure([tiny], [1]))
+    assert points["lenet 1 highest"] == {"failure": "RESOURCE_EXHAUSTED"}
+
+
+def test_without_an_accelerator_nothing_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["accelerator.py"])
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    with pytest.raises(SystemExit, match="no GPU or TPU"):
+        accelerator.main()

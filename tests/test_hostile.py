@@ -154,7 +154,7 @@ IMPORTED = [
     "numpy",
     "pathlib",
     "safetensors",
-    "safetensors.numpy",
+    "safetensors.flax",
     "types",
     "typing",
     "collections",
@@ -342,7 +342,7 @@ def test_the_same_every_time() -> None:
 
 IMPORTER = """
 import importlib.util, logging, pathlib, sys
-import jax, flax.nnx, numpy, safetensors.numpy
+import jax, flax.nnx, numpy, safetensors.flax
 import collections.abc, functools, types, typing
 def watch(event, args):
     if event.split(".")[0] in ("os", "subprocess", "socket", "shutil", "ctypes", "pty"):

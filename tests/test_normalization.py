@@ -96,12 +96,12 @@ def test_lrn_across_channels(size: int, alpha: float, beta: float, k: float) -> 
 
     # Caffe writes the gradient where it reads that of its top, which is lost.
     left = y - 2 * alpha * beta / size * y * neighbours(y * y / scale, size)
-    options = {"size": size, "alpha": alpha, "beta": beta, "k": k, "axis": 1}
+    options = {"size": size, "alpha": alpha, "beta": beta, "k": k}
     for above in (1.0, -3.0):
         ours = jax.grad(lambda x: (above * lrn_in_place(x, **options)).sum())(  # noqa: B023
-            jnp.asarray(x)
+            jnp.moveaxis(jnp.asarray(x), 1, -1)
         )
-        assert distance(np.asarray(ours), left) <= 1e-4
+        assert distance(np.moveaxis(np.asarray(ours), -1, 1), left) <= 1e-4
 
 
 @pytest.mark.parametrize("size", [1, 3, 9])

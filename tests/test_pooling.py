@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import caffe2flax
-from caffe2flax.ops.pooling import global_max_pool, max_pool_with_mask
+from caffe2flax.ops.pooling import max_pool_with_mask
 from caffe2flax.runner import execute, instantiate
 from tests.smallnets import expected, net, numbers, run, single
 
@@ -111,7 +112,7 @@ def test_mask_of_equals_and_nan() -> None:
 def test_global_gradient_goes_to_the_first(size: int) -> None:
     """Of equal maxima only the first gets the gradient, as in Caffe."""
     x = jnp.zeros((1, size, size, 2))
-    gradient = jax.grad(lambda x: global_max_pool(x).sum())(x)
+    gradient = jax.grad(lambda x: nnx.max_pool(x, x.shape[1:-1]).sum())(x)
     assert gradient.sum() == 2
     np.testing.assert_array_equal(gradient[0, 0, 0], [1, 1])
 

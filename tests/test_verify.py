@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import caffe2flax
+from caffe2flax import cpu
 from caffe2flax.api import _convert
 from caffe2flax.cli import main
 from caffe2flax.comparison import BLOCK, difference
@@ -26,7 +27,8 @@ from caffe2flax.oracles import Task, reference
 from caffe2flax.page import page
 from caffe2flax.reference import evaluate
 from caffe2flax.runner import observe
-from caffe2flax.verification import Report, verify_conversion
+from caffe2flax.showing import show_report
+from caffe2flax.verification import Report, verify_conversion, with_compiled
 from tests.golden import FIXTURES
 from tests.smallnets import save
 from tests.test_networks import FOLDER, write_seeded
@@ -85,7 +87,7 @@ def test_agrees() -> None:
         ("momentum=0.999", "momentum=0.999, epsilon=1e-2", "scale"),
         ("nnx.relu(", "nnx.leaky_relu(", "relu"),
         ("norm = lrn(bn,", "norm = lrn(bn * 1.001,", "norm"),
-        ("nnx.softmax(ip)", "nnx.softmax(ip, axis=0)", "prob"),
+        ("self.logits(data))", "self.logits(data), axis=0)", "prob"),
     ],
 )
 def test_a_planted_fault_is_found(before: str, after: str, culprit: str) -> None:
@@ -386,6 +388,56 @@ def test_refusals(
         caffe2flax.verify(SMALL, **options)
 
 
+def test_the_compiled_program_is_compared_too() -> None:
+    report = caffe2flax.verify(SMALL, compiled=True)
+    assert report.ok
+    (output,) = report.compiled
+    assert (output.name, output.shape) == ("prob", (2, 5))
+    assert output.mean <= output.largest < 1e-5
+    assert caffe2flax.verify(SMALL).compiled == ()
+
+
+def test_a_compiled_program_that_is_wrong_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu, "compile", lambda model: lambda x: 1.01 * model(x))
+    report = caffe2flax.verify(SMALL, compiled=True)
+    assert (report.ok, report.culprit) == (False, None)
+    (output,) = report.compiled
+    assert output.broken
+    assert output.largest == pytest.approx(0.01, rel=1e-3)
+    last = show_report(report).splitlines()[-1]
+    assert last == "compiled BREAKS: the largest is 1.0e-02 in prob"
+    assert "The compiled program breaks." in page(report)
+
+
+def test_a_compiled_program_may_magnify_rounding_as_the_module_does() -> None:
+    conversion = _convert(STEP, None, filled=True)
+    x = {"data": np.array([[-1e-9, 1.0]], np.float32)}
+    report = verify_conversion(conversion, x, flipped)
+    (output,) = with_compiled(report, {"step": np.ones((1, 2))}).compiled
+    assert (output.largest, output.broken) == (1.0, False)
+
+
+@pytest.mark.parametrize(
+    ("layer", "phase", "reason"),
+    [
+        (
+            'layer { name: "few" type: "Filter" bottom: "ip" bottom: "chosen" '
+            'top: "few" } input: "chosen" input_shape { dim: 2 }',
+            "TEST",
+            "what shape few gives depends on its input",
+        ),
+        ("", "TRAIN", "in TRAIN a module may change its variables"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(
+    layer: str, phase: str, reason: str
+) -> None:
+    with pytest.raises(caffe2flax.ConversionError, match=reason):
+        caffe2flax.verify(SMALL + layer, compiled=True, phase=phase)
+
+
 EDITS = [
     ("padding=1", "padding=((0, 2), (1, 1))", "conv"),
     ("padding=1", "padding=0", "conv"),  # of another shape; fails further down
@@ -393,14 +445,21 @@ EDITS = [
     ("nnx.relu(", "(", "relu"),
     ("        norm = lrn(bn, size=5, alpha=0.5, beta=0.75)\n", "", "norm"),
     ("        norm = ", "        helper = bn * 2\n        norm = 1.5 * ", "norm"),
-    ("return nnx.softmax(ip)", "prob = nnx.relu(ip)\n        return prob", "prob"),
-    ("self.ip(flatten(norm))", "self.ip(flatten(norm)[:, ::-1])", "ip"),
+    (
+        "return nnx.softmax(self.logits(data))",
+        "prob = nnx.relu(self.logits(data))\n        return prob",
+        "prob",
+    ),
+    ("lax.collapse(norm, 1)", "lax.collapse(norm, 1)[:, ::-1]", "ip"),
     ("(bn, size=5", "(bn, size=3", "norm"),
 ]
 EDITED = [
     ("        norm = ", "        helper = bn * 2\n        norm = "),
-    ("return nnx.softmax(ip)", "prob = nnx.softmax(ip)\n        return prob"),
-    ("nnx.softmax(ip)", "jax.nn.softmax(ip)"),
+    (
+        "return nnx.softmax(self.logits(data))",
+        "prob = nnx.softmax(self.logits(data))\n        return prob",
+    ),
+    ("nnx.softmax(", "jax.nn.softmax("),
 ]
 
 
@@ -415,7 +474,7 @@ def _edit(module: Path, before: str, after: str) -> None:
     assert before in source, source
     source = source.replace(before, after)
     if "norm = " not in source:
-        source = source.replace("(norm)", "(bn)")
+        source = source.replace("(norm, 1)", "(bn, 1)")
     module.write_text(source)
 
 
@@ -479,11 +538,15 @@ def test_a_module_of_another_shape_is_told_of(
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("nnx.softmax(ip)", "nnx.softmax(ip", "no Python: '\\(' was never closed"),
-        ("nnx.softmax(ip)", "nothing(ip)", r"small.py:\d+:1: .* fails: NameError"),
+        (
+            "self.logits(data))",
+            "self.logits(data)",
+            "no Python: '\\(' was never closed",
+        ),
+        ("nnx.softmax(", "nothing(", r"small.py:\d+:1: .* fails: NameError"),
         ("class Small", "class Other", "no class Small: give its --name"),
         ("import nnx", "import nothing", "fails: ImportError"),
-        ("__call__", "forward", "calls no layer"),
+        ("def ", "def not_", "calls no layer"),
     ],
 )
 def test_modules_that_do_not_run(
@@ -646,16 +709,20 @@ def test_command_line(
     assert status == 0
     assert "ok: the largest is" in capsys.readouterr().out
     files = ["--report", str(report), "--emit-test", str(test)]
-    assert main(["verify", *given, *files]) == 0
+    assert main(["verify", *given, *files, "--compiled"]) == 0
     shown = capsys.readouterr().out
+    assert "compiled ok: the largest is" in shown
     assert all(len(line) <= 80 for line in shown.splitlines() if "/" not in line)
     assert "conv1  Convolution   4x20x24x24" in shown
     text = report.read_text(encoding="utf-8")
     assert not _references(text)
     assert ("<h2>Graph</h2>" in text) is bool(shutil.which("dot"))
-    assert main(["verify", *given, "--json"]) == 0
+    assert "<h2>The compiled program</h2>" in text
+    assert main(["verify", *given, "--json", "--compiled"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is True
+    assert [x["name"] for x in found["compiled"]] == ["prob"]
+    assert found["compiled"][0]["broken"] is False
     assert found["layers"][0]["shape"] == [4, 20, 24, 24]
 
     def passes() -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from statistics import median
 
-PAUSE = 0.03
+PAUSE = 0.05
 """Seconds until the threads of the one before have stopped to wait for work."""
 
 LONG = 0.2

@@ -39,6 +39,9 @@ TITLES = {
 CONVERTED = {"lenet": "LeNet"} | TITLES
 """LeNet shows how long `convert` takes to start."""
 
+CLASSIC = ("lenet", "alexnet", "caffenet", "googlenet", "nin", "vgg16", "resnet50")
+"""What accelerators are tried with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Network:

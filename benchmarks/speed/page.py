@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from speed import page_costs
+from speed.page_accelerator import accelerators
 from speed.page_inference import inference
 from speed.tables import Record
 
@@ -21,6 +22,7 @@ SECTIONS: dict[str, Callable[[Record], Iterator[str]]] = {
     "caffe-onnx": page_costs.caffe_onnx,
     "sizes": page_costs.sizes,
     "batches": page_costs.batches,
+    "accelerators": accelerators,
 }
 """The sections of the data, in the order of the page."""
 
@@ -32,6 +34,8 @@ def page(data: Record) -> str:
         if section in data:
             parts += render(data[section]["points"])
             parts.append(_ran_on(data[section]["environment"]))
+    if "accelerators" not in data:
+        parts += accelerators({})  # which says so
     return "\n".join(parts)
 
 

@@ -9,17 +9,15 @@ from speed.networks import CONVERTED
 from speed.process import MEGABYTE
 from speed.tables import OURS, Record, in_order, table, title
 
-PARTS = ("load", "prepare", "trace", "lower", "compile", "run")
-"""Of what comes before the first result, in their order."""
+PARTS = ("load", "first call", "second call")
+"""What is timed, in that order."""
 
 COMPILING = """\
 ## Before the first result
 
 Seconds, each in a process of its own in which JAX has started: `load` is
-`from_pretrained`, `prepare` what becomes of weights before the first call for a shape,
-`first call` the sum of that, tracing, lowering, compiling and running. Cached is the
-same with JAX's persistent cache, which an earlier process filled: with it programs do
-without oneDNN.
+`from_pretrained`, the first call traces and compiles. Cached is the same with JAX's
+persistent cache, which an earlier process filled: with it programs do without oneDNN.
 """
 
 CONVERTING = """\
@@ -45,8 +43,8 @@ Nets of 8 convolutions and a dense layer, half of the bytes in each.
 BATCHES = """\
 ## Images a second, against the batch
 
-The default form on one device, and with the batch spread over two virtual devices of
-the same two cores.
+`compile` on one device, and `jax.jit` with the batch spread over two virtual devices
+of the same two cores.
 """
 
 
@@ -56,16 +54,11 @@ def compiling(points: Record) -> Iterator[str]:
     for key in in_order(points):
         form = key.split()[2]
         cold, cached = points[key]["cold"], points[key]["cached"]
-        cells = [cold[part] for part in PARTS[:-1]]
-        cells += [first_call(cold), first_call(cached)]
+        cells = [*(cold[part] for part in PARTS), *(cached[part] for part in PARTS[1:])]
         name = f"{title(key)}, {OURS[form]}"
         rows.append([name, *(f"{seconds:.2f}" for seconds in cells)])
-    head = ["network, batch", *PARTS[:-1], "first call", "first call, cached"]
+    head = ["network, batch", *PARTS, *(f"{part}, cached" for part in PARTS[1:])]
     yield table(head, rows)
-
-
-def first_call(found: Record) -> float:
-    return sum(float(found[part]) for part in PARTS[1:])
 
 
 def converting(points: Record) -> Iterator[str]:

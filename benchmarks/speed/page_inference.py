@@ -20,15 +20,16 @@ INTRODUCTION = """\
 ## Inference
 
 Medians of interleaved rounds in one process, two threads each, in an order drawn anew
-in each round. A call takes an array of numpy in the runtime's own axis order and gives
-one back; what it copies on the way counts. The forms of caffe2flax are called as the
-project's README says.
+in each round, with a pause of 50 ms between two of them, for which the threads of some
+runtimes stay busy. A call takes an array of numpy in the runtime's own axis order and
+gives one back; what it copies on the way counts. caffe2flax is the module as `convert`
+writes it, by `caffe2flax.compile` and by `jax.jit`.
 """
 
 AGREEMENT = """\
 ### First call, in seconds, and how well all agree
 
-The first call of a form of ours traces and compiles it. The difference is that of the
+The first call of ours traces and compiles. The difference is that of the
 runtime farthest off, from the output that Caffe recorded where there is one and else
 from ours, relative to the largest number in it.
 """
@@ -42,11 +43,10 @@ def inference(points: Record) -> Iterator[str]:
         found = {key: ratios(points[key], form) for key in keys}
         found = {key: r for key, r in found.items() if r}
         if found:
-            yield f"### Time of the {words}, by that of each runtime\n"
+            yield f"### Time of {words}, by that of each runtime\n"
             yield _ratios(found)
     yield AGREEMENT
     yield _first(points, keys)
-    yield from _asides(points, keys)
 
 
 def _ratios(found: dict[str, dict[str, float]]) -> str:
@@ -89,23 +89,3 @@ def _first(points: Record, keys: Sequence[str]) -> str:
         rows.append([title(key), *cells, f"{off:.0e}"])
     head = ["network, batch", *(OURS[f] for f in forms), "largest difference"]
     return table(head, rows)
-
-
-def _asides(points: Record, keys: Sequence[str]) -> Iterator[str]:
-    for key in keys:
-        found = medians(points[key])
-        if "default" not in found:
-            continue
-        if "bare" in found:
-            more = found["default"] / found["bare"] - 1
-            yield (
-                f"{title(key)}: called as the README says, the default form takes "
-                f"{abs(more):.1%} {'more' if more >= 0 else 'less'} time than the bare "
-                "compiled executable.\n"
-            )
-        if "plain" in found:
-            times = found["plain"] / found["default"]
-            yield (
-                f"{title(key)}: the default form is {times:.1f} times as fast as the "
-                "same module with XLA's own convolutions.\n"
-            )

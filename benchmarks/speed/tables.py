@@ -11,7 +11,8 @@ from speed.networks import TITLES
 
 Record = dict[str, Any]
 
-OURS = {"default": "default form", "optimized": "`--optimize` form"}
+OURS = {"compiled": "`compile`", "jitted": "`jax.jit`"}
+"""Ways to call a module that `convert` wrote."""
 PEERS = {
     "opencv-python-headless": "OpenCV DNN",
     "onnxruntime": "ONNX Runtime",

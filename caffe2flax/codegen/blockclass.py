@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import NamedTuple
 
-from caffe2flax.codegen.body import WIDTH, Body
+from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.calls import (
     FLAX_DEFAULTS,
+    PASSED_ON,
     Call,
     assignments,
     in_order,
     snake_case,
 )
+from caffe2flax.codegen.format import WIDTH
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.ir import Block
 
-WIDE = ("Conv", "nnx.Linear", "RowLinear", "nnx.ConvTranspose")
+WIDE = ("nnx.Conv", "nnx.Linear", "nnx.ConvTranspose")
 """Modules whose first two arguments are the features that come in and go out."""
 
 FEATURES = "features_in"
@@ -110,7 +112,7 @@ class BlockClass:
         declared = [p.declaration() for p in self.parameters.values()]
         head = [text for text in declared if text.startswith(f"{FEATURES}:")]
         rest = [text for text in declared if text not in head]
-        rest += ["dtype: Dtype = None"] if body.is_typed else []
+        rest += [f"{name}: {PASSED_ON[name]} = None" for name in body.passed_on]
         star = [] if self._is_terse() else ["*"]
         signature = ", ".join(["self", *head, *star, *rest, "rngs: nnx.Rngs"])
         if self._is_terse():
@@ -135,7 +137,10 @@ class BlockClass:
         )
 
     def _docstring(self) -> list[str]:
-        names = [identifier(instance.block.name) for instance in self.instances]
+        blocks = [each.block for each in self.instances]
+        first, *others = (identifier(block.name) for block in blocks)
+        stem = identifier(blocks[0].stem)
+        names = [first, *(n.removeprefix(stem).lstrip("_") or n for n in others)]
         lines = wrap(f'"""{", ".join(names)}."""', WIDTH - 4)
         return [f"    {line}" for line in lines]
 
@@ -198,7 +203,7 @@ def _vector(instances: Sequence[Instance], i: int, slot: int | str) -> tuple[str
 def _explicit_padding(call: Call) -> str:
     """The pads that SAME stands for at stride 1, else the argument as it is."""
     padding, strides = call.argument("padding"), call.argument("strides")
-    if padding != "'SAME'" or strides != "1" or call.func != "Conv":
+    if padding != "'SAME'" or strides != "1" or call.func != "nnx.Conv":
         return padding
     kernel = set(ast.literal_eval(call.positional[2]))
     dilation = ast.literal_eval(call.argument("kernel_dilation"))

@@ -36,7 +36,7 @@ class BlockCall(Layer):
 
     cls: str
     given: str
-    typed: bool
+    passed_on: tuple[str, ...]
     random: bool
     count: int = 1
     section: ClassVar[str] = "blocks"
@@ -45,8 +45,8 @@ class BlockCall(Layer):
         raise AssertionError("shapes are known before blocks are made")
 
     def build(self, at: Site) -> str:
-        dtype = "dtype=dtype" if self.typed else ""
-        given = ", ".join(filter(None, (self.given, dtype, "rngs=rngs")))
+        passed = (f"{name}={name}" for name in self.passed_on)
+        given = ", ".join(filter(None, (self.given, *passed, "rngs=rngs")))
         made = f"{self.cls}({given})"
         if self.count == 1:
             return made
@@ -186,7 +186,11 @@ def _base_name(instance: Instance) -> str:
     name = "".join(word[:1].upper() + word[1:] for word in stem.split("_"))
     if name not in ("Conv", "Layer", *LAYERS):
         return name
-    separable = any("depthwise_conv" in text for _, text in instance.body.built)
+    separable = any(
+        "1" != call.positional[0] == call.argument("feature_group_count")
+        for call in instance.calls
+        if call.func == "nnx.Conv"
+    )
     return "SeparableConv" if separable else f"{name}Block"
 
 
@@ -197,7 +201,7 @@ def _call(made: BlockClass, i: int, graph: Graph) -> Node:
     layer = BlockCall(
         made.name,
         made.given(i),
-        body.is_typed,
+        body.passed_on,
         body.is_random,
     )
     return replace(

@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from caffe2flax.codegen.calls import assignments
+from caffe2flax.codegen.calls import PASSED_ON, assignments
+from caffe2flax.codegen.format import WIDTH
 from caffe2flax.codegen.library import library
 from caffe2flax.codegen.names import Namespace, layer_names
 from caffe2flax.codegen.places import Spot
 from caffe2flax.codegen.sharing import Ties
 from caffe2flax.ir import Graph, Node, Value
+from caffe2flax.layout import Operand
 from caffe2flax.registry import Site, arguments, literal
 
-WIDTH = 88
-"""Columns of a line in ruff's default style."""
+LETTERS = {4: "NCHW", 5: "NCDHW"}
+"""What Caffe's axes are called, by how many there are."""
 
 DEEPEST = 8
 """Calls inside one another; Python's parser ends at a hundred or two."""
@@ -81,8 +83,10 @@ class Body:
         self._state()
 
     @property
-    def is_typed(self) -> bool:
-        return any("dtype=dtype" in text for _, text in self.built)
+    def passed_on(self) -> tuple[str, ...]:
+        """Arguments of the class that it hands to its modules as they are."""
+        texts = [text for _, text in self.built]
+        return tuple(k for k in PASSED_ON if any(f"{k}={k}" in t for t in texts))
 
     @property
     def is_random(self) -> bool:
@@ -261,55 +265,69 @@ class Body:
         """The lines of `__init__`, indented."""
         return [f"        {line}" if line else "" for line in assignments(self.built)]
 
+    @property
+    def result_is_last(self) -> bool:
+        """Whether what the last statement assigns is all that is returned."""
+        outputs = tuple(self.variables[value] for value in self.graph.outputs)
+        last = self.statements[-1].targets if self.statements else ()
+        return len(outputs) == 1 and not self.graph.taps and last == outputs
+
     def call_lines(self, *, comments: bool = True) -> list[str]:
         """The lines of `__call__` behind its signature, indented."""
         statements = list(self.statements)
         result = self._result(statements)
-        lines = [] if self.labels else list(self._guards())
+        guards = [] if self.labels else list(self._guards())
+        lines: list[str] = []
         section, ended = "", False
         for statement in statements:
             new = statement.section not in ("", section)
             left = section and not statement.section
-            if lines and (new or left or (ended and not statement.section)):
+            apart = new or left or (ended and not statement.section)
+            if lines and apart and not statement.ends_section:
                 lines.append("")
             target = ", ".join(statement.targets)
             comment = statement.comment if comments else ""
             lines += _commented(f"{target} = {statement.expression}", comment)
             section, ended = statement.section, statement.ends_section
-        if ended:
-            lines.append("")
         if self.states:
             taken = (f"{literal(key)}: {name}" for key, name in self.states.values())
             first = f"({result})" if self.graph.taps else result
             result = f"{first}, {{{', '.join(taken)}}}"
-        return [*lines, f"        return {result}"]
+        comment = self.statements[-1].comment if self.result_is_last else ""
+        comment = comment if comments else ""
+        return [*guards, *lines, *_commented(f"return {result}", comment)]
 
     def _guards(self) -> Iterable[str]:
-        """What refuses inputs of another size than the one that was assumed."""
+        """What refuses inputs of another shape."""
         for value in self.graph.arguments:
-            operand = self.graph.operand(value)
-            if value not in self.graph.assumed or len(operand.emitted) < 2:
-                continue
-            name, rest = self.variables[value], literal(operand.emitted[1:])
-            text = f"{name} is not ({operand.describe()}), for which this was converted"
-            yield f"        if {name}.shape[1:] != {rest}:"
-            yield f"            raise ValueError({literal(text)})"
+            operand, free = self.graph.operand(value), self.graph.free.get(value, ())
+            sizes = [
+                _letter(axis, operand) if axis in free or batch else size
+                for axis, size in enumerate(operand.shape)
+                for batch in [operand.is_batch(axis)]
+            ]
+            name = self.variables[value]
+            wanted = map(literal, operand.layout.arrange_each(sizes))
+            yield f"        check_shape({arguments(literal(name), name, *wanted)})"
 
     def _result(self, statements: list[Statement]) -> str:
         """What is returned; the last statement goes into it where that is the only
         output."""
         outputs, taps = self.graph.outputs, self.graph.taps
-        if len(outputs) == 1 and not taps:
-            name = self.variables[outputs[0]]
-            if statements and statements[-1].targets == (name,):
-                return statements.pop().expression
-            return name
+        if self.result_is_last:
+            return statements.pop().expression
         shown = self.variables[outputs[0]] if len(outputs) == 1 else self._dict(outputs)
         return f"{shown}, {self._dict(taps)}" if taps else shown
 
     def _dict(self, values: Iterable[Value]) -> str:
         items = (f"{literal(v.blob)}: {self.variables[v]}" for v in values)
         return "{" + ", ".join(items) + "}"
+
+
+def _letter(axis: int, operand: Operand) -> str:
+    """What stands for an extent of Caffe's `axis` that may be any."""
+    known = LETTERS.get(len(operand.shape), "N")
+    return known[axis] if axis < len(known) else "any"
 
 
 def _without(expression: str, names: Iterable[str]) -> str:

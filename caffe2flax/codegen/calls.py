@@ -7,27 +7,31 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from caffe2flax.codegen.format import WIDTH
+from caffe2flax.codegen.names import Namespace
+
+INDENT = 8
+"""Columns in front of a line of `__init__`."""
+
 FLAX_DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    "Conv": {
+    "nnx.Conv": {
         "strides": "1",
         "padding": "'SAME'",
         "kernel_dilation": "1",
         "feature_group_count": "1",
         "use_bias": "True",
-        "relu": "False",
     },
-    "WinogradConv": {"padding": "'SAME'", "relu": "False"},
     "nnx.Linear": {"use_bias": "True"},
-    "RowLinear": {"use_bias": "True"},
     "nnx.BatchNorm": {"epsilon": "1e-05", "use_bias": "True", "use_scale": "True"},
 }
 """What an argument is that a call leaves out, so that calls can be held together."""
 
+PASSED_ON = {"dtype": "Dtype", "precision": "PrecisionLike"}
+"""Arguments of a class, and their types, that it hands to its modules."""
+
 ORDER = (
-    *FLAX_DEFAULTS["Conv"],
-    "conv_general_dilated",
-    "dot_general",
-    "dtype",
+    *FLAX_DEFAULTS["nnx.Conv"],
+    *PASSED_ON,
     "rngs",
 )
 """Keywords in the order in which they are written; others come first."""
@@ -51,10 +55,12 @@ class Call(NamedTuple):
         default = FLAX_DEFAULTS.get(self.func, {}).get(slot, "")
         return self.keywords.get(slot, default)
 
+    def arguments(self) -> list[str]:
+        return [*self.positional, *(f"{k}={v}" for k, v in self.keywords.items())]
+
     def expression(self) -> str:
-        given = [*self.positional, *(f"{k}={v}" for k, v in self.keywords.items())]
         comment = f"  # {self.comment}" if self.comment else ""
-        return f"{self.func}({', '.join(given)}){comment}"
+        return f"{self.func}({', '.join(self.arguments())}){comment}"
 
     def __str__(self) -> str:
         return f"self.{self.attribute} = {self.expression()}"
@@ -82,62 +88,102 @@ def in_order(keywords: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda k: ORDER.index(k) if k in ORDER else -1)
 
 
+class Partial(NamedTuple):
+    """`name = partial(func, keyword=value)`."""
+
+    name: str
+    func: str
+    given: Mapping[str, str]
+
+    def arguments(self) -> list[str]:
+        return [self.func, *(f"{k}={v}" for k, v in self.given.items())]
+
+    def __str__(self) -> str:
+        return f"{self.name} = partial({', '.join(self.arguments())})"
+
+    def shorten(self, call: Call) -> Call:
+        """The call of `func` as one of this."""
+        rest = {k: v for k, v in call.keywords.items() if self.given.get(k) != v}
+        return call._replace(func=self.name, keywords=rest)
+
+
 def assignments(built: Sequence[tuple[str, str]]) -> list[str]:
     """The lines of `__init__`: keywords that all calls of a class agree on are given
-    once, in a partial.
+    once, in a partial, where that makes it shorter.
 
-    Before: self.a = Conv(3, 8, (1, 1), use_bias=False, dtype=dtype, rngs=rngs), ...
-    After:  conv = partial(Conv, use_bias=False, dtype=dtype, rngs=rngs)
+    Before: self.a = nnx.Conv(3, 8, (1, 1), use_bias=False, rngs=rngs), ...
+    After:  conv = partial(nnx.Conv, use_bias=False, rngs=rngs)
             self.a = conv(3, 8, (1, 1)), ...
     """
     parsed = [(name, text, parse_call(name, text)) for name, text in built]
     calls = [call for *_, call in parsed if call]
-    shared = {
-        func: _agreed(func, calls) for func in dict.fromkeys(c.func for c in calls)
-    }
-    lines = [
-        f"{snake_case(func)} = partial({func}, "
-        f"{', '.join(f'{k}={v}' for k, v in keywords.items())})"
-        for func, keywords in shared.items()
-        if keywords
-    ]
-    lines += [""] * bool(lines)
+    functions = dict.fromkeys(call.func for call in calls)
+    found = (_partial([c for c in calls if c.func == func]) for func in functions)
+    partials = {each.func: each for each in _brief(list(filter(None, found)))}
+    lines = [*map(str, partials.values()), *[""] * bool(partials)]
     for name, text, call in parsed:
         if call is None:
             lines.append(f"self.{name} = {text}")
             continue
-        agreed = shared[call.func]
-        call = _repeated(call, shared)
-        rest = {k: v for k, v in call.keywords.items() if agreed.get(k) != v}
-        func = snake_case(call.func) if agreed else call.func
-        lines.append(str(call._replace(func=func, keywords=rest)))
+        call = _repeated(call, partials.values())
+        partial = partials.get(call.func)
+        lines.append(str(partial.shorten(call) if partial else call))
     return lines
 
 
-def _repeated(call: Call, shared: Mapping[str, Mapping[str, str]]) -> Call:
+def _partial(calls: Sequence[Call]) -> Partial | None:
+    """What is given once for all calls of a class: all that they agree on, or only what
+    the class around them was given, or nothing, as makes the fewest lines."""
+    func = calls[0].func
+    agreed = {
+        k: calls[0].keywords[k]
+        for k in in_order(calls[0].keywords)
+        if all(call.keywords.get(k) == calls[0].keywords[k] for call in calls)
+    }
+    if "rngs" not in agreed:
+        return None
+    passed = {k: v for k, v in agreed.items() if k in (*PASSED_ON, "rngs")}
+    all_, some = (Partial(snake_case(func), func, each) for each in (agreed, passed))
+    choices = (all_, some) if len(calls) > 1 else (None, some)
+
+    def length(partial: Partial | None) -> int:
+        if partial is None:
+            return sum(map(_lines, calls))
+        return _lines(partial) + sum(_lines(partial.shorten(call)) for call in calls)
+
+    return min(choices, key=length)
+
+
+def _lines(statement: Call | Partial) -> int:
+    """How many lines it takes: all in one, the arguments in one, or one each."""
+    given = statement.arguments()
+    if len(str(statement)) <= WIDTH - INDENT:
+        return 1
+    return 3 if len(", ".join(given)) <= WIDTH - INDENT - 4 else 2 + len(given)
+
+
+def _brief(partials: Sequence[Partial]) -> Iterable[Partial]:
+    """The first word is enough as the name of one that is too long for its line."""
+    names = Namespace(partial.name for partial in partials)
+    for partial in partials:
+        first, more, _ = partial.name.partition("_")
+        if more and _lines(partial) > 1 and names.claim(first) == first:
+            yield partial._replace(name=first)
+        else:
+            yield partial
+
+
+def _repeated(call: Call, partials: Iterable[Partial]) -> Call:
     """`nnx.Sequential(*[Block(...) for ...])` with the partial of Block."""
     if call.func != "nnx.Sequential":
         return call
     text = call.positional[0]
-    for func, agreed in shared.items():
+    for name, func, agreed in partials:
         given = "".join(f", {k}={v}" for k, v in agreed.items())
-        if agreed and text.startswith(f"*[{func}(") and f"{given})" in text:
+        if text.startswith(f"*[{func}(") and f"{given})" in text:
             short = text.replace(f"{given})", ")", 1)
-            return call._replace(positional=(short.replace(func, snake_case(func), 1),))
+            return call._replace(positional=(short.replace(func, name, 1),))
     return call
-
-
-def _agreed(func: str, calls: Iterable[Call]) -> Mapping[str, str]:
-    """Keywords that two or more calls of `func` all give alike, rngs among them."""
-    same = [call.keywords for call in calls if call.func == func]
-    if len(same) < 2:
-        return {}
-    agreed = {
-        k: v for k, v in same[0].items() if all(other.get(k) == v for other in same)
-    }
-    if "rngs" not in agreed:
-        return {}
-    return {k: agreed[k] for k in in_order(agreed)}
 
 
 def snake_case(cls: str) -> str:

@@ -6,6 +6,9 @@ import subprocess
 from functools import cache
 from textwrap import wrap
 
+WIDTH = 88
+"""Columns of a line in ruff's default style."""
+
 
 def paragraph(text: str, width: int) -> str:
     """`text` in lines of `width`; words are not cut, as an escape may be in one."""

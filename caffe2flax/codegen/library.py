@@ -142,6 +142,7 @@ BASE_IMPORTS = {
     "Array": "from jax import Array",
     "lax": "from jax import lax",
     "Dtype": "from flax.typing import Dtype",
+    "PrecisionLike": "from flax.typing import PrecisionLike",
 }
 """What the class itself may need."""
 

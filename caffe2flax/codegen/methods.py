@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from caffe2flax.codegen.body import Body
-from caffe2flax.ir import Graph
-from caffe2flax.registry import literal
+from caffe2flax.codegen.places import Spot
+from caffe2flax.ir import Graph, Node
+from caffe2flax.registry import Site, literal
 
 STATE = "dict[str, list[Array]]"
 
@@ -34,27 +35,51 @@ def stepping(body: Body, arguments: Sequence[str], returns: str) -> list[str]:
     ]
 
 
-def compiling(graph: Graph) -> list[str]:
-    """`compile`, for a net that is only run and whose shapes are known beforehand."""
-    layers = [node.layer for node in graph.nodes]
-    if graph.phase != "TEST" or graph.dynamic:
-        return []
-    if any(layer.draws(graph.phase) for layer in layers):
-        return []
-    apart = all(layer.by_item for layer in layers)
-    sizes = (prod(graph.shapes[value][1:]) for n in graph.nodes for value in n.outputs)
-    options = ["self"] + [f"largest={max(sizes, default=0)}"] * apart
-    if any(
-        node.layer.has_kernels_to_tile(*map(graph.shapes.__getitem__, node.inputs))
-        for node in graph.nodes
-    ):
-        options.append("prepare=with_tiled_kernels")
-    return [
-        "",
-        "    def compile(self) -> Callable[..., Any]:",
-        '        """This network as a compiled function of its inputs, to be run."""',
-        f"        return Compiled({', '.join(options)})",
-    ]
+SCORES = ("Softmax", "Sigmoid")
+"""Layers that turn scores into probabilities."""
+
+
+def split_last(graph: Graph) -> tuple[Graph, Node | None]:
+    """The net without the layer that turns scores into probabilities, and that layer,
+    where a net ends in one and gives nothing else."""
+    last = graph.nodes[-1] if graph.nodes else None
+    carried = any(node.layer.carried for node in graph.nodes)
+    if last is None or last.layer.type not in SCORES or carried or graph.taps:
+        return graph, None
+    if last.outputs != graph.outputs or last.inputs[0] in graph.arguments:
+        return graph, None
+    return replace(graph, nodes=graph.nodes[:-1], outputs=last.inputs), last
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """`__call__` of a class whose `logits` are all but the last layer, `node`."""
+
+    node: Node
+    body: Body
+
+    @property
+    def sites(self) -> Mapping[int, Site]:
+        """As those of a Body."""
+        return {self.node.number: self._site("")}
+
+    @property
+    def spots(self) -> Mapping[int, Spot]:
+        """As those of a Body: the statement behind all of `logits`."""
+        count = len(self.body.statements) + (not self.body.result_is_last)
+        return {self.node.number: Spot(count, self.expression)}
+
+    @property
+    def expression(self) -> str:
+        given = [self.body.variables[value] for value in self.body.graph.arguments]
+        given += ["rngs=rngs"] if self.body.is_random else []
+        call = f"self.logits({', '.join(given)})"
+        return self.node.layer.call(self._site(call))
+
+    def _site(self, x: str) -> Site:
+        graph = self.body.graph
+        inputs = tuple(map(graph.operand, self.node.inputs))
+        return Site(inputs, tuple(map(graph.operand, self.node.outputs)), args=(x,))
 
 
 def total_loss(graph: Graph) -> list[str]:

@@ -7,18 +7,19 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from caffe2flax.codegen.blocks import factor
-from caffe2flax.codegen.body import WIDTH, Body
-from caffe2flax.codegen.format import paragraph
+from caffe2flax.codegen.body import Body
+from caffe2flax.codegen.calls import PASSED_ON
+from caffe2flax.codegen.format import WIDTH, paragraph
 from caffe2flax.codegen.library import library, loaded_names
-from caffe2flax.codegen.methods import compiling, stepping, total_loss
+from caffe2flax.codegen.methods import Scores, split_last, stepping, total_loss
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.options import Option, find_options
 from caffe2flax.codegen.places import Home, Place, Places
 from caffe2flax.codegen.preprocess import NAME, preprocess_functions
 from caffe2flax.ir import Graph, Value
+from caffe2flax.layers.window import CEIL
 from caffe2flax.registry import Site, literal
 
-OPERATIONS = "# Operations that Flax lacks, or that XLA lowers better this way."
 GAP = "\n\n\n"
 
 
@@ -52,18 +53,18 @@ def emit(
     """
     names = Namespace({*library().definitions, NAME, name})
     factored = factor(graph, names, initialise=initialise)
-    body = Body(factored.graph, initialise)
-    classes = GAP.join((*factored.classes, _class(name, body, compiling(graph))))
+    whole, last = split_last(factored.graph)
+    body = Body(whole, initialise)
+    scores = Scores(last, body) if last else None
+    classes = GAP.join((*factored.classes, _class(name, body, factored.graph, scores)))
     docstring = f"{name}, converted from {_quoted(origin)} by caffe2flax {version}."
     remarks = (paragraph(text, WIDTH) for text in graph.remarks)
     paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph), *remarks]
     if any(paragraphs):
         docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"
     functions = GAP.join((classes, *preprocess_functions(graph)))
-    parts = [f'"""{docstring}"""', _imports(functions), functions]
-    definitions = library().needed(classes)
-    if definitions:
-        parts.append(GAP.join((OPERATIONS, *(d.source for d in definitions))))
+    definitions = (d.source for d in library().needed(classes))
+    parts = [f'"""{docstring}"""', _imports(functions), functions, *definitions]
     members = {
         number: f"{body.attributes[call]}.{attribute}"
         for number, (call, attribute) in factored.members.items()
@@ -72,18 +73,23 @@ def emit(
     return Module(
         GAP.join(parts) + "\n",
         attributes,
-        {**body.sites, **factored.sites},
+        {**body.sites, **factored.sites, **(scores.sites if scores else {})},
         {n: body.tied[a] for n, a in body.attributes.items() if a in body.tied},
-        _places(name, body, factored.homes, attributes),
+        _places(name, body, factored.homes, attributes, scores),
     )
 
 
 def _places(
-    name: str, body: Body, homes: Mapping[int, Home], attributes: Mapping[int, str]
+    name: str,
+    body: Body,
+    homes: Mapping[int, Home],
+    attributes: Mapping[int, str],
+    scores: Scores | None,
 ) -> Places:
+    spots = {**body.spots, **(scores.spots if scores else {})}
     places = {
         number: Place(name, "", spot, attributes.get(number, ""))
-        for number, spot in body.spots.items()
+        for number, spot in spots.items()
     }
     for number, home in homes.items():
         held = body.attributes[home.call]
@@ -123,12 +129,11 @@ def _preparation(graph: Graph) -> Iterable[str]:
             yield paragraph(text, WIDTH)
 
 
-def _class(name: str, body: Body, compiling: list[str]) -> str:
-    graph = body.graph
-    options = find_options(body)
+def _class(name: str, body: Body, graph: Graph, scores: Scores | None) -> str:
+    """`graph` is all of the net, the layer of `scores` included."""
+    options = find_options(body, graph)
     parameters = ["*", *map(str, options)]
-    if body.is_typed:
-        parameters.append("dtype: Dtype = None")
+    parameters += (f"{name}: {PASSED_ON[name]} = None" for name in body.passed_on)
     parameters.append("rngs: nnx.Rngs")
     lines = [f"class {name}(nnx.Module):", f'    """{_signature(graph)}"""']
     if body.built:
@@ -142,14 +147,20 @@ def _class(name: str, body: Body, compiling: list[str]) -> str:
             arguments += ["*", "rngs: nnx.Rngs | None = None"]
         signature = f"self, {', '.join(arguments)}"
         lines += ["", f"    def __call__({signature}) -> {_returns(graph)}:"]
+        if scores is not None:
+            lines += [
+                f"        return {scores.expression}",
+                "",
+                f"    def logits({signature}) -> {_returns(graph)}:",
+                f'        """What enters the last {scores.node.layer.type}."""',
+            ]
         lines += body.call_lines()
     lines += body.methods
     objective = total_loss(graph)
     if objective:
         lines += ["", *objective]
     if body.built:
-        lines += ["", *_from_pretrained(options, body.is_typed)]
-    lines += compiling
+        lines += ["", *_from_pretrained(options, bool(body.passed_on))]
     return "\n".join(lines)
 
 
@@ -189,7 +200,10 @@ def _imports(source: str) -> str:
     ours = sorted(lines, key=lambda line: (line.startswith("from"), line.split()[1]))
     standard = [line for line in ours if line.split()[1].split(".")[0] in STANDARD]
     others = [line for line in ours if line not in standard]
-    return "\n\n".join("\n".join(group) for group in (standard, others) if group)
+    groups = ["\n".join(group) for group in (standard, others) if group]
+    if "CEIL" in names:
+        groups.append(f"CEIL = {CEIL}  # Caffe rounds pooled sizes up")
+    return "\n\n".join(groups)
 
 
 STANDARD = frozenset(
@@ -216,12 +230,12 @@ def _quoted(text: str) -> str:
     return literal(text)[1:-1].replace('"', "'")
 
 
-def _from_pretrained(options: tuple[Option, ...], typed: bool) -> list[str]:
+def _from_pretrained(options: tuple[Option, ...], passed_on: bool) -> list[str]:
     """The class method that loads the weights; a classifier of another width starts
     fresh."""
-    given = ["**options"] if options or typed else []
+    given = ["**options"] if options or passed_on else []
     extra = ", **options: Any" if given else ""
-    make = f"cls({', '.join([*given, 'rngs=unseeded()'])})"
+    make = f"cls({', '.join([*given, 'rngs=nnx.Rngs(0)'])})"
     path = 'path or Path(__file__).with_suffix(".safetensors")'
     doc = "The network in eval mode, weights from `path` or beside this file."
     head = next((option for option in options if option.head), None)
@@ -229,8 +243,8 @@ def _from_pretrained(options: tuple[Option, ...], typed: bool) -> list[str]:
     if head is not None:
         doc = f"In eval mode; with another `{head.name}`, `{head.head}` starts fresh."
         known = f"{literal(head.name)} in options"
-        fresh = [f"    head = {literal(head.head)} if {known} else ''"]
-        path += ", head"
+        fresh = [f"    fresh = {literal(head.head)} if {known} else ''"]
+        path += ", fresh"
     lines = [
         "@classmethod",
         f"def from_pretrained(cls, path: str | Path | None = None{extra}) -> Self:",

@@ -20,10 +20,12 @@ LONGEST = 60
 MODULE_NAMES = frozenset(
     [
         "Array",
+        "CEIL",
         "Dtype",
         "DTypeLike",
         "Mapping",
         "Path",
+        "PrecisionLike",
         "Self",
         "SimpleNamespace",
         "cls",
@@ -42,6 +44,7 @@ MODULE_NAMES = frozenset(
         "options",
         "partial",
         "path",
+        "precision",
         "rngs",
         "safe_open",
         "self",
@@ -58,11 +61,11 @@ MODULE_NAMES = frozenset(
 
 NNX_ATTRIBUTES = frozenset(
     [
-        "compile",
         "eval",
         "from_pretrained",
         "iter_children",
         "iter_modules",
+        "logits",
         "perturb",
         "set_attributes",
         "sow",

@@ -10,13 +10,12 @@ from typing import NamedTuple
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.calls import Call, parse_call
 from caffe2flax.codegen.names import identifier
-from caffe2flax.ir import Node
+from caffe2flax.ir import Graph, Node
 
 CLASSES = "num_classes"
 HEADS = {
     "nnx.Linear": "InnerProduct",
-    "RowLinear": "InnerProduct",
-    "Conv": "Convolution",
+    "nnx.Conv": "Convolution",
 }
 DROPOUT = "nnx.Dropout"
 
@@ -33,15 +32,16 @@ class Option(NamedTuple):
         return f"{self.name}: {self.type_} = {self.default}"
 
 
-def find_options(body: Body) -> tuple[Option, ...]:
-    """The number of classes and the dropout ratios; `body.built` reads them then.
+def find_options(body: Body, graph: Graph) -> tuple[Option, ...]:
+    """The number of classes and the dropout ratios of `graph`, whose layers `body` has;
+    `body.built` reads them then.
 
     Before: self.drop7 = nnx.Dropout(0.5); self.fc8 = nnx.Linear(4096, 1000, ...)
     After:  self.drop7 = nnx.Dropout(dropout)
             self.fc8 = nnx.Linear(4096, num_classes, ...)
     """
     calls = [parse_call(attribute, text) for attribute, text in body.built]
-    found = [*_classes(body, calls), *_dropouts(calls)]
+    found = [*_classes(body, graph, calls), *_dropouts(calls)]
     for i, (_, option, slot) in enumerate(found):
         at = found[i][0]
         call = calls[at]
@@ -59,13 +59,12 @@ Place = tuple[int, Option, int]
 """The number of a call, what it is given, and where."""
 
 
-def _classes(body: Body, calls: Sequence[Call | None]) -> list[Place]:
+def _classes(body: Body, graph: Graph, calls: Sequence[Call | None]) -> list[Place]:
     """The width of the last layer with weights, where it is a classifier's."""
-    graph = body.graph
     if len(graph.outputs) != 1 or graph.taps:
         return []
     last = next((n for n in reversed(graph.nodes) if n.number in body.attributes), None)
-    if last is None or not _leads_out(last, body):
+    if last is None or not _leads_out(last, graph):
         return []
     attribute = body.attributes[last.number]
     for i, call in enumerate(calls):
@@ -80,9 +79,8 @@ def _classes(body: Body, calls: Sequence[Call | None]) -> list[Place]:
     return []
 
 
-def _leads_out(last: Node, body: Body) -> bool:
+def _leads_out(last: Node, graph: Graph) -> bool:
     """Whether all behind `last` is one chain to a distribution or to scores."""
-    graph = body.graph
     nodes = graph.nodes[graph.nodes.index(last) :]
     chain = all(
         later.inputs == node.outputs and len(later.outputs) == 1

@@ -166,7 +166,9 @@ def _call(key: str, value: ast.expr) -> ast.Call:
 def _read(cls: ast.ClassDef) -> _Class:
     methods = {n.name: n for n in cls.body if isinstance(n, ast.FunctionDef)}
     made = methods.get("__init__")
-    called = methods.get("step") or methods.get("__call__")
+    called = [methods[k] for k in ("step", "logits", "__call__") if k in methods]
+    if "step" in methods:  # __call__ only calls it
+        called = called[:1]
     attributes = {
         target.attr: Lines(statement.lineno, statement.end_lineno or statement.lineno)
         for statement in (made.body if made else ())
@@ -174,7 +176,7 @@ def _read(cls: ast.ClassDef) -> _Class:
         for target in statement.targets
         if isinstance(target, ast.Attribute)
     }
-    body = called.body if called else ()
+    body = [statement for method in called for statement in method.body]
     statements = tuple(s for s in body if isinstance(s, ast.Assign | ast.Return))
     return _Class(cls.lineno, attributes, statements)
 

@@ -34,7 +34,7 @@ class Regroup(Layer):
         if same == at.output.layout.arrange(at.output.scaled):
             return at.x
         if len(at.output.shape) == 2 and _keeps_items(at.input, at.output):
-            return f"flatten({at.x})"
+            return f"lax.collapse({at.x}, 1)"
         dims = at.output.reshape_dims()
         return f"{at.operands[0]}.reshape({', '.join(map(str, dims)) or '()'})"
 

@@ -38,14 +38,6 @@ class ReLU(Elementwise):
         params.ignore("engine")
         return cls(params.get("negative_slope", 0.0))
 
-    @property
-    def rectifies(self) -> bool:
-        return self.negative_slope == 0
-
-    @property
-    def by_item(self) -> bool:
-        return True
-
     def call(self, at: Site) -> str:
         if not self.negative_slope:
             return f"nnx.relu({at.x})"
@@ -99,10 +91,6 @@ class PReLU(Elementwise):
             )
         )
 
-    @property
-    def by_item(self) -> bool:
-        return True
-
     def call(self, at: Site) -> str:
         return f"{at.module}({at.x})"
 
@@ -127,10 +115,6 @@ class ELU(Elementwise):
     def parse(cls, params: Params) -> Self:
         return cls(params.get("alpha", 1.0))
 
-    @property
-    def by_item(self) -> bool:
-        return True
-
     def call(self, at: Site) -> str:
         return f"nnx.elu({arguments(at.x, alpha=unless(self.alpha, 1.0))})"
 
@@ -149,10 +133,6 @@ class Sigmoid(Elementwise):
         params.ignore("engine")
         return cls()
 
-    @property
-    def by_item(self) -> bool:
-        return True
-
     def call(self, at: Site) -> str:
         return f"nnx.sigmoid({at.x})"
 
@@ -170,10 +150,6 @@ class TanH(Elementwise):
         params.ignore("engine")
         return cls()
 
-    @property
-    def by_item(self) -> bool:
-        return True
-
     def call(self, at: Site) -> str:
         return f"jnp.tanh({at.x})"
 
@@ -187,10 +163,6 @@ class AbsVal(Elementwise):
     """|x|."""
 
     in_place = False
-
-    @property
-    def by_item(self) -> bool:
-        return True
 
     def call(self, at: Site) -> str:
         return f"absolute({at.x})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -40,7 +40,6 @@ from caffe2flax.registry import (
 
 ONES = Filler("constant", value=1.0)
 ZEROS = Filler()
-Affine = Callable[[Sequence[Array]], tuple[Array, Array]]
 
 
 @layer("BatchNorm", "batch_norm_param")
@@ -99,18 +98,6 @@ class BatchNorm(Elementwise):
             return None
         return replace(self, scale=following)
 
-    @property
-    def affine(self) -> Affine | None:
-        return None if self.moving else self._factors
-
-    def _factors(self, blobs: Sequence[Array]) -> tuple[Array, Array]:
-        mean, variance = statistics(blobs, np.float64)
-        factor = 1 / np.sqrt(variance + self.eps)
-        if self.scale is None:
-            return factor, -mean * factor
-        scale, shift = self.scale.factors(blobs[3:])
-        return factor * scale, shift - mean * factor * scale
-
     def build(self, at: Site) -> str:
         features = at.input.shape[1]
         axis = unless(at.axis(1), -1)
@@ -132,10 +119,6 @@ class BatchNorm(Elementwise):
                 rngs="rngs",
             )
         )
-
-    @property
-    def by_item(self) -> bool:
-        return not self.moving
 
     def call(self, at: Site) -> str:
         if not self.forced:
@@ -218,10 +201,6 @@ class Scale(Layer):
             second=params.bottoms == 2,
         )
 
-    @property
-    def by_item(self) -> bool:
-        return not self.second and self.cover.first > 0
-
     def _span(self, *inputs: Shape) -> tuple[int, int]:
         """The axes on which the scale lies, and the bias with it."""
         if not self.second:
@@ -260,14 +239,6 @@ class Scale(Layer):
             init = initializer(at.initialise, blob.filler, blob.shape, usual)
             made[f"{name}_init"] = init
         return made
-
-    @property
-    def affine(self) -> Affine | None:
-        return self.factors if self.cover == CHANNELS and not self.second else None
-
-    def factors(self, blobs: Sequence[Array]) -> tuple[Array, Array]:
-        scale = blobs[0].astype(np.float64)
-        return scale, blobs[1] if self.bias else np.zeros_like(scale)
 
     def build(self, at: Site) -> str | None:
         if self.second and not self.bias:

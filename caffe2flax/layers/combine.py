@@ -70,14 +70,6 @@ class Eltwise(Layer):
             coeff = (0.0, *coeff[1:])
         return cls(operation, coeff)
 
-    @property
-    def sums(self) -> bool:
-        return self.operation == "SUM" and self.coeff == (1.0, 1.0)
-
-    @property
-    def by_item(self) -> bool:
-        return True
-
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         return (one_shape(inputs),)
 
@@ -131,10 +123,6 @@ class Concat(Layer):
             params.error("concat_dim", "concat_dim cannot be negative; use axis")
         return cls(next((a for a in (old, axis) if a is not None), 1))
 
-    @property
-    def by_item(self) -> bool:
-        return self.concat_axis > 0
-
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         shape = inputs[0]
         axis = canonical_axis(self.concat_axis, len(shape))
@@ -165,10 +153,6 @@ class Concat(Layer):
         if len(at.args) == 1:
             return at.x
         blobs, axis = ", ".join(at.args), at.axis(self.concat_axis)
-        shape, *others = (operand.shape for operand in at.inputs)
-        channels = canonical_axis(self.concat_axis, len(shape)) == 1
-        if others == [shape] and channels and axis == -1:
-            return f"join_channels({blobs})"
         return f"jnp.concatenate([{blobs}], axis={axis})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:

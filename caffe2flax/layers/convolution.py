@@ -21,7 +21,6 @@ from caffe2flax.layers._fields import (
     output_counts,
 )
 from caffe2flax.layers._placing import shrinking
-from caffe2flax.layers._prepared import WORTH, Prepared, tile_for
 from caffe2flax.layers.fillers import Filler
 from caffe2flax.layers.window import (
     Padding,
@@ -82,10 +81,6 @@ class Convolution(Layer):
             filler(params, "bias_filler"),
         )
 
-    @property
-    def by_item(self) -> bool:
-        return self.sliding.axis == 1
-
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         shape = one_shape(inputs)
         axis = self.sliding.channel_axis(shape)
@@ -125,33 +120,18 @@ class Convolution(Layer):
     def with_padding(self, padding: Padding) -> Convolution:
         return replace(self, padding=padding)
 
-    def absorb(self, following: Layer) -> Layer | None:
-        return Prepared(self).absorb(following) if self.sliding.axis == 1 else None
-
-    def prepare(self, *inputs: Shape) -> Layer:
-        usual = self.sliding.axis == 1 and len(inputs) == 1
-        return Prepared(self).prepare(*inputs) if usual else self
-
-    def has_kernels_to_tile(self, *inputs: Shape) -> bool:
-        worth = self.multiply_adds(inputs[0]) >= WORTH * inputs[0][0]
-        return worth and tile_for(self, inputs[0]) > 0
-
     def layouts(self, *inputs: Operand) -> Layouts:
         shape = inputs[0].shape
         layout = Layout.channels_last(len(shape), self.sliding.channel_axis(shape))
         return Layouts((layout,) * len(inputs), (layout,) * len(inputs))
 
     def build(self, at: Site) -> str:
-        return self.construct(at)
-
-    def construct(self, at: Site, **others: str | None) -> str:
-        """The expression that makes the nnx module, with other keywords."""
         shape = at.input.shape
         spatial = self.sliding.windows(shape)
         channels = shape[self.sliding.channel_axis(shape)]
         blobs = self.blobs(shape)
         weight = blobs[0]
-        return "Conv({})".format(
+        return "nnx.Conv({})".format(
             arguments(
                 channels,
                 self.num_output,
@@ -161,7 +141,6 @@ class Convolution(Layer):
                 kernel_dilation=unless(same([w.dilation for w in spatial] or [1]), 1),
                 feature_group_count=unless(self.group, 1),
                 use_bias=unless(self.bias, True),
-                conv_general_dilated=self._formulation(channels),
                 **initialisers(
                     at,
                     blobs,
@@ -169,8 +148,8 @@ class Convolution(Layer):
                         weight.shape, kernel_axes(len(weight.shape))
                     ),
                 ),
-                **others,
                 dtype="dtype",
+                precision="precision",
                 rngs="rngs",
             )
         )
@@ -185,14 +164,6 @@ class Convolution(Layer):
         if all(low == high for low, high in emitted):
             return literal(same([low for low, _ in emitted]))
         return literal(emitted)
-
-    def _formulation(self, channels: int) -> str | None:
-        """What XLA runs fast on CPU; many narrow groups compile fast only together."""
-        if self.group == 1:
-            return None
-        if self.group == channels:
-            return "depthwise_conv"
-        return "narrow_grouped_conv" if self.group > 8 else "grouped_conv"
 
     def call(self, at: Site) -> str:
         return ", ".join(f"{at.module}({x})" for x in at.args)

@@ -111,8 +111,8 @@ class Deconvolution(Layer):
         return Layouts((layout,) * len(inputs), (layout,) * len(inputs))
 
     def build(self, at: Site) -> str:
-        """nnx.ConvTranspose; as that has no groups, a grouped one is a Conv over the
-        dilated input."""
+        """nnx.ConvTranspose; as that has no groups, a grouped one is an nnx.Conv over
+        the dilated input."""
         shape = at.input.shape
         spatial = self.sliding.windows(shape)
         # Flax counts pads from where a window touches a single pixel.
@@ -122,7 +122,7 @@ class Deconvolution(Layer):
         grouped = self.group > 1
         blobs = self.blobs(shape)
         return "{}({})".format(
-            "Conv" if grouped else "nnx.ConvTranspose",
+            "nnx.Conv" if grouped else "nnx.ConvTranspose",
             arguments(
                 shape[self.sliding.channel_axis(shape)],
                 self.num_output,
@@ -136,9 +136,9 @@ class Deconvolution(Layer):
                 feature_group_count=unless(self.group, 1),
                 use_bias=unless(self.bias, True),
                 transpose_kernel=None if grouped else True,
-                conv_general_dilated="transposed_conv" if grouped and stride else None,
                 **initialisers(at, blobs, self._kernel_init(blobs[0])),
                 dtype="dtype",
+                precision="precision",
                 rngs="rngs",
             ),
         )
@@ -156,7 +156,7 @@ class Deconvolution(Layer):
 
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
         """(c, o / group, *window) as (*window, o, c) for nnx.ConvTranspose, or turned
-        around as (*window, c / group, o) for Conv."""
+        around as (*window, c / group, o) for nnx.Conv."""
         weight = blobs[0]
         if self.group > 1:
             inputs, outputs, *window = weight.shape

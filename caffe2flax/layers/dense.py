@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Self
 
@@ -30,15 +30,11 @@ from caffe2flax.registry import (
 ROWS = 2**18
 """Weights that the reference brings to float64 at once."""
 
-LARGE = 2**19
-"""Weights whose reading, and no longer the call, is what a product costs."""
-
 
 @layer("InnerProduct", "inner_product_param")
 @dataclass(frozen=True, slots=True)
 class InnerProduct(Layer):
-    """y = W x + b, x being all axes from `axis` on in one. `by_rows`: the module holds
-    W and not its transpose."""
+    """y = W x + b, x being all axes from `axis` on in one."""
 
     in_place = False
 
@@ -50,7 +46,6 @@ class InnerProduct(Layer):
     transpose: bool = False
     weight_filler: Filler = Filler()
     bias_filler: Filler = Filler()
-    by_rows: bool = False
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -68,18 +63,6 @@ class InnerProduct(Layer):
 
     def _axis(self, shape: Shape) -> int:
         return canonical_axis(self.first_axis, len(shape))
-
-    def prepare(self, *inputs: Shape) -> Layer:
-        weight, *_ = self.blobs(*inputs)
-        return replace(self, by_rows=prod(weight.shape) >= LARGE)
-
-    @property
-    def gives_up(self) -> tuple[int, int]:
-        return 0, int(self.by_rows)
-
-    @property
-    def by_item(self) -> bool:
-        return self.first_axis > 0
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
@@ -111,31 +94,21 @@ class InnerProduct(Layer):
     def build(self, at: Site) -> str:
         axis = self._axis(at.input.shape)
         features = prod(at.input.shape[axis:])
-        made = "{}({})".format(
-            "RowLinear" if self.by_rows else "nnx.Linear",
+        blobs = self.blobs(at.input.shape)
+        shape, axes = blobs[0].shape, (0, 1) if self.transpose else (1, 0)
+        made = "nnx.Linear({})".format(
             arguments(
                 features,
                 self.num_output,
                 use_bias=unless(self.bias, True),
-                **self._options(at),
+                **initialisers(at, blobs, blobs[0].filler.initializer(shape, axes)),
                 dtype="dtype",
+                precision="precision",
                 rngs="rngs",
             ),
         )
         reordered = not np.all(np.diff(at.input.flat_indices(axis)) == 1)
-        entries = "columns" if self.by_rows else "rows"
-        return made + (f"  # {entries} in H, W, C order" if reordered else "")
-
-    def _options(self, at: Site) -> dict[str, str | None]:
-        """What nnx.Linear alone is given: prepared weights are never drawn."""
-        if self.by_rows:
-            return {}
-        blobs = self.blobs(at.input.shape)
-        axes = (0, 1) if self.transpose else (1, 0)
-        kernel_init = blobs[0].filler.initializer(blobs[0].shape, axes)
-        large = prod(blobs[0].shape) >= LARGE
-        given = initialisers(at, blobs, kernel_init)
-        return {**given, "dot_general": "split_dot" if large else None}
+        return made + ("  # rows in H, W, C order" if reordered else "")
 
     def call(self, at: Site) -> str:
         axis = self._axis(at.input.shape)
@@ -143,7 +116,7 @@ class InnerProduct(Layer):
         if axis == rank - 1:
             return f"{at.module}({at.x})"
         if axis == 1:
-            return f"{at.module}(flatten({at.x}))"
+            return f"{at.module}(lax.collapse({at.x}, 1))"
         lead = (
             -1 if at.output.is_batch(a) else at.output.shape[a] for a in range(axis)
         )
@@ -153,8 +126,6 @@ class InnerProduct(Layer):
     def weights(self, blobs: Sequence[Array], at: Site) -> Mapping[str, Array | Merged]:
         kernel = blobs[0] if self.transpose else blobs[0].T
         rows = at.input.merged_rows(kernel, self._axis(at.input.shape))
-        if self.by_rows:
-            rows = Merged(np.moveaxis(rows.array, -1, 0), rows.shape[::-1])
         return {"kernel": rows} | ({"bias": blobs[1]} if self.bias else {})
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:

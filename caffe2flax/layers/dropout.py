@@ -49,10 +49,6 @@ class Dropout(Elementwise):
     def build(self, at: Site) -> str:
         return f"nnx.Dropout({literal(self.ratio)})"
 
-    @property
-    def by_item(self) -> bool:
-        return not self.always
-
     def call(self, at: Site) -> str:
         deterministic = "False" if self.always else None
         given = arguments(at.x, deterministic=deterministic, rngs="rngs")

@@ -73,12 +73,8 @@ class LRN(Elementwise):
         return f"{self.size}x{self.size}" if self.within else f"{self.size} channels"
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        layout = Layout.channels_last(4) if self.within else inputs[0].layout.plain()
+        layout = Layout.channels_last(4)
         return Layouts((layout,), (layout,))
-
-    @property
-    def by_item(self) -> bool:
-        return True
 
     def call(self, at: Site) -> str:
         alpha, beta = literal(self.alpha), literal(self.beta)
@@ -86,9 +82,8 @@ class LRN(Elementwise):
         if self.within:
             return f"lrn_within_channel({arguments(at.x, **window)})"
         k = unless(self.k, 1.0)
-        axis = unless(at.axis(1), -1)
         name = "lrn_in_place" if self.lossy else "lrn"
-        return f"{name}({arguments(at.x, **window, k=k, axis=axis)})"
+        return f"{name}({arguments(at.x, **window, k=k)})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs

@@ -94,10 +94,6 @@ class Softmax(Elementwise):
         params.ignore("engine")
         return cls(params.get("axis", 1))
 
-    @property
-    def by_item(self) -> bool:
-        return self.softmax_axis > 0
-
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         canonical_axis(self.softmax_axis, len(inputs[0]))
         return inputs

@@ -12,11 +12,11 @@ import numpy as np
 from caffe2flax.errors import ConversionError
 from caffe2flax.layers._fields import pair, windows
 from caffe2flax.layers._placing import shrinking
+from caffe2flax.layers._pooling import avg_pool, max_pool, overhangs
 from caffe2flax.layers.window import (
     Padding,
     Window,
     caption,
-    overhang,
     pool_output,
     pool_windows,
     reconcile,
@@ -32,7 +32,6 @@ from caffe2flax.registry import (
     arguments,
     layer,
     literal,
-    unless,
 )
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -91,10 +90,6 @@ class Pooling(Layer):
             return tuple(Window(size) for size in shape[2:])
         return windows(len(shape) - 2, self.kernel, self.stride, self.pad)
 
-    @property
-    def by_item(self) -> bool:
-        return True
-
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
         sizes = pooled(shape[2:], self._windows(shape), ceil=self.ceil)
@@ -124,28 +119,15 @@ class Pooling(Layer):
     def call(self, at: Site) -> str:
         if self.everywhere and self.tops_made == 1:
             if self.method == "MAX":
-                return f"global_max_pool({at.x})"
+                return f"nnx.max_pool({at.x}, {at.operands[0]}.shape[1:-1])"
             axes = tuple(range(1, len(at.input.shape) - 1))
             return f"jnp.mean({at.x}, axis={axes}, keepdims=True)"
         spatial = self._windows(at.input.shape)
-        kernel = literal(tuple(w.kernel for w in spatial))
-        stride = literal(tuple(w.stride for w in spatial))
+        assert self.padding is not None, "reconcile_padding has not run"
         if self.method == "MAX":
-            assert self.padding is not None, "reconcile_padding has not run"
-            function = "max_pool" if self.tops_made == 1 else "max_pool_with_mask"
-            padding = unless(self.padding.emitted, "VALID")
-            return f"{function}({arguments(at.x, kernel, stride, padding=padding)})"
-        over = overhangs(at.input.shape[2:], spatial, at.output.shape[2:])
-        pad = tuple(w.pad for w in spatial)
-        return "avg_pool({})".format(
-            arguments(
-                at.x,
-                kernel,
-                stride,
-                pad=literal(pad) if any(pad) else None,
-                overhang=literal(over) if any(over) else None,
-            )
-        )
+            return max_pool(at.x, spatial, self.padding, masked=self.tops_made == 2)
+        sizes = at.input.shape[2:], at.output.shape[2:]
+        return avg_pool(at.x, spatial, self.padding, *sizes)
 
     def reference(
         self, blobs: Sequence[Array], *inputs: Array
@@ -218,18 +200,26 @@ class SPP(Layer):
 
     def call(self, at: Site) -> str:
         sizes = at.input.shape[2:]
-        levels = []
-        for spatial, outs in self._levels(at.input.shape):
-            kernel = tuple(w.kernel for w in spatial)
+        found = [
+            (spatial, reconcile(sizes, spatial, outs), outs)
+            for spatial, outs in self._levels(at.input.shape)
+        ]
+        if self.height == 1:
+            ((spatial, padding, outs),) = found
             if self.method == "MAX":
-                last: tuple[object, ...] = (reconcile(sizes, spatial, outs).emitted,)
-            else:
+                return max_pool(at.x, spatial, padding)
+            return avg_pool(at.x, spatial, padding, sizes, outs)
+        levels = []
+        for spatial, padding, outs in found:
+            kernel = tuple(w.kernel for w in spatial)
+            last: tuple[object, ...] = (padding.emitted,)
+            if self.method == "AVE":
                 pad = tuple(w.pad for w in spatial)
                 last = (pad, overhangs(sizes, spatial, outs))
             levels.append(literal((kernel, kernel, *last)))
-        pool = "max_pool" if self.method == "MAX" else "avg_pool"
-        if self.height == 1:
-            return f"{pool}({at.x}, {levels[0][1:-1]})"
+        empty = any(padding.empty for _, padding, _ in found)
+        largest = "max_pool" if empty else "nnx.max_pool"
+        pool = largest if self.method == "MAX" else "avg_pool"
         return f"spatial_pyramid({arguments(pool, at.x, *levels)})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
@@ -256,11 +246,6 @@ def pooled(sizes: Shape, spatial: tuple[Window, ...], *, ceil: bool) -> Shape:
         pool_output(size, w, ceil=ceil, clip=clip)
         for size, w in zip(sizes, spatial, strict=True)
     )
-
-
-def overhangs(sizes: Shape, spatial: tuple[Window, ...], outs: Shape) -> Shape:
-    """On each axis the pixels that the last window reads beyond image and pad."""
-    return tuple(map(overhang, sizes, spatial, outs))
 
 
 def slide(x: Array, method: str, spatial: tuple[Window, ...], sizes: Shape) -> Array:

@@ -38,10 +38,6 @@ class Power(Elementwise):
                 return None
         return "1.0" if self.power == 0 else _power(self.shift, self.power)
 
-    @property
-    def by_item(self) -> bool:
-        return True
-
     def call(self, at: Site) -> str:
         constant = self._constant
         if constant is not None:

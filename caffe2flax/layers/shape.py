@@ -25,10 +25,6 @@ class Flatten(Regroup):
     def parse(cls, params: Params) -> Self:
         return cls(params.get("axis", 1), params.get("end_axis", -1))
 
-    @property
-    def by_item(self) -> bool:
-        return self.axis > 0
-
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
         start = canonical_axis(self.axis, len(shape))

@@ -10,10 +10,10 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.layers._fields import older_or_own
+from caffe2flax.layers._pooling import avg_pool, max_pool
 from caffe2flax.layers.window import (
     Padding,
     Window,
-    overhang,
     pool_output,
     pool_windows,
     reconcile,
@@ -25,10 +25,7 @@ from caffe2flax.registry import (
     Layer,
     Layouts,
     Site,
-    arguments,
     layer,
-    literal,
-    unless,
 )
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -80,17 +77,11 @@ class Pooling3D(Layer):
         return Layouts((layout,), (layout,))
 
     def call(self, at: Site) -> str:
-        kernel = literal(tuple(w.kernel for w in self.spatial))
-        stride = literal(tuple(w.stride for w in self.spatial))
+        assert self.padding is not None, "reconcile_padding has not run"
         if self.method == "MAX":
-            assert self.padding is not None, "reconcile_padding has not run"
-            padding = unless(self.padding.emitted, "VALID")
-            return f"max_pool({arguments(at.x, kernel, stride, padding=padding)})"
-        sizes = at.input.shape[2:], self.spatial, at.output.shape[2:]
-        over, pad = tuple(map(overhang, *sizes)), tuple(w.pad for w in self.spatial)
-        none = (0, 0, 0)
-        ends = {"pad": unless(pad, none), "overhang": unless(over, none)}
-        return f"avg_pool({arguments(at.x, kernel, stride, **ends)})"
+            return max_pool(at.x, self.spatial, self.padding)
+        sizes = at.input.shape[2:], at.output.shape[2:]
+        return avg_pool(at.x, self.spatial, self.padding, *sizes)
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs

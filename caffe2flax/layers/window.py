@@ -70,6 +70,11 @@ def caption(windows: Sequence[Window]) -> str:
     return ", ".join(parts)
 
 
+CEIL = ((0, 1), (0, 1))
+"""The usual padding where Caffe rounds pooled sizes up; generated modules have a name
+for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Padding:
     """What `reconcile` decided for a layer; the tuples hold a pair for each axis.

@@ -1,54 +1,21 @@
-"""Pooling as Caffe does it. x is (N, *spatial, C)."""
+"""Pooling as Caffe does it, where Flax's differs. x is (N, *spatial, C)."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from flax import nnx
+from jax import Array
 
-from caffe2flax.ops.convolution import pad_spatial, window_slices
+from caffe2flax.ops.window import pad_spatial, window_slices
 
 
-def max_pool(
-    x: Array,
-    window: tuple[int, ...],
-    strides: tuple[int, ...],
-    padding: str | Sequence[tuple[int, int]] = "VALID",
-) -> Array:
-    """y[n, i, c] = the largest x[n, i * stride + w - pad, c] over w in window.
-
-    x is (N, *spatial, C). As in Caffe NaN is passed over, nothing is below the lowest
-    float, a window of padding alone gives that, and the gradient goes to the first
-    maximum in row-major order. On CPU maxima of shifted slices, up to 20 times faster.
-    """
+def max_pool(x: Array, *args: Any, **options: Any) -> Array:
+    """nnx.max_pool, but a window of padding alone gives the lowest float."""
     lowest = jnp.nan_to_num(jnp.asarray(-jnp.inf, x.dtype))
-    x = pad_spatial(jnp.where(x > lowest, x, lowest), lowest, window, strides, padding)
-
-    def native(x: Array) -> Array:
-        y: Array = lax.reduce_window(
-            x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), "VALID"
-        )
-        return y
-
-    def shifted(x: Array) -> Array:
-        # The last axis first, and the earlier of equals kept: row-major order.
-        for axis in range(len(window), 0, -1):
-            slices = window_slices(x, window[axis - 1], strides[axis - 1], axis)
-            x = functools.reduce(lambda a, b: jnp.where(b > a, b, a), slices)
-        return x
-
-    if max(window) > 8:  # so many slices cost more than they gain
-        return native(x)
-    y: Array = lax.platform_dependent(x, cpu=shifted, default=native)
-    return y
-
-
-def global_max_pool(x: Array) -> Array:
-    """The largest value of each channel, (N, 1, ..., C): `max_pool` of all pixels."""
-    return max_pool(x, x.shape[1:-1], (1,) * (x.ndim - 2))
+    return jnp.maximum(nnx.max_pool(x, *args, **options), lowest)
 
 
 def max_pool_with_mask(
@@ -90,42 +57,18 @@ def avg_pool(
     x: Array,
     window: tuple[int, ...],
     strides: tuple[int, ...],
-    pad: tuple[int, ...] = (),
-    overhang: tuple[int, ...] = (),
+    pad: tuple[int, ...],
+    overhang: tuple[int, ...],
 ) -> Array:
     """y[n, i, c] = sum over w of x[n, i * stride + w - pad, c] / size of that window.
 
     x is (N, *spatial, C) between zeros: `pad` of them at both ends of an axis count in
-    the size, `overhang` of them beyond its high end do not, so that a window of those
-    alone is 0 / 0. On CPU sums of shifted slices, up to 5 times faster there.
+    the size, `overhang` of them beyond its high end do not.
     """
-    pad = pad or (0,) * len(window)
-    overhang = overhang or (0,) * len(window)
-    sizes = np.ones((1, 1))
-    for size, w, s, p, o in zip(
-        x.shape[1:-1], window, strides, pad, overhang, strict=True
-    ):
-        starts = np.arange(0, size + 2 * p + o - w + 1, s)
-        extent = np.minimum(w, size + 2 * p - starts)
-        sizes = sizes[..., None, :] * extent[:, None]
     pairs = [(p, p + o) for p, o in zip(pad, overhang, strict=True)]
-    wide = np.promote_types(x.dtype, np.float32)
-    padded = pad_spatial(x.astype(wide), 0, window, strides, pairs)
-
-    def native(x: Array) -> Array:
-        y: Array = lax.reduce_window(
-            x, 0.0, lax.add, (1, *window, 1), (1, *strides, 1), "VALID"
-        )
-        return y
-
-    def shifted(x: Array) -> Array:
-        for axis in range(len(window), 0, -1):
-            if x.shape[axis] == window[axis - 1]:
-                x = x.sum(axis, keepdims=True)
-            else:
-                slices = window_slices(x, window[axis - 1], strides[axis - 1], axis)
-                x = sum(slices[1:], slices[0])
-        return x
-
-    total: Array = lax.platform_dependent(padded, cpu=shifted, default=native)
-    return (total / jnp.asarray(sizes, wide)).astype(x.dtype)
+    sizes = np.ones(())
+    for n, w, s, (p, q) in zip(x.shape[1:-1], window, strides, pairs, strict=True):
+        starts = np.arange(0, n + p + q - w + 1, s)
+        sizes = np.multiply.outer(sizes, np.minimum(w, n + 2 * p - starts) / w)
+    y: Array = nnx.avg_pool(x, window, strides, pairs)
+    return y / jnp.asarray(sizes[None, ..., None], x.dtype)

@@ -7,21 +7,6 @@ import numpy as np
 from jax import Array
 
 
-def flatten(x: Array) -> Array:
-    """(N, ...) -> (N, all the rest), in C order."""
-    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
-
-
-def join_channels(x: Array, other: Array) -> Array:
-    """jnp.concatenate([x, other], axis=-1), of two blobs of one shape (..., C).
-
-    As rows of one more axis, for which XLA on CPU has a loop that several cores share,
-    where it copies blobs on one.
-    """
-    pair = jnp.stack([x, other], axis=-2)
-    return pair.reshape(*x.shape[:-1], 2 * x.shape[-1])
-
-
 def to_caffe_order(
     x: Array,
     axis: int,

@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
 from caffe2flax.ops.detection import decode_boxes, detection_output
-from caffe2flax.ops.pooling import avg_pool
 from caffe2flax.ops.resize import resize_linear
 
 
@@ -63,10 +63,10 @@ def add_pyramid(
     size = x.shape[1:3]
     total = x
     for window, stride in zip(windows, strides, strict=True):
-        over = tuple(
-            max(-(-(n - w) // s) * s + w - n, 0)
+        over = [
+            (0, max(-(-(n - w) // s) * s + w - n, 0))
             for n, w, s in zip(size, window, stride, strict=True)
-        )
-        pooled = avg_pool(x, window, stride, overhang=over)
+        ]
+        pooled = nnx.avg_pool(x, window, stride, over, count_include_pad=False)
         total = total + resize_linear(pooled, size, align_corners=True)
     return total

@@ -9,10 +9,10 @@ from caffe2flax.passes.alignment import align_crops
 from caffe2flax.passes.batchnorm import fold_batchnorm
 from caffe2flax.passes.blocks import factor_blocks
 from caffe2flax.passes.files import feed_files
-from caffe2flax.passes.inference import prepare
 from caffe2flax.passes.layout import assign_layouts
 from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import infer_shapes
+from caffe2flax.passes.sizes import find_free_sizes
 from caffe2flax.passes.targets import feed_targets
 from caffe2flax.passes.unused import drop_unused
 
@@ -24,16 +24,12 @@ PASSES: tuple[Pass, ...] = (
     infer_shapes,  # everything below asks for shapes or weight blobs
     feed_targets,  # needs shapes; takes nodes away
     feed_files,  # needs shapes; its inputs are none that follow the batch
+    find_free_sizes,  # needs all inputs and their shapes
     fold_batchnorm,  # before the layouts: it takes nodes away
     reconcile_padding,  # needs sizes only
     assign_layouts,  # adds transposes between the nodes that remain
     factor_blocks,  # last: it only marks groups of nodes
 )
-
-
-_FOLDED = PASSES.index(fold_batchnorm) + 1
-OPTIMIZING = (*PASSES[:_FOLDED], prepare, *PASSES[_FOLDED:])
-"""For a module that is only run."""
 
 
 def run_passes(graph: Graph, passes: Sequence[Pass] = PASSES) -> Graph:

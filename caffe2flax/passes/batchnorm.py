@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 
 from caffe2flax.ir import Graph, Node, Value
 from caffe2flax.registry import Layer
@@ -20,29 +19,18 @@ def fold_batchnorm(graph: Graph) -> Graph:
     Not where another layer reads `a`, or where `a` leaves the module, or where one of
     the two shares weights by itself.
     """
-    return join(graph, lambda layer, following: layer.fold(following))
-
-
-def join(
-    graph: Graph, fold: Callable[[Layer, Layer], Layer | None], tied: bool = True
-) -> Graph:
-    """One node for two, wherever `fold` has a layer for what they do. tied: also where
-    another such pair has the same weights."""
-    pairs = [*_pairs(graph, fold)]
+    pairs = [*_pairs(graph)]
     uses = Counter(weight for node in graph.nodes for weight in node.weights)
     alike = Counter(node.weights + follower.weights for node, follower, _ in pairs)
-    alike = alike if tied else Counter(set(alike))
     folded: dict[int, Node] = {}
     gone: set[int] = set()
     for node, follower, layer in pairs:
         weights = node.weights + follower.weights
         if any(uses[weight] != alike[weights] for weight in weights):
             continue
-        others = [value for value in follower.inputs if value not in node.outputs]
         folded[node.number] = replace(
             node,
             layer=layer,
-            inputs=(*node.inputs, *others),
             outputs=follower.outputs,
             weights=weights,
             shares=(),
@@ -53,22 +41,14 @@ def join(
     return replace(graph, nodes=tuple(nodes))
 
 
-def _pairs(
-    graph: Graph, fold: Callable[[Layer, Layer], Layer | None]
-) -> Iterator[tuple[Node, Node, Layer]]:
-    """Two nodes, and the layer that does the work of both. What has more bottoms than
-    one comes right behind the other, so that all of them are there."""
+def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Layer]]:
+    """Two nodes, and the layer that does the work of both."""
     readers = graph.readers()
-    for node, next_ in pairwise((*graph.nodes, None)):
-        assert node is not None
+    for node in graph.nodes:
         follower = _only_reader(node, readers, graph.wanted)
         if follower is None or not all(follower.propagate_down):
             continue
-        distinct = len(set(follower.inputs)) == len(follower.inputs)
-        here = follower.layer.sums and follower is next_ and distinct
-        if len(follower.inputs) > 1 and not here:
-            continue
-        layer = fold(node.layer, follower.layer)
+        layer = node.layer.fold(follower.layer)
         if layer is not None:
             yield node, follower, layer
 
@@ -79,4 +59,4 @@ def _only_reader(
     if len(node.outputs) != 1 or node.outputs[0] in wanted:
         return None
     found = readers.get(node.outputs[0], ())
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 and len(found[0].inputs) == 1 else None

@@ -1,0 +1,55 @@
+"""The calls of functions that pool. Sizes and windows are axis by axis, x is the
+argument as source text."""
+
+from __future__ import annotations
+
+from caffe2flax.layers.window import CEIL, Padding, Window, overhang
+from caffe2flax.layout import Shape
+from caffe2flax.registry import arguments, literal, unless
+
+
+def max_pool(
+    x: str, spatial: tuple[Window, ...], padding: Padding, *, masked: bool = False
+) -> str:
+    """nnx.max_pool, unless a window holds no pixel: of that it would make -inf, where
+    Caffe has the lowest float."""
+    name = "max_pool" if padding.empty else "nnx.max_pool"
+    name = "max_pool_with_mask" if masked else name
+    return f"{name}({_window(x, spatial, padding.emitted, whole=masked)})"
+
+
+def avg_pool(
+    x: str, spatial: tuple[Window, ...], padding: Padding, sizes: Shape, outs: Shape
+) -> str:
+    """nnx.avg_pool where all windows are whole, or all pads are overhang, which does
+    not count; else a function that counts them as Caffe does."""
+    over = overhangs(sizes, spatial, outs)
+    pad = tuple(w.pad for w in spatial)
+    if any(over) and (any(pad) or padding.empty):
+        kernel, stride = _numbers(spatial)
+        counted = arguments(x, kernel, stride, pad=pad, overhang=over)
+        return f"avg_pool({counted})"
+    given = _window(x, spatial, padding.emitted)
+    counts = ", count_include_pad=False" if any(over) else ""
+    return f"nnx.avg_pool({given}{counts})"
+
+
+def overhangs(sizes: Shape, spatial: tuple[Window, ...], outs: Shape) -> Shape:
+    """On each axis the pixels that the last window reads beyond image and pad."""
+    return tuple(map(overhang, sizes, spatial, outs))
+
+
+def _window(
+    x: str, spatial: tuple[Window, ...], padding: object, *, whole: bool = False
+) -> str:
+    """x, window, strides, padding; without Flax's defaults unless `whole`."""
+    kernel, stride = _numbers(spatial)
+    named = "CEIL" if padding == CEIL else unless(padding, "VALID")
+    if whole or any(w.stride > 1 for w in spatial):
+        return arguments(x, kernel, stride, *([named] if named else []))
+    return arguments(x, kernel, padding=named)
+
+
+def _numbers(spatial: tuple[Window, ...]) -> tuple[str, str]:
+    kernel, stride = tuple(w.kernel for w in spatial), tuple(w.stride for w in spatial)
+    return literal(kernel), literal(stride)
