@@ -135,8 +135,9 @@ _answer: Future[frozenset[str]] | None = None
 
 
 def prepare() -> Future[frozenset[str]]:
-    """Starts what `available` waits for. To call it as soon as it is clear that
-    `available` will be asked hides most of the second."""
+    """Starts what `available` waits for: called early, it hides most of the second. A
+    process that is forked meanwhile waits for ever, as programs of JAX do after a fork.
+    """
     global _answer
     with _lock:
         if _answer is None:
@@ -150,8 +151,7 @@ def ask(answer: Future[frozenset[str]]) -> None:
     # Variables of JAX may ask for a GPU, a cache, other devices or no compilation.
     env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
-    try:
-        # In an application that is one file, sys.executable is that application.
+    try:  # In an application that is one file, sys.executable is that application.
         if not sys.executable or getattr(sys, "frozen", False):
             raise OSError("no interpreter of Python")
         # -P: the folder of this file is no place to import from.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import random
 import subprocess
@@ -382,6 +383,27 @@ def test_threads_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
         found = [*pool.map(onednn.available, ["product", "packed"] * 20)]
     assert found == [platform.machine() == "x86_64", False] * 20
     assert len(runs) <= 1
+
+
+def test_an_older_processor() -> None:
+    """Where oneDNN may use AVX2 alone, what is right by its trial is right elsewhere:
+    packed kernels are in another order there, for some counts of columns or for all."""
+    code = (
+        "from caffe2flax.cpu import probe\n"
+        "from tests.cpu.sweep import Case, TOLERANCE, draw, measure\n"
+        "packed = [\n"
+        "    Case('packed', None, (5, 17, out), False, 0, False)\n"
+        "    for out in range(2, 700, 7)\n"
+        "]\n"
+        "convs = [draw(1, i, convs_only=True) for i in range(40)]\n"
+        "for what, cases in {'packed': packed, 'convolution': convs}.items():\n"
+        "    if probe.right(what):\n"
+        "        assert max(measure(cases, 0)) <= TOLERANCE, what\n"
+    )
+    env = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-1000:]
 
 
 @pytest.mark.usefixtures("asked_again", "called")
