@@ -26,7 +26,8 @@ LARGE = 2**17
 def end_of_large(graph: Graph) -> int:
     """Up to which operation items go two by two: before it blobs of the whole batch
     would leave a processor's cache, behind it weights weigh more, which are read for
-    each pair. 0 where nothing is gained, or items depend on each other."""
+    each pair. 0 where nothing is gained, or items depend on each other; without a layer
+    there is nothing to gain, as XLA makes one loop of all that is cheap."""
     counts = {value.shape[:1] for value in graph.inputs}
     if len(counts) != 1 or (count := sum(max(counts))) < 3:
         return 0
@@ -43,7 +44,10 @@ def end_of_large(graph: Graph) -> int:
         again = passes * sum(n for i, n in weights.items() if i < end)
         return again + sum(n for i, n in blobs.items() if i >= end)
 
-    end = min((0, *places, len(graph.nodes)), key=cost)
+    layers = (i for i in places if graph.nodes[i].op in READING[:2])
+    first = next(layers, len(graph.nodes))
+    after = [i for i in (*places, len(graph.nodes)) if i > first]
+    end = min((0, *after), key=cost)
     return end if end and by_item(cut(graph, end)[0]) else 0
 
 

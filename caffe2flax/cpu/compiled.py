@@ -14,9 +14,9 @@ import numpy as np
 from caffe2flax.cpu import batch, onednn
 from caffe2flax.cpu.errors import MismatchError
 from caffe2flax.cpu.fold import as_given
-from caffe2flax.cpu.graph import Graph, Value, graph_of
+from caffe2flax.cpu.graph import Graph, Held, Value, graph_of
 from caffe2flax.cpu.rewrites import described, rewrite
-from caffe2flax.cpu.sources import Source, own_copy
+from caffe2flax.cpu.sources import Source
 from caffe2flax.cpu.surroundings import kind, plain_because, settings
 from caffe2flax.cpu.ways import Means
 
@@ -42,7 +42,7 @@ class Compiled:
         self._plain = jax.jit(self._source.call)
         self._programs: dict[Hashable, Program | None] = {}
         self._prepared: dict[Hashable, Any] = {}
-        self._held: dict[int, Any] = {}
+        self._held: Held = {}
         self._lock = threading.RLock()
         if jax.default_backend() == "cpu":
             onednn.prepare()
@@ -146,7 +146,9 @@ class Compiled:
     def _prepare(self, value: Value) -> Any:
         """A weight as programs take it, which all of them share."""
         if value.key not in self._prepared:
-            self._prepared[value.key] = own_copy(as_given(value))
+            with jax.ensure_compile_time_eval():
+                # jnp.asarray would compile a copy for each shape.
+                self._prepared[value.key] = jax.device_put(as_given(value))
             value.forget()
         return self._prepared[value.key]
 

@@ -29,6 +29,9 @@ INLINED = {
 """Primitives that only call another jaxpr, and the parameter that holds it."""
 
 
+Held = dict[int, tuple[Any, jax.Array]]
+
+
 @dataclass(eq=False)
 class Value:
     """What an operation reads or gives.
@@ -136,11 +139,11 @@ class Graph:
         self.makers.update(dict.fromkeys(node.outputs, node))
 
 
-def graph_of(closed: Any, weights: Sequence[Any], held: dict[int, Any]) -> Graph:
+def graph_of(closed: Any, weights: Sequence[Any], held: Held) -> Graph:
     """The operations of a jaxpr, whose first arguments are the weights.
 
-    held: takes up, by their ids, arrays that the function holds itself. As long as they
-    are kept, keys of values stand for one number each.
+    held: takes up, by their ids, arrays that the function holds itself, and copies that
+    nobody writes to. As long as they are kept, a key stands for one value.
     """
     jaxpr, count = closed.jaxpr, len(weights)
     known = [
@@ -158,10 +161,18 @@ def _known(aval: Any, array: Any, key: Hashable) -> Value:
     return Value(tuple(aval.shape), aval.dtype, lambda: array, key)
 
 
+def own_copy(array: Any) -> jax.Array:
+    """An array that nobody else writes to, as one of NumPy's may be."""
+    with jax.ensure_compile_time_eval():
+        return (
+            array if isinstance(array, jax.Array) else jax.device_put(np.array(array))
+        )
+
+
 class _Inlined:
     """The operations of a jaxpr and of those that it calls."""
 
-    def __init__(self, held: dict[int, Any]):
+    def __init__(self, held: Held):
         self.nodes: list[Node] = []
         self.held = held
 
@@ -206,8 +217,8 @@ class _Inlined:
             array = np.asarray(array, aval.dtype)
             key = ("number", str(aval.dtype), aval.shape, array.tobytes())
             return _known(aval, array, key)
-        self.held[id(array)] = array
-        return _known(aval, array, ("held", id(array)))
+        _, own = self.held.setdefault(id(array), (array, own_copy(array)))
+        return _known(aval, own, ("held", id(array)))
 
 
 def _bind(eqn: Any, *inputs: Any, **params: Any) -> Any:

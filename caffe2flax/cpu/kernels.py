@@ -92,8 +92,11 @@ def thinned(x: Array, strides: Sizes) -> Array:
 
 def patches(x: Array, window: Sizes, *, strides: Sizes, padding: Pads) -> Array:
     """Each pixel's window in a row: (N, *spatial, prod(window) * C)."""
-    cuts = windows(padded(x, padding, 0), window, strides, (1,) * len(window))
-    return jnp.concatenate(cuts, axis=-1)
+    x = padded(x, padding, 0)
+    for axis in range(len(window), 0, -1):
+        cuts = slices(x, window[axis - 1], strides[axis - 1], axis)
+        x = jnp.concatenate(cuts, axis=-1)
+    return x
 
 
 def patch_conv(x: Array, kernel: Array, *, strides: Sizes, padding: Pads) -> Array:

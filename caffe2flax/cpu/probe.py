@@ -110,10 +110,13 @@ def pack(kernel: np.ndarray) -> np.ndarray:
     AVX-512. The result has one axis."""
     k, out = kernel.shape
     rows, columns = -(-k // ROWS), -(-out // COLUMNS)
-    wide = np.zeros((rows * ROWS, columns * COLUMNS), np.float32)
-    wide[:k, :out] = kernel
-    blocks = wide.reshape(rows, ROWS, columns, COLUMNS).transpose(2, 0, 1, 3)
-    return blocks.reshape(-1)
+    wide, sizes = kernel, (rows * ROWS, columns * COLUMNS)
+    if kernel.shape != sizes:
+        wide = np.zeros(sizes, np.float32)
+        wide[:k, :out] = kernel
+    packed = np.empty((columns, rows, ROWS, COLUMNS), np.float32)
+    packed[...] = wide.reshape(rows, ROWS, columns, COLUMNS).transpose(2, 0, 1, 3)
+    return packed.reshape(-1)
 
 
 def available(what: What) -> bool:

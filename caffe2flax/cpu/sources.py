@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import errors, nnx
 
 from caffe2flax.cpu.errors import ChangingModelError
+from caffe2flax.cpu.graph import own_copy
 
 
 class Source:
@@ -58,12 +58,6 @@ class Source:
 
 def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray))
-
-
-def own_copy(array: Any) -> jax.Array:
-    """An array that nobody else writes to, as one of NumPy's may be."""
-    with jax.ensure_compile_time_eval():
-        return array if isinstance(array, jax.Array) else jnp.array(array)
 
 
 def watched(function: Callable[..., Any]) -> Callable[..., Any]:

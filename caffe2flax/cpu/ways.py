@@ -16,6 +16,10 @@ from caffe2flax.cpu.graph import Node, Value
 
 Run = Callable[..., Array]
 
+LARGE_KERNEL = 2**18
+"""Weights that take longer to put in order, as oneDNN's convolution does at each call,
+than to compute with for few pixels. Below it that convolution compiles soonest."""
+
 
 @dataclass(frozen=True)
 class Means:
@@ -79,7 +83,8 @@ def convolution(node: Node, means: Means) -> Way:
     pixels, weights = x.shape[0] * math.prod(sizes), math.prod(kernel.shape)
     simple = groups == 1 and max(p["rhs_dilation"]) == 1
     whole = math.prod(window) == 1 and not np.any(p["padding"])
-    if simple and pixels > 1 and (whole or (pixels <= 128 and weights >= 2**18)):
+    few = pixels <= 128 and weights > LARGE_KERNEL
+    if simple and pixels > 1 and (whole or few):
         if means.packed and out > 1:
             one = {"out": out, "biased": biased, "relu": relu}
             if whole:
@@ -114,7 +119,7 @@ def pays(x: Value, groups: int, pixels: int, weights: int) -> bool:
     another core takes longer."""
     if 1 < groups == x.shape[-1] and math.prod(x.shape) < 2**18:
         return False
-    return pixels >= 100 or weights <= 2**15
+    return pixels >= 100 or weights <= LARGE_KERNEL
 
 
 def in_tiles(node: Node, tile: int, means: Means) -> Way:
