@@ -109,14 +109,10 @@ def pack(kernel: np.ndarray) -> np.ndarray:
     64 columns, with zeros behind both axes: the order in which oneDNN reads it with
     AVX-512. The result has one axis."""
     k, out = kernel.shape
-    rows, columns = -(-k // ROWS), -(-out // COLUMNS)
-    wide, sizes = kernel, (rows * ROWS, columns * COLUMNS)
-    if kernel.shape != sizes:
-        wide = np.zeros(sizes, np.float32)
-        wide[:k, :out] = kernel
-    packed = np.empty((columns, rows, ROWS, COLUMNS), np.float32)
-    packed[...] = wide.reshape(rows, ROWS, columns, COLUMNS).transpose(2, 0, 1, 3)
-    return packed.reshape(-1)
+    if k % ROWS or out % COLUMNS:
+        kernel = np.pad(kernel, [(0, -k % ROWS), (0, -out % COLUMNS)])
+    blocks = kernel.reshape(-1, ROWS, -(-out // COLUMNS), COLUMNS)
+    return blocks.transpose(2, 0, 1, 3).reshape(-1)
 
 
 def available(what: What) -> bool:
