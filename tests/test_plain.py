@@ -22,7 +22,7 @@ import caffe2flax
 from caffe2flax.api import read_graph
 from tests import architectures
 from tests.golden import FIXTURES
-from tests.smallnets import net, numbers, single
+from tests.smallnets import net, numbers, save, single
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "networks"
 NETWORKS: dict[str, str] = {
@@ -246,3 +246,87 @@ def test_each_input_is_named() -> None:
     a, c = jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 4, 4, 3, 1))
     with pytest.raises(ValueError, match="c must be"):
         model(a, c)
+
+
+@pytest.mark.parametrize(
+    ("layer", "free"),
+    [
+        ("Reshape reshape_param { shape { dim: 0 dim: 3 dim: -1 } }", False),
+        ("Flatten flatten_param { axis: 1 end_axis: 2 }", False),
+        ("SPP spp_param { pyramid_height: 2 }", False),
+        ("Interp interp_param { zoom_factor: 2 }", False),
+        ("TanH", True),
+        ("Pooling pooling_param { kernel_size: 3 stride: 2 }", True),
+    ],
+)
+def test_sizes_that_are_written_out_are_not_free(layer: str, free: bool) -> None:
+    type_, _, parameters = layer.partition(" ")
+    source = caffe2flax.convert(net(single(type_, parameters), x=(2, 6, 7, 7))).source
+    (line,) = re.findall(r"check_shape\(.*\)$", source, re.M)[:1]
+    assert line.startswith('check_shape("x", x, "N", ')
+    assert ('"H", "W"' in line) == free
+
+
+def test_sequences_of_any_length_and_number() -> None:
+    text = (FIXTURES / "layers" / "lstm_basic.prototxt").read_text()
+    model: Any = caffe2flax.load(text)
+    assert model(jnp.zeros((6, 4, 3)), jnp.zeros((6, 4))).shape[:2] == (6, 4)
+    with pytest.raises(ValueError, match=re.escape("(N, *, 3), not (6, 4, 5)")):
+        model(jnp.zeros((6, 4, 5)), jnp.zeros((6, 4)))
+
+
+@pytest.mark.parametrize(
+    "window", ["kernel_size: 28", "kernel_size: 9 pad: 2 stride: 5"]
+)
+def test_means_of_large_windows_in_bfloat16(window: str) -> None:
+    """The sum is not lost in the eight bits of its terms."""
+    text = net(
+        single("Pooling", f"pooling_param {{ pool: AVE {window} }}"), x=(1, 4, 28, 28)
+    )
+    model: Any = caffe2flax.load(text)
+    x = jnp.asarray(np.random.default_rng(0).uniform(0, 2, (1, 28, 28, 4)), "float32")
+    half, full = model(x.astype(jnp.bfloat16)), model(x)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), full, rtol=0.01)
+
+
+def test_gradients_stop_in_front_of_the_last_layer() -> None:
+    """propagate_down: false of a Softmax."""
+    last = 'name: "p" type: "Softmax" bottom: "y" top: "p" propagate_down: false'
+    text = net(PRODUCT, last, x=(1, 4))
+    model: Any = abstract_train(text)
+    assert not np.any(jax.grad(lambda x: model(x)[0, 0])(jnp.asarray(numbers(1, 4))))
+
+
+def abstract_train(text: str) -> Any:
+    conversion = caffe2flax.convert(text, phase="TRAIN")
+    return getattr(module(conversion.source), conversion.name)(rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("names", [("conv", "linear"), ("num_classes", "linear")])
+def test_names_of_dropouts_meet_nothing_else(names: tuple[str, str]) -> None:
+    layers = [
+        single("InnerProduct", "inner_product_param { num_output: 5 }", top="a"),
+        f'name: "{names[0]}" type: "Dropout" bottom: "a" top: "a" '
+        "dropout_param { dropout_ratio: 0.3 }",
+        'name: "m" type: "InnerProduct" bottom: "a" top: "b" '
+        "inner_product_param { num_output: 4 }",
+        f'name: "{names[1]}" type: "Dropout" bottom: "b" top: "b" '
+        "dropout_param { dropout_ratio: 0.6 }",
+        'name: "z" type: "InnerProduct" bottom: "b" top: "c" '
+        "inner_product_param { num_output: 3 }",
+    ]
+    model = abstract_train(net(*layers, x=(1, 4)))
+    model.train()
+    assert model(jnp.ones((2, 4)), rngs=nnx.Rngs(0)).shape == (2, 3)
+
+
+def test_a_head_of_other_features_is_no_fresh_one(tmp_path: Path) -> None:
+    text = net(PRODUCT, 'name: "p" type: "Softmax" bottom: "y" top: "p"', x=(1, 4))
+    weights = save(tmp_path / "w.caffemodel", {"l": [numbers(3, 4), numbers(3)]})
+    path, file = caffe2flax.convert(text, weights, name="Own").write(tmp_path)
+    cls = module(path.read_text()).Own
+    assert cls.from_pretrained(file, num_classes=7).l_.kernel.shape == (4, 7)
+    other = caffe2flax.convert(text.replace("dim: 4", "dim: 9"), name="Other")
+    with pytest.raises(ValueError, match=r"l_\.kernel is \(4, 3\) in the file"):
+        module(other.source).Other.from_pretrained(file, num_classes=3)

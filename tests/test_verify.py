@@ -466,6 +466,10 @@ EDITED = [
         "prob = nnx.softmax(self.logits(data))\n        return prob",
     ),
     ("nnx.softmax(", "jax.nn.softmax("),
+    (
+        "return nnx.softmax(self.logits(data))",
+        "logits = self.logits(data)\n        return nnx.softmax(logits)",
+    ),
 ]
 
 

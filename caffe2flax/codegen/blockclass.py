@@ -121,6 +121,7 @@ class BlockClass:
             signature = ", ".join(
                 ["self", *head, *required, "*", *options, "rngs: nnx.Rngs"]
             )
+        lines = assignments(built, (p.name for p in self.parameters.values()))
         inputs = [f"{body.variables[v]}: Array" for v in first.block.inputs]
         inputs += ["*", "rngs: nnx.Rngs | None = None"] if body.is_random else []
         return "\n".join(
@@ -129,7 +130,7 @@ class BlockClass:
                 *self._docstring(),
                 "",
                 f"    def __init__({signature}):",
-                *(f"        {line}" if line else "" for line in assignments(built)),
+                *(f"        {line}" if line else "" for line in lines),
                 "",
                 f"    def __call__(self, {', '.join(inputs)}) -> Array:",
                 *body.call_lines(comments=False),

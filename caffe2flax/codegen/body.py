@@ -261,9 +261,10 @@ class Body:
             return ""
         return f"({after.describe()}{',' if len(after.shape) == 1 else ''})"
 
-    def init_lines(self) -> list[str]:
-        """The lines of `__init__`, indented."""
-        return [f"        {line}" if line else "" for line in assignments(self.built)]
+    def init_lines(self, parameters: Iterable[str]) -> list[str]:
+        """The lines of an `__init__` with these parameters, indented."""
+        lines = assignments(self.built, parameters)
+        return [f"        {line}" if line else "" for line in lines]
 
     @property
     def result_is_last(self) -> bool:
@@ -327,7 +328,7 @@ class Body:
 def _letter(axis: int, operand: Operand) -> str:
     """What stands for an extent of Caffe's `axis` that may be any."""
     known = LETTERS.get(len(operand.shape), "N")
-    return known[axis] if axis < len(known) else "any"
+    return known[axis] if axis < len(known) else "*"
 
 
 def _without(expression: str, names: Iterable[str]) -> str:

@@ -107,9 +107,11 @@ class Partial(NamedTuple):
         return call._replace(func=self.name, keywords=rest)
 
 
-def assignments(built: Sequence[tuple[str, str]]) -> list[str]:
-    """The lines of `__init__`: keywords that all calls of a class agree on are given
-    once, in a partial, where that makes it shorter.
+def assignments(
+    built: Sequence[tuple[str, str]], parameters: Iterable[str]
+) -> list[str]:
+    """The lines of an `__init__` with these parameters: keywords that all calls of a
+    class agree on are given once, in a partial, where that makes it shorter.
 
     Before: self.a = nnx.Conv(3, 8, (1, 1), use_bias=False, rngs=rngs), ...
     After:  conv = partial(nnx.Conv, use_bias=False, rngs=rngs)
@@ -119,7 +121,8 @@ def assignments(built: Sequence[tuple[str, str]]) -> list[str]:
     calls = [call for *_, call in parsed if call]
     functions = dict.fromkeys(call.func for call in calls)
     found = (_partial([c for c in calls if c.func == func]) for func in functions)
-    partials = {each.func: each for each in _brief(list(filter(None, found)))}
+    shared = list(filter(None, found))
+    partials = {each.func: each for each in _named(shared, Namespace(parameters))}
     lines = [*map(str, partials.values()), *[""] * bool(partials)]
     for name, text, call in parsed:
         if call is None:
@@ -162,15 +165,14 @@ def _lines(statement: Call | Partial) -> int:
     return 3 if len(", ".join(given)) <= WIDTH - INDENT - 4 else 2 + len(given)
 
 
-def _brief(partials: Sequence[Partial]) -> Iterable[Partial]:
-    """The first word is enough as the name of one that is too long for its line."""
-    names = Namespace(partial.name for partial in partials)
-    for partial in partials:
+def _named(partials: Sequence[Partial], names: Namespace) -> Iterable[Partial]:
+    """With names that nothing else has; the first word is enough for a class of ours
+    whose name is too long for its line."""
+    claimed = [p._replace(name=names.claim(p.name)) for p in partials]
+    for partial in claimed:
         first, more, _ = partial.name.partition("_")
-        if more and _lines(partial) > 1 and names.claim(first) == first:
-            yield partial._replace(name=first)
-        else:
-            yield partial
+        long = more and "." not in partial.func and _lines(partial) > 1
+        yield partial._replace(name=names.claim(first)) if long else partial
 
 
 def _repeated(call: Call, partials: Iterable[Partial]) -> Call:

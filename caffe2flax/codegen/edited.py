@@ -37,10 +37,11 @@ def _align(own: Statements, other: Statements) -> list[int | None]:
     """For each statement its number in `other`: the same one, else the one that assigns
     the same names, the last where only one did."""
     values = _by(map(_value, other))
-    targets, before = _by(map(_target, other)), _by(map(_target, own))
+    names = _targets(own)
+    targets, before = _by(_targets(other)), _by(names)
     found: list[int | None] = []
     for i, statement in enumerate(own):
-        name = _target(statement)
+        name = names[i]
         there, turn = targets.get(name, []), before[name].index(i)
         same = values.get(_value(statement), [])
         if len(same) == 1 or not there:
@@ -59,10 +60,15 @@ def _by(keys: Iterable[str]) -> Mapping[str, list[int]]:
     return found
 
 
-def _target(statement: ast.Assign | ast.Return) -> str:
-    if isinstance(statement, ast.Return):
-        return "return"
-    return ", ".join(map(ast.unparse, statement.targets))
+def _targets(statements: Statements) -> list[str]:
+    """What each assigns; the last returns the output, one before it the logits."""
+    returns = [i for i, s in enumerate(statements) if isinstance(s, ast.Return)]
+    return [
+        ", ".join(map(ast.unparse, statement.targets))
+        if isinstance(statement, ast.Assign)
+        else ("return" if i == returns[-1] else "return of logits")
+        for i, statement in enumerate(statements)
+    ]
 
 
 def _value(statement: ast.Assign | ast.Return) -> str:

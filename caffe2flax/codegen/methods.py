@@ -48,6 +48,8 @@ def split_last(graph: Graph) -> tuple[Graph, Node | None]:
         return graph, None
     if last.outputs != graph.outputs or last.inputs[0] in graph.arguments:
         return graph, None
+    if not all(last.propagate_down):
+        return graph, None
     return replace(graph, nodes=graph.nodes[:-1], outputs=last.inputs), last
 
 

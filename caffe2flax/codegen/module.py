@@ -138,7 +138,7 @@ def _class(name: str, body: Body, graph: Graph, scores: Scores | None) -> str:
     lines = [f"class {name}(nnx.Module):", f'    """{_signature(graph)}"""']
     if body.built:
         lines += ["", f"    def __init__(self, {', '.join(parameters)}):"]
-        lines += body.init_lines()
+        lines += body.init_lines(option.name for option in options)
     arguments = [f"{body.variables[value]}: Array" for value in graph.arguments]
     if body.states:
         lines += ["", *stepping(body, arguments, _returns(graph))]
@@ -211,10 +211,8 @@ STANDARD = frozenset(
         "collections",
         "functools",
         "itertools",
-        "logging",
         "math",
         "pathlib",
-        "types",
         "typing",
     ]
 )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.calls import Call, parse_call
-from caffe2flax.codegen.names import identifier
+from caffe2flax.codegen.names import Namespace
 from caffe2flax.ir import Graph, Node
 
 CLASSES = "num_classes"
@@ -97,11 +97,12 @@ def _dropouts(calls: Sequence[Call | None]) -> list[Place]:
     found = [(i, call) for i, call in enumerate(calls) if call and call.func == DROPOUT]
     ratios = {call.positional[0] for _, call in found}
     one = len(ratios) == 1
+    names = Namespace([CLASSES])
     return [
         (
             i,
             Option(
-                "dropout" if one else identifier(call.attribute),
+                "dropout" if one else names.claim(call.attribute),
                 "float",
                 call.positional[0],
             ),

@@ -11,8 +11,6 @@ from caffe2flax.layout import Layout, Operand, Shape
 from caffe2flax.params import Params
 from caffe2flax.registry import Arity, Array, Layer, Layouts, Site
 
-AXES = ("number", "channels", "height", "width")
-
 
 def four_axes(shape: Shape) -> Shape:
     """`shape` with the axes that it lacks as 1. Raises ConversionError beyond four."""

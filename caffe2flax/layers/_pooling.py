@@ -3,9 +3,14 @@ argument as source text."""
 
 from __future__ import annotations
 
+from math import prod
+
 from caffe2flax.layers.window import CEIL, Padding, Window, overhang
 from caffe2flax.layout import Shape
 from caffe2flax.registry import arguments, literal, unless
+
+LARGE = 64
+"""Numbers of a window that may be added in half precision."""
 
 
 def max_pool(
@@ -22,10 +27,12 @@ def avg_pool(
     x: str, spatial: tuple[Window, ...], padding: Padding, sizes: Shape, outs: Shape
 ) -> str:
     """nnx.avg_pool where all windows are whole, or all pads are overhang, which does
-    not count; else a function that counts them as Caffe does."""
+    not count; else a function that counts them as Caffe does. That one adds in float32,
+    so that large windows are not lost in bfloat16."""
     over = overhangs(sizes, spatial, outs)
     pad = tuple(w.pad for w in spatial)
-    if any(over) and (any(pad) or padding.empty):
+    large = prod(w.kernel for w in spatial) > LARGE
+    if large or (any(over) and (any(pad) or padding.empty)):
         kernel, stride = _numbers(spatial)
         counted = arguments(x, kernel, stride, pad=pad, overhang=over)
         return f"avg_pool({counted})"

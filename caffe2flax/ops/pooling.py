@@ -70,5 +70,6 @@ def avg_pool(
     for n, w, s, (p, q) in zip(x.shape[1:-1], window, strides, pairs, strict=True):
         starts = np.arange(0, n + p + q - w + 1, s)
         sizes = np.multiply.outer(sizes, np.minimum(w, n + 2 * p - starts) / w)
-    y: Array = nnx.avg_pool(x, window, strides, pairs)
-    return y / jnp.asarray(sizes[None, ..., None], x.dtype)
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    y: Array = nnx.avg_pool(wide, window, strides, pairs)
+    return (y / jnp.asarray(sizes[None, ..., None], wide.dtype)).astype(x.dtype)

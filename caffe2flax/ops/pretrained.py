@@ -13,12 +13,12 @@ def load_weights(model: nnx.Module, path: str | Path, fresh: str = "") -> None:
         name, shape = ".".join(map(str, keys)), variable.shape
         array = weights.pop(name, None)
         found = getattr(array, "shape", "missing")
-        if name.startswith(f"{fresh}.") and found not in ("missing", shape):
+        if name.startswith(f"{fresh}.") and found[:-1] == shape[:-1] and found != shape:
             array = nnx.initializers.normal(0.01)(nnx.Rngs(0).params(), shape)
         elif found != shape:
             wrong.append(f"{name} is {found} in the file, not {shape}")
         leaves.append((keys, array))
     wrong += [f"{name} is unknown" for name in weights]
     if wrong:
-        raise ValueError(f"{path} fits no {type(model).__name__}: {'; '.join(wrong)}")
+        raise ValueError(f"{path} does not fit this model: {'; '.join(wrong)}")
     nnx.update(model, nnx.from_flat_state(leaves))

@@ -61,12 +61,14 @@ def add_pyramid(
     The last window of an axis may hang over its end.
     """
     size = x.shape[1:3]
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
     total = x
     for window, stride in zip(windows, strides, strict=True):
         over = [
             (0, max(-(-(n - w) // s) * s + w - n, 0))
             for n, w, s in zip(size, window, stride, strict=True)
         ]
-        pooled = nnx.avg_pool(x, window, stride, over, count_include_pad=False)
+        pooled = nnx.avg_pool(wide, window, stride, over, count_include_pad=False)
+        pooled = pooled.astype(x.dtype)
         total = total + resize_linear(pooled, size, align_corners=True)
     return total

@@ -222,13 +222,13 @@ def _scaled(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
             leading, *rest = shapes[value]
             scaled[value] = (leading * BATCH_SCALE, *rest)
         try:
-            return _propagate(graph, shapes, scaled)
+            return propagate(graph, shapes, scaled)
         except ConversionError:
             continue
     return dict(shapes)
 
 
-def _propagate(graph: Graph, shapes: Mapping[Value, Shape], scaled: Shapes) -> Shapes:
+def propagate(graph: Graph, shapes: Mapping[Value, Shape], scaled: Shapes) -> Shapes:
     """Fills `scaled`. Raises ConversionError where a layer refuses, or where the batch
     would change the shape of a weight."""
     for node in graph.nodes:

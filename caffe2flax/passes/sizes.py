@@ -2,72 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir import Graph, Value
+from caffe2flax.ir import Graph, Node, Value
 from caffe2flax.layout import Shape
+from caffe2flax.passes.layout import assign_layouts
+from caffe2flax.passes.padding import reconcile_padding
+from caffe2flax.passes.shapes import propagate
+from caffe2flax.registry import Site
 
-Axes = tuple[tuple[Value, int], ...]
+Axes = Sequence[tuple[Value, int]]
+Shapes = Mapping[Value, Shape]
 
 
 def find_free_sizes(graph: Graph) -> Graph:
-    """Notes the axes of each input whose extent no layer fixes: the net is walked again
-    with twice the extent, and no shape of a weight may change.
+    """Notes the axes of each input whose extent nothing fixes: with twice the extent
+    no shape of a weight may change, nor what is written for a layer, but for the pads
+    of a window, which stay those of the file's size.
 
     Height and width are free in front of global pooling, and not in front of a dense
     layer. Channels are fixed whatever the layers say, so that N, C, H, W is told from
-    N, H, W, C; among sequences (T, N, ...) axis 1 is none. The leading axis is left to
-    `infer_shapes`.
+    N, H, W, C. Of sequences (T, N, ...) N is free, too.
     """
     known = [value for value in graph.arguments if value not in graph.assumed]
-    spatial: list[Axes] = [
-        tuple((value, axis) for axis in range(2, len(graph.shapes[value])))
-        for value in known
-    ]
-    everywhere = tuple(chain.from_iterable(spatial))
-    free = set(everywhere if _may_grow(graph, everywhere) else ())
-    ranks = {len(graph.shapes[value]) for value in known}
-    alone = [
-        ((value, axis),)
-        for value in known
-        for axis in range(1 if 3 in ranks else 2, len(graph.shapes[value]))
-    ]
-    for axes in (*spatial, *alone):
-        if not free.issuperset(axes) and _may_grow(graph, axes):
+    usual, free = _written(graph, ()), set[tuple[Value, int]]()
+    for axes in dict.fromkeys(map(tuple, _choices(graph, known))):
+        if not free.issuperset(axes) and _written(graph, axes) == usual:
             free.update(axes)
     return replace(
         graph, free={v: frozenset(a for w, a in free if w == v) for v in known}
     )
 
 
-def _may_grow(graph: Graph, axes: Iterable[tuple[Value, int]]) -> bool:
-    """Whether the net takes inputs of twice the extent along all of `axes`."""
-    shapes = {value: graph.shapes[value] for value in graph.arguments}
+def _choices(graph: Graph, known: Sequence[Value]) -> Iterable[Axes]:
+    """Axes that may be free together: all spatial ones, those of inputs that are
+    equally large, of each input, one by one; and that of the items of sequences."""
+    shapes = {value: graph.shapes[value] for value in known}
+    spatial = {v: [(v, axis) for axis in range(2, len(shapes[v]))] for v in known}
+    yield [pair for pairs in spatial.values() for pair in pairs]
+    for sizes in dict.fromkeys(shape[2:] for shape in shapes.values()):
+        yield [pair for v in known if shapes[v][2:] == sizes for pair in spatial[v]]
+    for pairs in spatial.values():
+        yield pairs
+        yield from ([pair] for pair in pairs)
+    sequences = [shape for shape in shapes.values() if len(shape) == 3]
+    if sequences:
+        steps, items = sequences[0][:2]
+        yield [(v, 1) for v in known if shapes[v][:2] == (steps, items)] + [
+            (v, 0) for v in known if shapes[v][:1] == (items,) != (steps,)
+        ]
+
+
+def _grown(graph: Graph, shapes: Shapes, axes: Axes) -> dict[Value, Shape]:
+    """The shapes of the inputs with twice the extent along all of `axes`."""
+    grown = {value: shapes[value] for value in graph.arguments}
     for value, axis in axes:
-        shape = list(shapes[value])
+        shape = list(grown[value])
         shape[axis] *= 2
-        shapes[value] = tuple(shape)
+        grown[value] = tuple(shape)
+    return grown
+
+
+def _written(graph: Graph, axes: Axes) -> object:
+    """What would be written for each layer with inputs of twice the extent along all of
+    `axes`; None where a layer, or a weight, does not take them."""
+    shapes = _grown(graph, graph.shapes, axes)
     try:
-        return _fit(graph, shapes)
-    except ConversionError:
-        return False
+        for node in graph.nodes:
+            inputs = [shapes[value] for value in node.inputs]
+            wanted = [weight.shape for weight in node.weights]
+            if wanted != [blob.shape for blob in node.layer.blobs(*inputs)]:
+                return None
+            outputs = node.layer.infer(*inputs)
+            shapes.update(zip(node.outputs, outputs, strict=True))
+        scaled = propagate(graph, shapes, _grown(graph, graph.scaled, axes))
+        whole = replace(graph, shapes=shapes, scaled=scaled, padding={})
+        done = assign_layouts(reconcile_padding(whole))
+        return [_text(done, node) for node in done.nodes]
+    except (ConversionError, ValueError):
+        return None
 
 
-def _fit(graph: Graph, shapes: dict[Value, Shape]) -> bool:
-    """Whether inputs of these shapes leave those of all weights as they are. Raises
-    ConversionError where a layer refuses them."""
-    usual: Mapping[Value, Shape] = graph.shapes
-    for node in graph.nodes:
-        inputs = [shapes[value] for value in node.inputs]
-        before = [usual[value] for value in node.inputs]
-        if inputs == before:
-            shapes.update((value, usual[value]) for value in node.outputs)
-            continue
-        blobs = node.layer.blobs(*inputs), node.layer.blobs(*before)
-        if [b.shape for b in blobs[0]] != [b.shape for b in blobs[1]]:
-            return False
-        shapes.update(zip(node.outputs, node.layer.infer(*inputs), strict=True))
-    return True
+def _text(graph: Graph, node: Node) -> object:
+    """What is written for a node; of a window only which function slides it."""
+    inputs = tuple(map(graph.operand, node.inputs))
+    outputs = tuple(map(graph.operand, node.outputs))
+    args = tuple(f"x{i}" for i in range(len(inputs)))
+    text = node.layer.call(Site(inputs, outputs, "module", args))
+    slides = node.layer.windows(inputs[0].shape, outputs[0].shape) if inputs else None
+    return text.partition("(")[0].removeprefix("nnx.") if slides else text
