@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from caffe2flax.cpu import batch, onednn
@@ -130,11 +131,13 @@ class Compiled:
             return None
         front, rest, tree = made
         values = [v for part in (front, rest) if part for v in part.constants()]
-        known = list(dict.fromkeys(values))
+        # XLA computes with single numbers that it knows, and takes others as they come.
+        numbers = {v: as_given(v) for v in values if is_number(v)}
+        known = [v for v in dict.fromkeys(values) if v not in numbers]
         arrays = list(map(self._prepare, known))
 
         def run(arrays: Sequence[Any], inputs: Sequence[Any]) -> Any:
-            constants = dict(zip(known, arrays, strict=True))
+            constants = numbers | dict(zip(known, arrays, strict=True))
             if front is not None:
                 call = functools.partial(front.run, constants)
                 inputs = batch.two_by_two(call, *inputs)
@@ -151,6 +154,11 @@ class Compiled:
                 self._prepared[value.key] = jax.device_put(as_given(value))
             value.forget()
         return self._prepared[value.key]
+
+
+def is_number(value: Value) -> bool:
+    """Whether it is a number of NumPy's; keys of random numbers are none."""
+    return value.shape == () and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
 def compare(ours: Any, plain: Any) -> None:

@@ -13,6 +13,7 @@ from jax import Array
 
 from caffe2flax.cpu import kernels, onednn, transposed, winograd
 from caffe2flax.cpu.graph import Node, Value
+from caffe2flax.cpu.probe import COLUMNS, ROWS
 
 Run = Callable[..., Array]
 
@@ -258,7 +259,9 @@ def packed(kernel: Value) -> Value:
     def make(kernel: np.ndarray) -> np.ndarray:
         return onednn.pack(kernel.reshape(-1, kernel.shape[-1]))
 
-    return prepared(kernel, (), make, "packed")
+    rows, out = math.prod(kernel.shape[:-1]), kernel.shape[-1]
+    wide = -(-rows // ROWS) * ROWS * -(-out // COLUMNS)
+    return prepared(kernel, (wide * COLUMNS,), make, "packed")
 
 
 def packed_dense(x: Array, *arrays: Array, out: int, **params: Any) -> Array:
