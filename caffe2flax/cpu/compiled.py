@@ -16,6 +16,7 @@ from caffe2flax.cpu import batch, onednn
 from caffe2flax.cpu.errors import MismatchError
 from caffe2flax.cpu.fold import as_given
 from caffe2flax.cpu.graph import Graph, Held, Value, graph_of
+from caffe2flax.cpu.memory import placed
 from caffe2flax.cpu.rewrites import described, rewrite
 from caffe2flax.cpu.sources import Source
 from caffe2flax.cpu.surroundings import kind, plain_because, settings
@@ -149,10 +150,12 @@ class Compiled:
     def _prepare(self, value: Value) -> Any:
         """A weight as programs take it, which all of them share."""
         if value.key not in self._prepared:
-            with jax.ensure_compile_time_eval():
-                # jnp.asarray would compile a copy for each shape.
-                self._prepared[value.key] = jax.device_put(as_given(value))
+            made = placed(as_given(value))
+            self._prepared[value.key] = made
             value.forget()
+            match value.key:
+                case ("weight", int(number)):
+                    self._source.weights[number] = made  # the only one that is held
         return self._prepared[value.key]
 
 
