@@ -104,15 +104,17 @@ def call(target: str, config: Any, shape: Sequence[int], *args: Array) -> Array:
     return y
 
 
-def pack(kernel: np.ndarray) -> np.ndarray:
-    """kernel (k, out) in blocks of 16 rows and 64 columns, block behind block down each
-    64 columns, with zeros behind both axes: the order in which oneDNN reads it with
-    AVX-512. The result has one axis."""
+def pack(kernel: np.ndarray, empty: Callable[..., Any] = np.empty) -> np.ndarray:
+    """kernel (k, out) in blocks of 16 rows and 64 columns, zeros behind both axes, block
+    behind block down each 64 columns: the order in which oneDNN reads it with AVX-512.
+    The result has one axis, and is made by `empty`."""
     k, out = kernel.shape
     if k % ROWS or out % COLUMNS:
         kernel = np.pad(kernel, [(0, -k % ROWS), (0, -out % COLUMNS)])
     blocks = kernel.reshape(-1, ROWS, -(-out // COLUMNS), COLUMNS)
-    return blocks.transpose(2, 0, 1, 3).reshape(-1)
+    packed: np.ndarray = empty((kernel.size,), np.float32)
+    packed.reshape(-1, len(blocks), ROWS, COLUMNS)[...] = blocks.transpose(2, 0, 1, 3)
+    return packed
 
 
 def available(what: What) -> bool:
