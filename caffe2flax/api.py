@@ -271,7 +271,7 @@ def verify(
     )
     report = told(report, stops)
     if compiled and not stops:
-        report = with_compiled(report, forward(conversion)(report.inputs))
+        report = with_compiled(report, forward(conversion, strict=True)(report.inputs))
     return report
 
 

@@ -141,14 +141,20 @@ def _check_memory(graph: Graph) -> None:
 Forward = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
-def forward(conversion: Conversion, blobs: Collection[str] | None = None) -> Forward:
+def forward(
+    conversion: Conversion,
+    blobs: Collection[str] | None = None,
+    *,
+    strict: bool = False,
+) -> Forward:
     """The module as a function of arrays by input: its outputs and taps by blob, or
     only `blobs`, all in Caffe's axis order. It is compiled once for each shape. The
-    function raises ConversionError as `execute` does."""
+    function raises ConversionError as `execute` does, and with `strict` where
+    `caffe2flax.compile` does not take the module."""
     import jax
 
     graph = conversion.graph
-    run = _compiled(instantiate(conversion), graph)
+    run = _compiled(instantiate(conversion), graph, strict)
     layouts = {v.blob: graph.layouts[v] for v in (*graph.outputs, *graph.taps)}
 
     def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -171,18 +177,33 @@ def forward(conversion: Conversion, blobs: Collection[str] | None = None) -> For
     return call
 
 
-def _compiled(model: Any, graph: Graph) -> Callable[..., Any]:
-    """`model` in the phase of `graph`, as it runs best."""
+def _compiled(model: Any, graph: Graph, strict: bool) -> Callable[..., Any]:
+    """`model` in the phase of `graph`, as it runs best; with `strict` by
+    `caffe2flax.compile` or not at all."""
     import jax
 
-    if not _reason_not_to_compile(graph):
-        return cpu.compile(model)
     options = _prepared(model, graph)
 
-    def call(model: Any, *arguments: Any) -> Any:
+    def call(model: Any, options: Any, *arguments: Any) -> Any:
         return model(*arguments, **options)
 
-    return partial(call if graph.dynamic else jax.jit(call), model)
+    plain = partial(call if graph.dynamic else jax.jit(call), model, options)
+    if _reason_not_to_compile(graph):
+        return plain
+    compiled = cpu.compile(model)
+
+    def run(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except cpu.ChangingModelError as error:  # BatchNorm of the batch, in TEST
+            if strict:
+                raise ConversionError(f"{UNCOMPILED}: {error}") from error
+            return plain(*arguments)
+
+    return run
+
+
+UNCOMPILED = "caffe2flax.compile cannot take this net"
 
 
 def _reason_not_to_compile(graph: Graph) -> str:
@@ -201,7 +222,7 @@ def check_compiles(graph: Graph) -> None:
     """Raises ConversionError where there is no compiled program to compare."""
     reason = _reason_not_to_compile(graph)
     if reason:
-        raise ConversionError(f"caffe2flax.compile cannot take this net: {reason}")
+        raise ConversionError(f"{UNCOMPILED}: {reason}")
 
 
 def _prepared(model: Any, graph: Graph) -> dict[str, Any]:

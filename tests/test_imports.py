@@ -1,6 +1,7 @@
 """Imports run one way, and nothing heavy is loaded before it is needed."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
+    {"caffe2flax.cpu"},
     {"caffe2flax.errors", "caffe2flax.limits", "caffe2flax.ops"},
     {"caffe2flax.frontend"},
     {"caffe2flax.sources"},
@@ -48,6 +50,7 @@ ORDER = (
 """A module imports what stands before it, and a package may import within itself."""
 
 OPS = "caffe2flax.ops"
+CPU = "caffe2flax.cpu"
 RUNNER = "caffe2flax.runner"
 HEAVY = {
     "PIL",
@@ -185,12 +188,21 @@ def test_operations_stand_alone() -> None:
     assert not lines(wrong)
 
 
-def test_only_operations_and_the_runner_import_jax() -> None:
+def test_compile_knows_nothing_of_caffe() -> None:
+    wrong = (
+        found
+        for found in OWN
+        if found.importer.startswith(CPU) and not found.imported.startswith(CPU)
+    )
+    assert not lines(wrong)
+
+
+def test_only_operations_compile_and_the_runner_import_jax() -> None:
     wrong = (
         found
         for found in ALL
         if found.top in {"jax", "flax"}
-        and not found.importer.startswith(OPS)
+        and not found.importer.startswith((OPS, CPU))
         and found.importer != RUNNER
     )
     assert not lines(wrong)
@@ -200,9 +212,19 @@ def test_heavy_packages_are_imported_where_they_are_used() -> None:
     wrong = (
         found
         for found in ALL
-        if found.top in HEAVY and not found.lazy and not found.importer.startswith(OPS)
+        if found.top in HEAVY
+        and not found.lazy
+        and not found.importer.startswith((OPS, f"{CPU}."))
     )
     assert not lines(wrong)
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, caffe2flax; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"jax", "flax"} & set(done.stdout.split())
 
 
 def test_nothing_undeclared_is_imported() -> None:

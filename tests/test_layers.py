@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
 import caffe2flax
+from caffe2flax import cpu
 from tests.golden import (
     Case,
     cases,
@@ -46,9 +48,12 @@ def blobs(case: Case) -> dict[str, np.ndarray]:
     return {key: value for key, value in found.items() if "_split_" not in key}
 
 
+@pytest.mark.parametrize("way", ["plain", "compiled"])
 @pytest.mark.parametrize("case", ACCEPTED, ids=names(ACCEPTED))
-def test_values(case: Case) -> None:
-    """The generated module, under jit, gives Caffe's outputs."""
+def test_values(case: Case, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generated module gives Caffe's outputs, under jax.jit and under compile."""
+    if way == "plain":
+        monkeypatch.setattr(cpu, "compile", jax.jit)
     outputs = part(case.arrays(), "output:")
     ours = caffe2flax.run(case.prototxt, case.weights, case.inputs(), **case.options)
     assert ours.keys() == outputs.keys()

@@ -429,6 +429,12 @@ def test_a_compiled_program_may_magnify_rounding_as_the_module_does() -> None:
             "what shape few gives depends on its input",
         ),
         ("", "TRAIN", "in TRAIN a module may change its variables"),
+        (
+            'layer { name: "of_batch" type: "BatchNorm" bottom: "norm" top: "again" '
+            "batch_norm_param { use_global_stats: false } }",
+            "TEST",
+            "a call changes variables of Small",
+        ),
     ],
 )
 def test_what_cannot_be_compiled_is_refused(

@@ -18,7 +18,8 @@ def find_free_sizes(graph: Graph) -> Graph:
     with twice the extent, and no shape of a weight may change.
 
     Height and width are free in front of global pooling, and not in front of a dense
-    layer; channels hardly ever are. The leading axis is none of these: see
+    layer. Channels are fixed whatever the layers say, so that N, C, H, W is told from
+    N, H, W, C; among sequences (T, N, ...) axis 1 is none. The leading axis is left to
     `infer_shapes`.
     """
     known = [value for value in graph.arguments if value not in graph.assumed]
@@ -28,10 +29,11 @@ def find_free_sizes(graph: Graph) -> Graph:
     ]
     everywhere = tuple(chain.from_iterable(spatial))
     free = set(everywhere if _may_grow(graph, everywhere) else ())
+    ranks = {len(graph.shapes[value]) for value in known}
     alone = [
         ((value, axis),)
         for value in known
-        for axis in range(1, len(graph.shapes[value]))
+        for axis in range(1 if 3 in ranks else 2, len(graph.shapes[value]))
     ]
     for axes in (*spatial, *alone):
         if not free.issuperset(axes) and _may_grow(graph, axes):
