@@ -39,8 +39,9 @@ def compile(
     makes NaN 0 (to leave the ReLU to XLA takes 1 to 4 percent longer), and Winograd's
     algorithm and merged groups let NaN and infinity reach their neighbours.
 
-    The result holds the model's arrays, as they are, and weights that were put into
-    another form for a program, which all shapes share. It cannot be pickled.
+    The result holds the model's arrays, large ones as copies in memory that is read
+    sooner, and weights that were put into another form for a program, which all shapes
+    share. It cannot be pickled.
 
     Raises, when it is called:
         ChangingModelError: the call changes the model's variables, as BatchNorm and

@@ -9,12 +9,14 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from caffe2flax.cpu import batch, onednn
 from caffe2flax.cpu.errors import MismatchError
 from caffe2flax.cpu.fold import as_given
 from caffe2flax.cpu.graph import Graph, Held, Value, graph_of
+from caffe2flax.cpu.memory import placed
 from caffe2flax.cpu.rewrites import described, rewrite
 from caffe2flax.cpu.sources import Source
 from caffe2flax.cpu.surroundings import kind, plain_because, settings
@@ -130,11 +132,13 @@ class Compiled:
             return None
         front, rest, tree = made
         values = [v for part in (front, rest) if part for v in part.constants()]
-        known = list(dict.fromkeys(values))
+        # XLA computes with single numbers that it knows, and takes others as they come.
+        numbers = {v: as_given(v) for v in values if is_number(v)}
+        known = [v for v in dict.fromkeys(values) if v not in numbers]
         arrays = list(map(self._prepare, known))
 
         def run(arrays: Sequence[Any], inputs: Sequence[Any]) -> Any:
-            constants = dict(zip(known, arrays, strict=True))
+            constants = numbers | dict(zip(known, arrays, strict=True))
             if front is not None:
                 call = functools.partial(front.run, constants)
                 inputs = batch.two_by_two(call, *inputs)
@@ -146,11 +150,18 @@ class Compiled:
     def _prepare(self, value: Value) -> Any:
         """A weight as programs take it, which all of them share."""
         if value.key not in self._prepared:
-            with jax.ensure_compile_time_eval():
-                # jnp.asarray would compile a copy for each shape.
-                self._prepared[value.key] = jax.device_put(as_given(value))
+            made = placed(as_given(value))
+            self._prepared[value.key] = made
             value.forget()
+            match value.key:
+                case ("weight", int(number)):
+                    self._source.weights[number] = made  # the only one that is held
         return self._prepared[value.key]
+
+
+def is_number(value: Value) -> bool:
+    """Whether it is a number of NumPy's; keys of random numbers are none."""
+    return value.shape == () and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
 def compare(ours: Any, plain: Any) -> None:

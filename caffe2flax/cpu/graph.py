@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from caffe2flax.cpu.fold import folded, worth_folding
+from caffe2flax.cpu.memory import own_copy
 
 INLINED = {
     "jit": "jaxpr",
@@ -159,14 +160,6 @@ def graph_of(closed: Any, weights: Sequence[Any], held: Held) -> Graph:
 def _known(aval: Any, array: Any, key: Hashable) -> Value:
     array = array if hasattr(array, "dtype") else np.asarray(array, aval.dtype)
     return Value(tuple(aval.shape), aval.dtype, lambda: array, key)
-
-
-def own_copy(array: Any) -> jax.Array:
-    """An array that nobody else writes to, as one of NumPy's may be."""
-    with jax.ensure_compile_time_eval():
-        return (
-            array if isinstance(array, jax.Array) else jax.device_put(np.array(array))
-        )
 
 
 class _Inlined:

@@ -104,15 +104,16 @@ def call(target: str, config: Any, shape: Sequence[int], *args: Array) -> Array:
     return y
 
 
-def pack(kernel: np.ndarray) -> np.ndarray:
-    """kernel (k, out) in blocks of 16 rows and 64 columns, block behind block down each
-    64 columns, with zeros behind both axes: the order in which oneDNN reads it with
-    AVX-512. The result has one axis."""
-    k, out = kernel.shape
-    if k % ROWS or out % COLUMNS:
-        kernel = np.pad(kernel, [(0, -k % ROWS), (0, -out % COLUMNS)])
-    blocks = kernel.reshape(-1, ROWS, -(-out // COLUMNS), COLUMNS)
-    return blocks.transpose(2, 0, 1, 3).reshape(-1)
+def pack(kernel: np.ndarray, empty: Callable[..., Any] = np.empty) -> np.ndarray:
+    """kernel (k, out) in blocks of 16 rows and 64 columns, zeros behind both, block by
+    block down each 64 columns: the order in which oneDNN reads it with AVX-512. The
+    result has one axis; `empty` makes it."""
+    spare = [(0, -kernel.shape[0] % ROWS), (0, -kernel.shape[1] % COLUMNS)]
+    wide = np.pad(kernel, spare) if np.any(spare) else kernel
+    blocks = wide.reshape(-1, ROWS, wide.shape[1] // COLUMNS, COLUMNS)
+    packed: np.ndarray = empty((wide.size,), np.float32)
+    packed.reshape(-1, len(blocks), ROWS, COLUMNS)[...] = blocks.transpose(2, 0, 1, 3)
+    return packed
 
 
 def available(what: What) -> bool:
@@ -223,9 +224,9 @@ def product_case(
     others, true = added(random, x @ kernel, kind)
     given: dict[str, Any] = {"biased": "bias" in kind, "relu": "relu" in kind}
     way = partial(multiply, shape=(rows, out), packed=packed, **given)
-    kernel = kernel.astype(np.float32)
-    arrays = [x.astype(np.float32), pack(kernel) if packed else kernel, *others]
-    return way, arrays, true
+    single = kernel.astype(np.float32)
+    weights = pack(single) if packed else single
+    return way, [x.astype(np.float32), weights, *others], true
 
 
 def convolutions(random: np.random.Generator) -> Iterator[Case]:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import errors, nnx
 
 from caffe2flax.cpu.errors import ChangingModelError
-from caffe2flax.cpu.graph import own_copy
+from caffe2flax.cpu.memory import own_copy
 
 
 class Source:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from caffe2flax.cpu import kernels, onednn, transposed, winograd
+from caffe2flax.cpu import kernels, memory, onednn, transposed, winograd
 from caffe2flax.cpu.graph import Node, Value
+from caffe2flax.cpu.probe import COLUMNS, ROWS
 
 Run = Callable[..., Array]
 
@@ -256,9 +257,11 @@ def packed(kernel: Value) -> Value:
     """The matrix of a kernel, a row for each input, as oneDNN keeps it."""
 
     def make(kernel: np.ndarray) -> np.ndarray:
-        return onednn.pack(kernel.reshape(-1, kernel.shape[-1]))
+        return onednn.pack(kernel.reshape(-1, kernel.shape[-1]), memory.empty)
 
-    return prepared(kernel, (), make, "packed")
+    rows, out = math.prod(kernel.shape[:-1]), kernel.shape[-1]
+    wide = -(-rows // ROWS) * ROWS * -(-out // COLUMNS)
+    return prepared(kernel, (wide * COLUMNS,), make, "packed")
 
 
 def packed_dense(x: Array, *arrays: Array, out: int, **params: Any) -> Array:
