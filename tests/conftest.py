@@ -2,6 +2,14 @@
 
 from importlib.util import find_spec
 
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
+
 
 def _be_strict() -> None:
     import jax
