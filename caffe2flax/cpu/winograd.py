@@ -18,7 +18,7 @@ from jax import Array, lax
 CACHE = 2**23
 """Numbers that a processor keeps near: more of them go image by image."""
 
-WORTH_COMPILING = 10**8
+WORTH_COMPILING = 5 * 10**7
 """Multiplications of an image that are worth the tenth of a second of a compilation."""
 
 
