@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import jax
@@ -135,7 +136,7 @@ class Compiled:
         # XLA computes with single numbers that it knows, and takes others as they come.
         numbers = {v: as_given(v) for v in values if is_number(v)}
         known = [v for v in dict.fromkeys(values) if v not in numbers]
-        arrays = list(map(self._prepare, known))
+        shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in known]
 
         def run(arrays: Sequence[Any], inputs: Sequence[Any]) -> Any:
             constants = numbers | dict(zip(known, arrays, strict=True))
@@ -144,7 +145,10 @@ class Compiled:
                 inputs = batch.two_by_two(call, *inputs)
             return jax.tree.unflatten(tree, rest.run(constants, *inputs))
 
-        compiled = jax.jit(run).lower(arrays, list(leaves)).compile()
+        with ThreadPoolExecutor(1) as pool:  # XLA compiles by the shapes alone
+            prepared = pool.submit(lambda: list(map(self._prepare, known)))
+            compiled = jax.jit(run).lower(shapes, list(leaves)).compile()
+            arrays = prepared.result()
         return functools.partial(compiled, arrays)
 
     def _prepare(self, value: Value) -> Any:
