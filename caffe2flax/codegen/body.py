@@ -294,8 +294,8 @@ class Body:
             taken = (f"{literal(key)}: {name}" for key, name in self.states.values())
             first = f"({result})" if self.graph.taps else result
             result = f"{first}, {{{', '.join(taken)}}}"
-        comment = self.statements[-1].comment if self.result_is_last else ""
-        comment = comment if comments else ""
+        shown = comments and self.result_is_last
+        comment = self.statements[-1].comment if shown else ""
         return [*guards, *lines, *_commented(f"return {result}", comment)]
 
     def _guards(self) -> Iterable[str]:
@@ -303,9 +303,10 @@ class Body:
         for value in self.graph.arguments:
             operand, free = self.graph.operand(value), self.graph.free.get(value, ())
             sizes = [
-                _letter(axis, operand) if axis in free or batch else size
+                _letter(axis, operand)
+                if axis in free or operand.is_batch(axis)
+                else size
                 for axis, size in enumerate(operand.shape)
-                for batch in [operand.is_batch(axis)]
             ]
             name = self.variables[value]
             wanted = map(literal, operand.layout.arrange_each(sizes))

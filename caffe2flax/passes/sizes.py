@@ -27,9 +27,14 @@ def find_free_sizes(graph: Graph) -> Graph:
     N, H, W, C. Of sequences (T, N, ...) N is free, too.
     """
     known = [value for value in graph.arguments if value not in graph.assumed]
-    usual, free = _written(graph, ()), set[tuple[Value, int]]()
+    usual: object = None
+    free: set[tuple[Value, int]] = set()
     for axes in dict.fromkeys(map(tuple, _choices(graph, known))):
-        if not free.issuperset(axes) and _written(graph, axes) == usual:
+        grown = None if free.issuperset(axes) else _written(graph, axes)
+        if grown is None:
+            continue
+        usual = usual or _written(graph, ())  # most nets never ask
+        if grown == usual:
             free.update(axes)
     return replace(
         graph, free={v: frozenset(a for w, a in free if w == v) for v in known}
