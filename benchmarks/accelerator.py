@@ -21,7 +21,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 import caffe2flax
-from caffe2flax.reference import evaluate
+from caffe2flax.verification.reference import evaluate
 from speed import ours
 from speed.clock import timed
 from speed.networks import CLASSIC, Network, network

@@ -1,19 +1,11 @@
 """caffe2flax: trained Caffe networks as readable Flax NNX modules, exactly."""
 
-from caffe2flax.api import (
-    VERSION,
-    Conversion,
-    convert,
-    inspect,
-    load,
-    run,
-    verify,
-    where,
-)
+from caffe2flax.api import convert, inspect, load, run, verify, where
+from caffe2flax.conversion import VERSION, Conversion
 from caffe2flax.cpu import compile
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.ir.registry import layer
 from caffe2flax.limits import Limits, limited
-from caffe2flax.registry import layer
 
 __version__ = VERSION
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 
 sys.exit(main())

@@ -16,7 +16,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from caffe2flax.errors import ConversionError, Problem, Span
-from caffe2flax.registry import LAYERS, OPERATIONS, PARAMETERS
+from caffe2flax.ir.registry import LAYERS, OPERATIONS, PARAMETERS
 
 GROUP = "caffe2flax.layers"
 """The group of entry points that name a module of layers."""

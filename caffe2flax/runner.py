@@ -11,19 +11,17 @@ from contextlib import suppress
 from functools import partial
 from math import prod
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax import cpu
 from caffe2flax.codegen.sourcemap import PROBE, SourceMap, probed
+from caffe2flax.conversion import Conversion
 from caffe2flax.errors import ConversionError, Problem, closest
-from caffe2flax.ir import Graph, Value
+from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.limits import current
-
-if TYPE_CHECKING:
-    from caffe2flax.api import Conversion
 
 Array = NDArray[Any]
 
@@ -245,15 +243,23 @@ QUICK: dict[str, str | bool] = {
 """Options of XLA on CPU: what runs once need not be fast, but compiled soon."""
 
 
+class Observed(NamedTuple):
+    """What the layers of a module computed, in Caffe's axis order; `stop` says why it
+    failed, where it did: the values that came before are there."""
+
+    values: Mapping[Value, Array]
+    stop: Problem | None = None
+
+
 def observe(
     conversion: Conversion,
     inputs: Mapping[str, Array],
-    stopped: Callable[[Exception], None] | None = None,
-) -> dict[Value, Array]:
-    """Every value that the layers of the module compute, in Caffe's axis order: the
-    module as it is written, with a probe around each call. Where the module fails,
-    `stopped` is told why, and what came before is what there is. Raises ConversionError
-    as `execute` does."""
+    explain: Callable[[Exception], Problem] | None = None,
+) -> Observed:
+    """Every value that the layers of the module compute: the module as it is written,
+    with a probe around each call. `explain` makes a problem of an exception of the
+    module; without it, exceptions are raised. Raises ConversionError as `execute`
+    does."""
     import jax
     from flax import nnx
 
@@ -263,6 +269,7 @@ def observe(
     tree, probes = probed(source, conversion.places)
     seen: dict[tuple[str, str], Any] = {}
     paths: dict[int, str] = {}
+    stop: Problem | None = None
 
     def probe(instance: Any, key: str, value: Any) -> Any:
         seen[paths[id(instance)], key] = value
@@ -275,14 +282,15 @@ def observe(
     instances = {found.path for found in probes.values()}
 
     def call(state: Any, arguments: Any, options: Any) -> Any:
+        nonlocal stop
         model = nnx.merge(definition, state)
         paths.update((id(_follow(model, path)), path) for path in instances)
         try:
             model(*arguments, **options)
         except Exception as error:  # of a module that was edited: whatever it is
-            if stopped is None:
+            if explain is None:
                 raise
-            stopped(error)
+            stop = explain(error)
         return dict(seen)
 
     given = (state, arguments, options)
@@ -297,9 +305,9 @@ def observe(
         tops = tops if isinstance(tops, tuple | list) else (tops,)
         for value, top in zip(node.outputs, tops, strict=False):
             values[value] = np.asarray(top)
-            with suppress(*(() if stopped is None else MISSHAPEN)):
+            with suppress(*(() if explain is None else MISSHAPEN)):
                 values[value] = graph.layouts[value].restore(values[value])
-    return values
+    return Observed(values, stop)
 
 
 def _once(function: Callable[..., Any], *arguments: Any) -> Any:

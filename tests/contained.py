@@ -56,7 +56,7 @@ def contained() -> Iterator[Contained]:
 
 
 def _serve() -> None:
-    from caffe2flax.cli import main
+    from caffe2flax.cli.main import main
     from caffe2flax.codegen.library import library
     from caffe2flax.frontend.prototxt import parse
     from caffe2flax.layers import register_all

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 import caffe2flax
-from caffe2flax import reference
-from caffe2flax.api import Conversion
 from caffe2flax.codegen.module import emit
-from caffe2flax.codegen.weights import Variables
+from caffe2flax.conversion import Conversion
 from caffe2flax.frontend.caffemodel import read_binaryproto
+from caffe2flax.verification import reference
+from caffe2flax.weights.variables import Variables
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 Arrays = dict[str, np.ndarray]

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import caffe2flax
-from caffe2flax.dialects import DIALECTS
 from caffe2flax.frontend.descriptors import PARAMS
+from caffe2flax.ir.dialects import DIALECTS
+from caffe2flax.ir.registry import LAYERS
 from caffe2flax.layers import register_all
-from caffe2flax.registry import LAYERS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

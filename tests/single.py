@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import caffe2flax
-from caffe2flax import reference
+from caffe2flax.verification import reference
 from tests import wireformat as wire
 from tests.golden import distance
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import caffe2flax
-from caffe2flax.reference import evaluate
+from caffe2flax.verification.reference import evaluate
 from tests import wireformat
 from tests.golden import Arrays, distance
 

@@ -34,7 +34,7 @@ def run(type_: str, parameters: str, x: np.ndarray, **options: Any) -> np.ndarra
 
 
 def reference(type_: str, parameters: str, x: np.ndarray) -> np.ndarray:
-    from caffe2flax.reference import evaluate
+    from caffe2flax.verification.reference import evaluate
 
     dims = " ".join(f"dim: {extent}" for extent in x.shape)
     conversion = caffe2flax.convert(net(type_, parameters, dims))

@@ -13,9 +13,9 @@ import pytest
 from flax import nnx
 
 import caffe2flax
-from caffe2flax import reference
-from caffe2flax.api import read_graph
-from caffe2flax.codegen.weights import collect
+from caffe2flax.conversion import read_graph
+from caffe2flax.verification import reference
+from caffe2flax.weights.variables import collect
 from tests import architectures, wireformat
 from tests.golden import FIXTURES, distance
 from tests.test_module import imported

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend import blob, caffemodel
 from caffe2flax.frontend.blob import NVCAFFE
 from caffe2flax.frontend.caffemodel import WeightFile, read, read_binaryproto
-from caffe2flax.frontend.mapped import loaded
 from caffe2flax.frontend.wire import Wire
 from caffe2flax.limits import limited
 from tests.wireformat import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "fixtures" / "digits"
@@ -117,8 +117,8 @@ def test_help_is_quick() -> None:
 
 def test_convert_imports_no_jax(tmp_path: Path) -> None:
     script = (
-        "import sys, caffe2flax, caffe2flax.cli\n"
-        "status = caffe2flax.cli.main(sys.argv[1:])\n"
+        "import sys, caffe2flax, caffe2flax.cli.main\n"
+        "status = caffe2flax.cli.main.main(sys.argv[1:])\n"
         "heavy = {'jax', 'flax', 'rich'} & sys.modules.keys()\n"
         "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
     )

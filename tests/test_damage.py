@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.prototxt import parse

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from caffe2flax.transform import Transform
+from caffe2flax.ir.transform import Transform
 from tests.golden import FIXTURES
 
 RELU = "layer { name: 'r' type: 'ReLU' bottom: 'data' top: 'out' }"

@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 
 import caffe2flax
-from caffe2flax.layers.fillers import Filler
+from caffe2flax.ir.filler import Filler
 from caffe2flax.ops.deconvolution import grouped_transpose_init
-from caffe2flax.reference import evaluate
 from caffe2flax.runner import instantiate
+from caffe2flax.verification.reference import evaluate
 from tests.smallnets import net, numbers, run, save, single
 
 SETTINGS = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from caffe2flax import reference
+from caffe2flax.verification import reference
 from tests.golden import FIXTURES, distance
 
 ROOT = Path(__file__).parent.parent

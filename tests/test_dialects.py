@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 from tests.single import Array, check, normal, single, source, weights_file
 
 

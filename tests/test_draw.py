@@ -10,13 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caffe2flax import dot
-from caffe2flax.api import read_graph
-from caffe2flax.cli import main
-from caffe2flax.columns import columns_of
-from caffe2flax.drawing import DRAWN, KINDS, OWN_KIND, Arrow, Box, Picture, picture
+from caffe2flax.cli.main import main
+from caffe2flax.conversion import read_graph
+from caffe2flax.drawing import dot
+from caffe2flax.drawing.columns import columns_of
+from caffe2flax.drawing.picture import (
+    DRAWN,
+    KINDS,
+    OWN_KIND,
+    Arrow,
+    Box,
+    Picture,
+    picture,
+)
+from caffe2flax.ir.registry import LAYERS
 from caffe2flax.layers import register_all
-from caffe2flax.registry import LAYERS
 from tests.smallnets import net, single
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +171,9 @@ def test_boxes(layers: list[str], boxes: list[str], paths: list[str] | None) -> 
 
 def test_every_family_has_a_kind_and_every_kind_a_colour() -> None:
     register_all()
-    families = {cls.__module__.rpartition(".")[2] for cls in LAYERS.values()}
+    families = {
+        cls.__module__.removeprefix("caffe2flax.layers.") for cls in LAYERS.values()
+    }
     assert KINDS.keys() <= families
     assert OWN_KIND.keys() <= LAYERS.keys()
     kinds = {*KINDS.values(), *OWN_KIND.values(), "shape", "other", "output"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import caffe2flax
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 from tests import wireformat
 from tests.golden import FIXTURES
 

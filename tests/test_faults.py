@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import caffe2flax
-from caffe2flax import output
-from caffe2flax.cli import main
-from caffe2flax.frontend.mapped import Mapped, loaded, mapping_of
+from caffe2flax.cli.main import main
+from caffe2flax.files import atomic as output
+from caffe2flax.files.mapped import Mapped, loaded, mapping_of
 from tests.smallnets import save
 
 ROOT = Path(__file__).parents[1]
@@ -258,10 +258,8 @@ def test_views_of_files_are_read_as_numpy_would(
         for step in [data.draw(st.sampled_from([1, 2, None]))]
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "caffe2flax.frontend.mapped.STAGE", data.draw(st.integers(4, 999))
-        )
-        patch.setattr("caffe2flax.frontend.mapped.ROWS", data.draw(st.integers(1, 4)))
+        patch.setattr("caffe2flax.files.mapped.STAGE", data.draw(st.integers(4, 999)))
+        patch.setattr("caffe2flax.files.mapped.ROWS", data.draw(st.integers(1, 4)))
         found = loaded(view.transpose(axes)[cuts])
     assert mapping_of(found) is None
     np.testing.assert_array_equal(found, plain.transpose(axes)[cuts])

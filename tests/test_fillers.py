@@ -13,7 +13,7 @@ from flax import nnx
 
 import caffe2flax.ops.initializers as ops
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers.fillers import Filler
+from caffe2flax.ir.filler import Filler
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RECORDED = json.loads((FIXTURES / "fillers.json").read_text(encoding="utf-8"))
@@ -358,7 +358,7 @@ def test_sparse_zero_keeps_nothing():
 
 
 def test_fillers_do_not_import_jax():
-    code = "import sys, caffe2flax.layers.fillers; sys.exit('jax' in sys.modules)"
+    code = "import sys, caffe2flax.ir.filler; sys.exit('jax' in sys.modules)"
     root = Path(__file__).parents[1]
     assert not subprocess.run(
         [sys.executable, "-c", code], cwd=root, check=False

@@ -16,19 +16,20 @@ from pathlib import Path
 import pytest
 
 import caffe2flax
-from caffe2flax.api import read_graph
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 from caffe2flax.codegen.library import library
-from caffe2flax.dot import to_dot
-from caffe2flax.drawing import DRAWN, picture
-from caffe2flax.feeding import noise, noise_blobs
+from caffe2flax.conversion import read_graph
+from caffe2flax.drawing.dot import to_dot
+from caffe2flax.drawing.picture import DRAWN, picture
 from caffe2flax.frontend.prototxt import parse
-from caffe2flax.frontend.rewrite import upgraded_text
-from caffe2flax.page import page
-from caffe2flax.parity import parity_test
-from caffe2flax.reference import evaluate
-from caffe2flax.verification import verify_conversion
-from caffe2flax.whereabouts import locate
+from caffe2flax.frontend.upgrade.rewrite import upgraded_text
+from caffe2flax.inspection.where import locate
+from caffe2flax.runner import Observed
+from caffe2flax.verification.inputs import noise, noise_blobs
+from caffe2flax.verification.page import page
+from caffe2flax.verification.parity import parity_test
+from caffe2flax.verification.reference import evaluate
+from caffe2flax.verification.report import verify_conversion
 from tests.hostile import NAMES, quoted
 
 ROOT = Path(__file__).parents[1]
@@ -448,12 +449,14 @@ TAGS = {
 @pytest.mark.parametrize("group", range(0, len(GROUPS), 6))
 def test_pages_and_tests(group: int) -> None:
     names = GROUPS[group]
-    made = caffe2flax.api._convert(
+    made = caffe2flax.conversion.convert(
         net(names, names[0]), None, filled=True, stand_in=noise_blobs
     )
     inputs = noise(made.graph, {})
     report = verify_conversion(
-        made, inputs, lambda made, given: evaluate(made.graph, made.blobs, given)
+        made,
+        inputs,
+        lambda made, given: Observed(evaluate(made.graph, made.blobs, given)),
     )
     text = page(report, b"<svg/>")
     assert all(c.isprintable() or c == "\n" for c in text)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from caffe2flax import reference
-from caffe2flax.api import Conversion, read_graph
-from caffe2flax.ir import Graph
-from caffe2flax.layers.window import Window, pool_output
-from caffe2flax.layout import Segment, order_indices, repeat_order, split_order
+from caffe2flax.conversion import Conversion, read_graph
+from caffe2flax.ir.graph import Graph
+from caffe2flax.ir.layout import Segment, order_indices, repeat_order, split_order
+from caffe2flax.ir.window import Window, pool_output
 from caffe2flax.runner import execute
+from caffe2flax.verification import reference
 from tests.golden import distance
 from tests.smallnets import save
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from caffe2flax import reference
 from caffe2flax.runner import instantiate
+from caffe2flax.verification import reference
 from tests.golden import cases, distance
 
 Array = np.ndarray[Any, Any]

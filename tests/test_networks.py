@@ -24,7 +24,7 @@ from ruff import find_ruff_bin
 
 import caffe2flax
 from caffe2flax import cpu
-from caffe2flax.api import read_graph
+from caffe2flax.conversion import read_graph
 from caffe2flax.frontend import prototxt
 from tests import wireformat
 from tests.golden import FIXTURES

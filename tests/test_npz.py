@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.npz import read_npz, write_npz
+from caffe2flax.files.npz import read_npz, write_npz
 
 DTYPES = ("float16", "float32", "float64", "int32", "uint8", "bool", ">f4")
 

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import caffe2flax
-from caffe2flax.api import read_graph
+from caffe2flax.conversion import read_graph
 from tests import architectures
 from tests.golden import FIXTURES
 from tests.smallnets import net, numbers, save, single

@@ -13,8 +13,8 @@ import pytest
 
 import caffe2flax
 from caffe2flax import plugins
-from caffe2flax.cli import main
-from caffe2flax.registry import LAYERS, OPERATIONS
+from caffe2flax.cli.main import main
+from caffe2flax.ir.registry import LAYERS, OPERATIONS
 from caffe2flax.runner import instantiate
 from tests.golden import FIXTURES
 from tests.single import check, normal, single, weights_file
@@ -83,7 +83,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ("x = 1\nraise KeyError('k')\n", "plug-in fails: KeyError"),
         ("def f(:\n", "plug-in fails: SyntaxError"),
         (
-            "import caffe2flax\nfrom caffe2flax.registry import Elementwise\n"
+            "import caffe2flax\nfrom caffe2flax.ir.layer import Elementwise\n"
             "@caffe2flax.layer('New')\nclass New(Elementwise): ...\n"
             "@caffe2flax.layer('ReLU')\nclass ReLU(Elementwise): ...\n",
             "layer type ReLU is registered twice",

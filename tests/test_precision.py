@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 from caffe2flax.demo import demo
 from tests.smallnets import save
 

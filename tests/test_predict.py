@@ -17,11 +17,11 @@ from PIL import Image
 from ruff import find_ruff_bin
 
 import caffe2flax
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 from caffe2flax.errors import ConversionError
-from caffe2flax.images import Recipe, crop, decode, find, resize
-from caffe2flax.predict import rank
-from caffe2flax.preparation import read_mean
+from caffe2flax.prediction.batches import rank
+from caffe2flax.prediction.images import Recipe, crop, decode, find, resize
+from caffe2flax.prediction.preparation import read_mean
 from caffe2flax.runner import _load_class
 from tests import wireformat
 from tests.smallnets import net, save
@@ -551,8 +551,8 @@ def test_the_nets_own_preparation_is_the_default(
 
 
 def test_256_is_what_imagenets_nets_crop_from(tmp_path: Path) -> None:
-    from caffe2flax.api import read_graph
-    from caffe2flax.preparation import recipe
+    from caffe2flax.conversion import read_graph
+    from caffe2flax.prediction.preparation import recipe
 
     graph = read_graph(ROOT / "fixtures" / "networks" / "alexnet.prototxt")
     made, _ = recipe(graph, cropped=True)

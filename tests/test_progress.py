@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from caffe2flax import progress
-from caffe2flax.progress import Bar
+from caffe2flax.cli import progress
+from caffe2flax.cli.progress import Bar
 
 
 class Terminal(io.StringIO):

@@ -148,7 +148,7 @@ def test_box_output(options: str, normal: str) -> None:
     text = text.replace('top: "out"', 'top: "out" top: "scored"')
     found = caffe2flax.run(text, None, inputs)
     graph = caffe2flax.convert(text).graph
-    from caffe2flax import reference
+    from caffe2flax.verification import reference
 
     expected = reference.evaluate(graph, {}, inputs)
     for value in graph.outputs:

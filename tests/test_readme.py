@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 from tests.readme import (
     README,
     code_blocks,

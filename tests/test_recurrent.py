@@ -14,12 +14,12 @@ import pytest
 from jax import export
 
 import caffe2flax
-from caffe2flax import reference
-from caffe2flax.api import Conversion
 from caffe2flax.codegen.module import emit
-from caffe2flax.codegen.weights import Variables, initial
+from caffe2flax.conversion import Conversion
 from caffe2flax.ops.recurrent import LSTM, RNN, lstm_unit
 from caffe2flax.runner import execute, instantiate
+from caffe2flax.verification import reference
+from caffe2flax.weights.variables import Variables, initial
 from tests.golden import cases, distance, part
 
 Array = np.ndarray[Any, Any]

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import caffe2flax
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 from caffe2flax.frontend.prototxt import parse
-from caffe2flax.frontend.rewrite import upgraded_text
 from caffe2flax.frontend.upgrade import upgrade
+from caffe2flax.frontend.upgrade.rewrite import upgraded_text
 from tests.golden import FIXTURES, Case, cases
 
 FORMATS = [case for case in cases("layers") if case.facts["type"] == "format"]

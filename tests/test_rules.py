@@ -11,7 +11,7 @@ import pytest
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.frontend.prototxt import parse, read
-from caffe2flax.frontend.rules import select
+from caffe2flax.frontend.select import select
 from caffe2flax.frontend.upgrade import upgrade
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "rules"

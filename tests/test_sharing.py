@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import caffe2flax
-from caffe2flax import reference
 from caffe2flax.codegen.sharing import rearrangement
+from caffe2flax.verification import reference
 from tests import wireformat as wire
 
 XAVIER = "weight_filler { type: 'xavier' }"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 from tests.readme import README, ROOT, code_blocks, part
 
 COMMAND, PROGRAM = code_blocks(part(README.read_text(encoding="utf-8"), "ssd"))

@@ -18,17 +18,17 @@ import pytest
 
 import caffe2flax
 from caffe2flax import cpu
-from caffe2flax.api import _convert
-from caffe2flax.cli import main
-from caffe2flax.comparison import BLOCK, difference
-from caffe2flax.feeding import noise
-from caffe2flax.npz import write_npz
-from caffe2flax.oracles import Task, reference
-from caffe2flax.page import page
-from caffe2flax.reference import evaluate
-from caffe2flax.runner import observe
-from caffe2flax.showing import show_report
-from caffe2flax.verification import Report, verify_conversion, with_compiled
+from caffe2flax.cli.main import main
+from caffe2flax.conversion import convert as _convert
+from caffe2flax.files.npz import write_npz
+from caffe2flax.runner import Observed, observe
+from caffe2flax.verification.comparison import BLOCK, difference
+from caffe2flax.verification.inputs import noise
+from caffe2flax.verification.oracles import Task, reference
+from caffe2flax.verification.page import page
+from caffe2flax.verification.reference import evaluate
+from caffe2flax.verification.report import Report, verify_conversion, with_compiled
+from caffe2flax.verification.text import show_report
 from tests.golden import FIXTURES
 from tests.smallnets import save
 from tests.test_networks import FOLDER, write_seeded
@@ -188,14 +188,14 @@ layer { name: "step" type: "Threshold" bottom: "p" top: "step" }
 """
 
 
-def flipped(conversion: Any, inputs: Mapping[str, Any]) -> dict[Any, Any]:
+def flipped(conversion: Any, inputs: Mapping[str, Any]) -> Observed:
     """Values that rounding brought to the other side of 0."""
     values = evaluate(conversion.graph, conversion.blobs, inputs)
     p, step = (next(v for v in values if v.blob == name) for name in ("p", "step"))
     near = np.abs(values[p]) < 1e-6
     values[p] = np.where(near, -values[p], values[p])
     values[step] = (values[p] > 0).astype(np.float64)
-    return values
+    return Observed(values)
 
 
 def test_magnified_rounding_is_no_fault() -> None:
@@ -213,12 +213,12 @@ def test_a_small_fault_upstream_is_found() -> None:
     """It breaks a later layer, which is right on what it was fed."""
     conversion = _convert(STEP, None, filled=True)
 
-    def shifted(conversion: Any, inputs: Mapping[str, Any]) -> dict[Any, Any]:
+    def shifted(conversion: Any, inputs: Mapping[str, Any]) -> Observed:
         values = evaluate(conversion.graph, conversion.blobs, inputs)
         p, step = (next(v for v in values if v.blob == name) for name in ("p", "step"))
         values[p] = values[p] + 4e-5
         values[step] = (values[p] > 0).astype(np.float64)
-        return values
+        return Observed(values)
 
     x = {"data": np.array([[-1e-9, 1.0]], np.float32)}
     report = verify_conversion(conversion, x, shifted)

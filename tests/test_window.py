@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers.window import (
+from caffe2flax.ir.window import (
     INT_MAX,
     Padding,
     Window,

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.api import read_graph
-from caffe2flax.codegen.weights import collect
+from caffe2flax.conversion import read_graph
 from caffe2flax.frontend import caffemodel
-from caffe2flax.ir import Graph, Node, Value
+from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.layers.batchnorm import BatchNorm, statistics
 from caffe2flax.layers.combine import Concat, Eltwise
 from caffe2flax.layers.convolution import Convolution
@@ -24,6 +23,7 @@ from caffe2flax.layers.pooling import Pooling
 from caffe2flax.passes.batchnorm import fold_batchnorm
 from caffe2flax.passes.shapes import infer_shapes
 from caffe2flax.passes.unused import drop_unused
+from caffe2flax.weights.variables import collect
 
 Array = NDArray[Any]
 Settings = Mapping[str, Any]

@@ -16,8 +16,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.api import read_graph
-from caffe2flax.ir import Graph
+from caffe2flax.conversion import read_graph
+from caffe2flax.ir.graph import Graph
 
 Array = NDArray[np.float32]
 

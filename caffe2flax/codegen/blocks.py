@@ -11,9 +11,10 @@ from caffe2flax.codegen.body import Body, Labels
 from caffe2flax.codegen.calls import parse_call
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.places import Home
-from caffe2flax.ir import Block, Graph, Node, Value
-from caffe2flax.layout import Shape
-from caffe2flax.registry import LAYERS, Array, Layer, Site
+from caffe2flax.ir.graph import Block, Graph, Node, Value
+from caffe2flax.ir.layer import Array, Layer, Site
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.registry import LAYERS
 
 KNOWN_STEMS = {"res": "Bottleneck", "resx": "Bottleneck"}
 """Blocks that have a name of their own in the literature."""

@@ -13,9 +13,10 @@ from caffe2flax.codegen.library import library
 from caffe2flax.codegen.names import Namespace, layer_names
 from caffe2flax.codegen.places import Spot
 from caffe2flax.codegen.sharing import Ties
-from caffe2flax.ir import Graph, Node, Value
-from caffe2flax.layout import Operand
-from caffe2flax.registry import Site, arguments, literal
+from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.layer import Site
+from caffe2flax.ir.layout import Operand
 
 LETTERS = {4: "NCHW", 5: "NCDHW"}
 """What Caffe's axes are called, by how many there are."""

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import TypeGuard
 
 from caffe2flax.errors import ConversionError, Problem, Span
-from caffe2flax.registry import OPERATIONS
+from caffe2flax.ir.registry import OPERATIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.places import Spot
-from caffe2flax.ir import Graph, Node
-from caffe2flax.registry import Site, literal
+from caffe2flax.ir.call import literal
+from caffe2flax.ir.graph import Graph, Node
+from caffe2flax.ir.layer import Site
 
 STATE = "dict[str, list[Array]]"
 

@@ -16,9 +16,10 @@ from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.options import Option, find_options
 from caffe2flax.codegen.places import Home, Place, Places
 from caffe2flax.codegen.preprocess import NAME, preprocess_functions
-from caffe2flax.ir import Graph, Value
-from caffe2flax.layers.window import CEIL
-from caffe2flax.registry import Site, literal
+from caffe2flax.ir.call import literal
+from caffe2flax.ir.graph import Graph, Value
+from caffe2flax.ir.layer import Site
+from caffe2flax.ir.window import CEIL
 
 GAP = "\n\n\n"
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.calls import Call, parse_call
 from caffe2flax.codegen.names import Namespace
-from caffe2flax.ir import Graph, Node
+from caffe2flax.ir.graph import Graph, Node
 
 CLASSES = "num_classes"
 HEADS = {

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from caffe2flax.codegen.format import paragraph
 from caffe2flax.codegen.names import identifier
-from caffe2flax.ir import Graph, Value
-from caffe2flax.registry import literal
-from caffe2flax.transform import Transform
+from caffe2flax.ir.call import literal
+from caffe2flax.ir.graph import Graph, Value
+from caffe2flax.ir.transform import Transform
 
 NAME = "preprocess"
 WIDTH = 84

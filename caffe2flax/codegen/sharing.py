@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.errors import ConversionError, Problem
-from caffe2flax.ir import Node, Weight
-from caffe2flax.registry import Site, literal
+from caffe2flax.ir.call import literal
+from caffe2flax.ir.graph import Node, Weight
+from caffe2flax.ir.layer import Site
 
 Indices = NDArray[np.integer[Any]]
 

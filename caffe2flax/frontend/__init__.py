@@ -1,0 +1,1 @@
+"""Files -> messages of the current format."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.frontend.mapped import loaded
+from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.wire import BYTES, Wire, WireField, signed
 
 Array = NDArray[np.floating]

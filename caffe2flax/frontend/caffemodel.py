@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.blob import NVCAFFE, Array, note, read_blob
-from caffe2flax.frontend.mapped import loaded
 from caffe2flax.frontend.sniff import HDF5_MAGIC, explained
 from caffe2flax.frontend.wire import Wire, WireField
 from caffe2flax.limits import current

@@ -2,8 +2,8 @@
 each stood.
 
 No schema is applied here. Unknown fields and layer types survive, so that whoever asks
-for a field decides what it may be (`caffe2flax.ir.Params`), and what nobody asked for
-can be reported.
+for a field decides what it may be (`caffe2flax.ir.params.Params`), and what nobody
+asked for can be reported.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from caffe2flax.errors import ConversionError, Problem, Span
-from caffe2flax.frontend.mapped import Mapped
+from caffe2flax.files.mapped import Mapped
 
 VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
 

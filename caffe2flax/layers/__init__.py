@@ -1,10 +1,10 @@
 """One class for each Caffe layer type, one file for each family."""
 
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 
 def register_all() -> None:
     """Imports every file of this package, which registers its layer types."""
-    for module in iter_modules(__path__):
-        import_module(f"{__name__}.{module.name}")
+    for module in walk_packages(__path__, f"{__name__}."):
+        import_module(module.name)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import Array, Layouts, canonical_axis
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Array, Layouts, canonical_axis
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layers.window import Window
-from caffe2flax.layout import Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import Blob, Site, canonical_axis
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Blob, Site, canonical_axis
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.window import Window
 
 FILLERS = (
     "constant",

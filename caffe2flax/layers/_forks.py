@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from caffe2flax.errors import ConversionError, UnknownShape
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import Arity, Array, Layer, Layouts, Site
+from caffe2flax.ir.layer import Arity, Array, Layer, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
 
 
 def four_axes(shape: Shape) -> Shape:

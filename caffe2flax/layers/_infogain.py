@@ -10,6 +10,9 @@ from typing import ClassVar
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments
+from caffe2flax.ir.layer import Arity, Array, Layer, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.layers._labels import (
     at_label,
     check_batch,
@@ -17,8 +20,6 @@ from caffe2flax.layers._labels import (
     check_one_each,
     row_major,
 )
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.registry import Arity, Array, Layer, Layouts, Site, arguments
 
 THRESHOLD = 1e-20
 

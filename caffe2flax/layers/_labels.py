@@ -9,9 +9,9 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import Array, canonical_axis
+from caffe2flax.ir.layer import Array, canonical_axis
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
 
 MODES = ("FULL", "VALID", "BATCH_SIZE", "NONE")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fractions import Fraction
 
-from caffe2flax.layers.window import Window
-from caffe2flax.registry import Placing
+from caffe2flax.ir.layer import Placing
+from caffe2flax.ir.window import Window
 
 
 def shrinking(windows: Iterable[Window]) -> Placing:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from math import prod
 
-from caffe2flax.layers.window import CEIL, Padding, Window, overhang
-from caffe2flax.layout import Shape
-from caffe2flax.registry import arguments, literal, unless
+from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.window import CEIL, Padding, Window, overhang
 
 LARGE = 64
 """Numbers of a window that may be added in half precision."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from caffe2flax.params import Params
-from caffe2flax.registry import Layer
+from caffe2flax.ir.layer import Layer
+from caffe2flax.ir.params import Params
 
 PYTHON: dict[tuple[str, str], Callable[[Params], Layer]] = {}
 """What reads a Python layer, by its module and class."""

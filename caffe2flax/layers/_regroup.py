@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layout import Layout, Operand
-from caffe2flax.registry import Array, Layer, Layouts, Site
-from caffe2flax.regroup import regroup
+from caffe2flax.ir.layer import Array, Layer, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand
+from caffe2flax.ir.reshape import regroup
 
 
 class Regroup(Layer):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from caffe2flax.layout import Shape
-from caffe2flax.registry import Arity, Array, Layer, Site
+from caffe2flax.ir.layer import Arity, Array, Layer, Site
+from caffe2flax.ir.layout import Shape
 
 
 class Target(Layer):

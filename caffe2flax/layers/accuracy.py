@@ -10,18 +10,12 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments, unless
+from caffe2flax.ir.layer import Array, Layer, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._labels import at_label, check_labels, row_major, some_labels
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Layer,
-    Layouts,
-    Site,
-    arguments,
-    layer,
-    unless,
-)
 
 
 @layer("Accuracy", "accuracy_param")

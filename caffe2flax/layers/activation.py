@@ -9,21 +9,14 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Array, Blob, Elementwise, Site
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._affine import Cover, along, arranged, initializer
 from caffe2flax.layers._fields import filler
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layout import Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Blob,
-    Elementwise,
-    Site,
-    arguments,
-    layer,
-    literal,
-    unless,
-)
 
 
 @layer("ReLU", "relu_param")

@@ -10,6 +10,12 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message
+from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Array, Blob, Elementwise, Layer, Layouts, Site
+from caffe2flax.ir.layout import Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._affine import (
     CHANNELS,
     Cover,
@@ -22,21 +28,6 @@ from caffe2flax.layers._affine import (
 )
 from caffe2flax.layers._fields import filler
 from caffe2flax.layers._fork_batchnorm import ScaledBatchNorm, meaning
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layout import Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Blob,
-    Elementwise,
-    Layer,
-    Layouts,
-    Site,
-    arguments,
-    layer,
-    literal,
-    unless,
-)
 
 ONES = Filler("constant", value=1.0)
 ZEROS = Filler()

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
+from caffe2flax.ir.layout import Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._affine import (
     CHANNELS,
     Cover,
@@ -17,19 +23,6 @@ from caffe2flax.layers._affine import (
     shapes,
 )
 from caffe2flax.layers._fields import filler
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layout import Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Blob,
-    Layer,
-    Layouts,
-    Site,
-    arguments,
-    layer,
-    literal,
-)
 
 
 @layer("Bias", "bias_param")

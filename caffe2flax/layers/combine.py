@@ -10,18 +10,12 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import literal
+from caffe2flax.ir.layer import Array, Layer, Layouts, Site, canonical_axis
+from caffe2flax.ir.layout import Layout, Operand, Shape, join_orders
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._fields import one_shape
-from caffe2flax.layout import Layout, Operand, Shape, join_orders
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Layer,
-    Layouts,
-    Site,
-    canonical_axis,
-    layer,
-    literal,
-)
 
 
 def shared_layout(inputs: Sequence[Operand]) -> Layout:

@@ -11,6 +11,13 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments, literal, same, unless
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Placing, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer as register
+from caffe2flax.ir.window import Padding, Window, caption, conv_output, reconcile
 from caffe2flax.layers._fields import (
     Sliding,
     filler,
@@ -21,29 +28,6 @@ from caffe2flax.layers._fields import (
     output_counts,
 )
 from caffe2flax.layers._placing import shrinking
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layers.window import (
-    Padding,
-    Window,
-    caption,
-    conv_output,
-    reconcile,
-)
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Blob,
-    Layer,
-    Layouts,
-    Placing,
-    Site,
-    arguments,
-    literal,
-    same,
-    unless,
-)
-from caffe2flax.registry import layer as register
 
 MATRIX = 2**19
 """Numbers in a matrix of the reference: 4 MB, which memory is found for again and

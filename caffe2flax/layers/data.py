@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from caffe2flax.errors import ConversionError, UnknownShape
+from caffe2flax.ir.layer import Arity, Array, Layer, Site
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._fields import blob_shape
-from caffe2flax.layout import Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import Arity, Array, Layer, Site, layer
 
 
 class Source(Layer):

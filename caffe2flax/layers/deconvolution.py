@@ -11,6 +11,13 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments, literal, same, unless
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Placing, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
+from caffe2flax.ir.window import caption, deconv_output
 from caffe2flax.layers._fields import (
     Sliding,
     filler,
@@ -21,24 +28,6 @@ from caffe2flax.layers._fields import (
     output_counts,
 )
 from caffe2flax.layers._placing import growing
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layers.window import caption, deconv_output
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Arity,
-    Array,
-    Blob,
-    Layer,
-    Layouts,
-    Placing,
-    Site,
-    arguments,
-    layer,
-    literal,
-    same,
-    unless,
-)
 
 DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 """Fillers that look the same in a blob of any arrangement, turned around or not."""

@@ -9,23 +9,14 @@ from typing import Self
 
 import numpy as np
 
-from caffe2flax.frontend.mapped import loaded
+from caffe2flax.files.mapped import loaded
+from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site, canonical_axis
+from caffe2flax.ir.layout import Layout, Merged, Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._fields import filler, initialisers
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layout import Layout, Merged, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Blob,
-    Layer,
-    Layouts,
-    Site,
-    arguments,
-    canonical_axis,
-    layer,
-    literal,
-    unless,
-)
 
 ROWS = 2**18
 """Weights that the reference brings to float64 at once."""

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from caffe2flax.params import Params
-from caffe2flax.registry import Array, Elementwise, Site, arguments, layer, literal
+from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.layer import Array, Elementwise, Site
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 
 
 @layer("Dropout", "dropout_param")

@@ -8,11 +8,13 @@ from typing import Self, TypeVar
 
 import numpy as np
 
+from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Array, Blob, Layer, Site
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._fields import blob_shape, read_filler
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layout import Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import Array, Blob, Layer, Site, arguments, layer, literal
 
 
 @layer("DummyData", "dummy_data_param")

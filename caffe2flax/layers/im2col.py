@@ -11,20 +11,13 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.layer import Array, Layer, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
+from caffe2flax.ir.window import Padding, caption, conv_output, reconcile
 from caffe2flax.layers._fields import Sliding
-from caffe2flax.layers.window import Padding, caption, conv_output, reconcile
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Layer,
-    Layouts,
-    Site,
-    arguments,
-    layer,
-    literal,
-    unless,
-)
 
 
 @layer("Im2col", "convolution_param")

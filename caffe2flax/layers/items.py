@@ -9,9 +9,10 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import Array, Layer, Layouts, Site, layer
+from caffe2flax.ir.layer import Array, Layer, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 
 
 def _items_first(x: Operand) -> Layout:

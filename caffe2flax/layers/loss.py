@@ -10,6 +10,11 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments, unless
+from caffe2flax.ir.layer import Arity, Array, Layer, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._infogain import InfogainOfProbabilities
 from caffe2flax.layers._labels import (
     OVER_VALID,
@@ -22,18 +27,6 @@ from caffe2flax.layers._labels import (
     loss_param,
     row_major,
     some_labels,
-)
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Arity,
-    Array,
-    Layer,
-    Layouts,
-    Site,
-    arguments,
-    layer,
-    unless,
 )
 
 THRESHOLD = 1e-20

@@ -9,20 +9,11 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Elementwise,
-    Layer,
-    Layouts,
-    Site,
-    arguments,
-    canonical_axis,
-    layer,
-    literal,
-    unless,
-)
+from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.layer import Array, Elementwise, Layer, Layouts, Site, canonical_axis
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 
 
 @layer("MVN", "mvn_param")

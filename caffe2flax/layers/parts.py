@@ -10,21 +10,13 @@ from typing import Self
 
 import numpy as np
 
-from caffe2flax.dialects import listed
 from caffe2flax.errors import ConversionError
-from caffe2flax.layout import Layout, Operand, Shape, repeat_order, split_order
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Layer,
-    Layouts,
-    Placing,
-    Site,
-    arguments,
-    canonical_axis,
-    layer,
-    literal,
-)
+from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.dialects import listed
+from caffe2flax.ir.layer import Array, Layer, Layouts, Placing, Site, canonical_axis
+from caffe2flax.ir.layout import Layout, Operand, Shape, repeat_order, split_order
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 
 
 @layer("Split")

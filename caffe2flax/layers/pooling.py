@@ -10,10 +10,12 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.layers._fields import pair, windows
-from caffe2flax.layers._placing import shrinking
-from caffe2flax.layers._pooling import avg_pool, max_pool, overhangs
-from caffe2flax.layers.window import (
+from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.layer import Array, Layer, Layouts, Placing, Site
+from caffe2flax.ir.layout import Layout, Operand, Segment, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
+from caffe2flax.ir.window import (
     Padding,
     Window,
     caption,
@@ -21,18 +23,9 @@ from caffe2flax.layers.window import (
     pool_windows,
     reconcile,
 )
-from caffe2flax.layout import Layout, Operand, Segment, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Layer,
-    Layouts,
-    Placing,
-    Site,
-    arguments,
-    layer,
-    literal,
-)
+from caffe2flax.layers._fields import pair, windows
+from caffe2flax.layers._placing import shrinking
+from caffe2flax.layers._pooling import avg_pool, max_pool, overhangs
 
 LOWEST = float(np.finfo(np.float32).min)
 """What Caffe starts a maximum from."""

@@ -8,8 +8,10 @@ from typing import Self
 
 import numpy as np
 
-from caffe2flax.params import Params
-from caffe2flax.registry import Array, Elementwise, Site, layer, literal
+from caffe2flax.ir.call import literal
+from caffe2flax.ir.layer import Array, Elementwise, Site
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 
 EXACT_POWERS = 16
 """Up to here repeated multiplication is as good as a power function, and faster."""

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.layer import Array, Elementwise, Layer, Site
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._forks import (
     Feed,
     TrainingOnly,
@@ -16,17 +21,6 @@ from caffe2flax.layers._forks import (
 )
 from caffe2flax.layers._python import PYTHON, numbers, options, python_layer
 from caffe2flax.layers._targets import Sampled, Target
-from caffe2flax.layout import Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Array,
-    Elementwise,
-    Layer,
-    Site,
-    arguments,
-    layer,
-    literal,
-)
 
 
 @layer("Python", "python_param")

@@ -11,20 +11,13 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._fields import filler, initialisers
-from caffe2flax.layers.fillers import Filler
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import (
-    Arity,
-    Array,
-    Blob,
-    Layer,
-    Layouts,
-    Site,
-    arguments,
-    layer,
-)
 
 ZEROS = Filler()
 

@@ -7,10 +7,11 @@ from math import prod
 from typing import Self
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.layer import canonical_axis
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
 from caffe2flax.layers._regroup import Regroup
-from caffe2flax.layout import Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import canonical_axis, layer
 
 
 @layer("Flatten", "flatten_param")

@@ -8,9 +8,10 @@ from typing import Self
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message, Scalar
-from caffe2flax.layout import Operand, Shape
-from caffe2flax.params import Params
-from caffe2flax.registry import Array, Layer, Site, literal
+from caffe2flax.ir.call import literal
+from caffe2flax.ir.layer import Array, Layer, Site
+from caffe2flax.ir.layout import Operand, Shape
+from caffe2flax.ir.params import Params
 
 NOT_PARAMETERS = ("name", "type", "bottom", "top", "include", "exclude", "phase")
 

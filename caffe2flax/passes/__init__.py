@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from caffe2flax.ir import Graph, check
+from caffe2flax.ir.graph import Graph, check
 from caffe2flax.passes.alignment import align_crops
 from caffe2flax.passes.batchnorm import fold_batchnorm
 from caffe2flax.passes.blocks import factor_blocks

@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from caffe2flax.errors import ConversionError, Problem
-from caffe2flax.ir import Graph, Node, Value
-from caffe2flax.registry import Placing
+from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.layer import Placing
 
 WIDE = 30
 """Rows of border, beyond what keeps the size, that no layer has by chance."""

@@ -13,9 +13,9 @@ from itertools import product
 from math import prod
 
 from caffe2flax.errors import Problem, UnknownShape
-from caffe2flax.ir import Graph, Node, Value
-from caffe2flax.layout import Shape
-from caffe2flax.registry import Layer
+from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.layer import Layer
+from caffe2flax.ir.layout import Shape
 
 STORED = ((3, 32, 32), (1, 28, 28))
 """(C, H, W) of images that databases often hold as they are, not to be cropped."""

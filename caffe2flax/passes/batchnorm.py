@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from caffe2flax.ir import Graph, Node, Value
-from caffe2flax.registry import Layer
+from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.layer import Layer
 
 
 def fold_batchnorm(graph: Graph) -> Graph:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
-from caffe2flax.ir import Block, Graph, Node, Value, Weight
+from caffe2flax.ir.graph import Block, Graph, Node, Value, Weight
 
 _NUMBERED = re.compile(
     r"([A-Za-z]+(?:[_-][A-Za-z]+)*?)[_-]?(\d+[a-z]?\d*(?:_\d+)?)(?=$|[/_.-])"

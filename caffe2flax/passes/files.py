@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from caffe2flax.errors import ConversionError, Problem
-from caffe2flax.ir import Graph, Node, Value
-from caffe2flax.layout import Shape
-from caffe2flax.registry import Array, Layer, Site
+from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.layer import Array, Layer, Site
+from caffe2flax.ir.layout import Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from caffe2flax.errors import Span
-from caffe2flax.ir import Graph, Node, Value
-from caffe2flax.layout import Layout, Operand, Shape
-from caffe2flax.registry import Array, Layer, Layouts, Site, arguments, literal
+from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.layer import Array, Layer, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
 
 
 @dataclass(frozen=True, slots=True)

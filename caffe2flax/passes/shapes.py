@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from caffe2flax.errors import ConversionError, Problem, UnknownShape
-from caffe2flax.ir import Graph, Node, Share, Value, Weight
-from caffe2flax.layout import BATCH_SCALE, Shape
+from caffe2flax.ir.graph import Graph, Node, Share, Value, Weight
+from caffe2flax.ir.layer import Blob
+from caffe2flax.ir.layout import BATCH_SCALE, Shape
 from caffe2flax.limits import current
 from caffe2flax.passes.assumption import Unknown, agree, assume, guesses
-from caffe2flax.registry import Blob
 
 Shapes = dict[Value, Shape]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir import Graph, Node, Value
-from caffe2flax.layout import Shape
+from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.layer import Site
+from caffe2flax.ir.layout import Shape
 from caffe2flax.passes.layout import assign_layouts
 from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import propagate
-from caffe2flax.registry import Site
 
 Axes = Sequence[tuple[Value, int]]
 Shapes = Mapping[Value, Shape]

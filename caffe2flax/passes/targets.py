@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from caffe2flax.ir import Graph
+from caffe2flax.ir.graph import Graph
 
 
 def feed_targets(graph: Graph) -> Graph:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from caffe2flax.ir import Dropped, Graph, Node, Value
-from caffe2flax.registry import Layer
+from caffe2flax.ir.graph import Dropped, Graph, Node, Value
+from caffe2flax.ir.layer import Layer
 
 
 def drop_unused(graph: Graph) -> Graph:

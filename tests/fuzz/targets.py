@@ -18,9 +18,9 @@ import caffe2flax
 from caffe2flax import api
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend import caffemodel, prototxt, schema
-from caffe2flax.frontend.rewrite import upgraded_text
-from caffe2flax.frontend.rules import select
+from caffe2flax.frontend.select import select
 from caffe2flax.frontend.upgrade import inline_net, upgrade
+from caffe2flax.frontend.upgrade.rewrite import upgraded_text
 from tests.fuzz import oracle, text, wire
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

@@ -1,0 +1,269 @@
+"""The command predict: what it takes, and what it has to say."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffe2flax.cli.progress import Bar
+from caffe2flax.errors import ConversionError, Problem, Span
+
+if TYPE_CHECKING:
+    from caffe2flax.conversion import Conversion
+    from caffe2flax.prediction.batches import Ranked
+    from caffe2flax.prediction.images import Recipe
+
+EXAMPLE = """\
+examples:
+  caffe2flax predict net.prototxt net.caffemodel cat.jpg --mean 104,117,123
+  caffe2flax predict net.prototxt net.caffemodel photos --csv --labels words.txt
+  caffe2flax predict net.prototxt net.caffemodel photos --features fc7 -o fc7.npz
+
+An image is decoded to B, G, R, resized as OpenCV does (bilinear) to the input's size,
+the mean is subtracted, and the rest multiplied by the scale. With --crop it is resized
+to something larger and the middle is taken. What the net's transform_param says is the
+default. Files that are no images are named and passed over; the exit status is 1 then.
+"""
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+_NUMBERS = re.compile(rf"{_NUMBER}(,{_NUMBER})*")
+
+
+def add_preparation(command: argparse.ArgumentParser) -> None:
+    """What convert takes to write `preprocess` by."""
+    command.add_argument(
+        "--mean",
+        metavar="B,G,R",
+        type=_numbers,
+        default=(),
+        help="what preprocess subtracts from images",
+    )
+    command.add_argument(
+        "--scale",
+        metavar="S",
+        type=_number,
+        help="what preprocess multiplies the rest by",
+    )
+
+
+def add_predict(command: argparse.ArgumentParser) -> None:
+    """The arguments of predict besides the net's."""
+    command.add_argument(
+        "images",
+        metavar="IMAGE",
+        type=Path,
+        nargs="+",
+        help="a file, or a folder for all files in it",
+    )
+    command.add_argument(
+        "--mean",
+        metavar="FILE.binaryproto|FILE.npy|B,G,R",
+        type=_mean,
+        help="what is subtracted, in the order of the net's channels",
+    )
+    command.add_argument(
+        "--scale", metavar="S", type=_number, help="what the rest is multiplied by"
+    )
+    command.add_argument(
+        "--channel-order",
+        dest="order",
+        choices=("BGR", "RGB"),
+        default="BGR",
+        help="of the net's input (default: BGR, as everywhere in Caffe)",
+    )
+    command.add_argument(
+        "--crop",
+        action="store_true",
+        help="take the middle of a larger image: of the mean's size, or 256 x 256",
+    )
+    command.add_argument(
+        "--resize",
+        metavar="HEIGHT,WIDTH",
+        type=_size,
+        help="the larger image's size, to crop from",
+    )
+    command.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        help="the names of the classes, a line each",
+    )
+    command.add_argument(
+        "--top", metavar="K", type=_count, default=5, help="classes shown (default: 5)"
+    )
+    command.add_argument(
+        "--scores",
+        metavar="BLOB",
+        help="the blob that holds the scores (default: the only output)",
+    )
+    command.add_argument(
+        "--batch", metavar="N", type=_count, help="images at once (default: up to 16)"
+    )
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print a line a class as CSV")
+    form.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument(
+        "--features", metavar="BLOB", help="write a blob instead of ranking classes"
+    )
+    command.add_argument(
+        "-o",
+        dest="output",
+        metavar="OUT.npz",
+        type=Path,
+        help="where --features goes; replaced where it exists",
+    )
+
+
+def run_predict(
+    options: argparse.Namespace, selection: Mapping[str, Any]
+) -> tuple[str, tuple[Problem, ...]]:
+    """The classes of every image, or where the features went; and the files that no
+    prediction was made for."""
+    from PIL import Image
+
+    from caffe2flax.prediction import images, preparation
+    from caffe2flax.prediction.batches import batch_size, score_blob
+
+    if (options.features is None) != (options.output is None):
+        raise ConversionError("give --features BLOB and -o OUT.npz together")
+    files = list(images.find(options.images))
+    _spare((options.net, options.weights, *files), options.output)
+    conversion, recipe, notes = _prepared(options, selection)
+    graph = conversion.graph
+    job = (conversion, recipe, files)
+    batch = batch_size(graph, options.batch, len(files))
+    with Bar("predicting") as bar, warnings.catch_warnings():
+        # `images` has a bound of its own.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        if options.features is not None:
+            text, problems = _features(options, job, batch, bar)
+        else:
+            blob = score_blob(graph, options.scores)
+            labels: tuple[str, ...] = ()
+            if options.labels is not None:
+                classes = graph.shapes[graph.blobs[blob]][1]
+                labels = preparation.read_labels(options.labels, classes)
+            text, problems = _ranking(options, job, blob, labels, batch, bar)
+    if not (options.csv or options.json):
+        text = "\n".join([text, *(f"note: {note}" for note in notes)]).strip("\n")
+    return text, problems
+
+
+def _prepared(
+    options: argparse.Namespace, selection: Mapping[str, Any]
+) -> tuple[Conversion, Recipe, tuple[str, ...]]:
+    from caffe2flax import convert
+    from caffe2flax.prediction import preparation
+
+    known = options.mean if isinstance(options.mean, tuple) else ()
+    mean = preparation.read_mean(options.mean) if options.mean and not known else None
+    blob = options.features or options.scores
+    conversion = convert(
+        options.net,
+        options.weights,
+        taps=(blob,) if blob else (),
+        mean=known,
+        scale=options.scale,
+        **selection,
+    )
+    recipe, notes = preparation.recipe(
+        conversion.graph,
+        mean=mean,
+        cropped=options.crop,
+        resized=options.resize,
+        rgb=options.order == "RGB",
+    )
+    return conversion, recipe, notes
+
+
+def _ranking(
+    options: argparse.Namespace,
+    job: tuple[Conversion, Recipe, list[Path]],
+    blob: str,
+    labels: tuple[str, ...],
+    batch: int,
+    bar: Bar,
+) -> tuple[str, tuple[Problem, ...]]:
+    from caffe2flax.prediction import ranking as rankings
+    from caffe2flax.prediction.batches import rank, run_images
+
+    found: list[tuple[Path, list[Ranked]]] = []
+    problems: list[Problem] = []
+    for part in run_images(*job, blob, batch, bar):
+        rows = part.rows.reshape(len(part.rows), part.rows.shape[1])
+        found += zip(part.files, rank(rows, options.top), strict=True)
+        problems += part.problems
+    if options.json:
+        return rankings.as_json(blob, found, labels, problems), tuple(problems)
+    show = rankings.as_csv if options.csv else rankings.as_text
+    return show(blob, found, labels), tuple(problems)
+
+
+def _features(
+    options: argparse.Namespace,
+    job: tuple[Conversion, Recipe, list[Path]],
+    batch: int,
+    bar: Bar,
+) -> tuple[str, tuple[Problem, ...]]:
+    """Writes the blob, a row an image, and the images' names."""
+    import numpy as np
+
+    from caffe2flax.files.npz import write_npz
+    from caffe2flax.prediction.batches import run_images
+
+    blob = options.features
+    parts = list(run_images(*job, blob, batch, bar))
+    rows = np.concatenate([part.rows for part in parts])
+    files = [str(path) for part in parts for path in part.files]
+    problems = tuple(problem for part in parts for problem in part.problems)
+    names = "files" if blob == "images" else "images"
+    write_npz(options.output, {blob: rows, names: np.array(files, str)})
+    if options.json:
+        told = {"file": str(options.output), "blob": blob, "shape": rows.shape}
+        told |= {"images": files, "problems": [p.to_dict() for p in problems]}
+        return json.dumps(told, indent=2), problems
+    text = f"{options.output}: {blob} {rows.shape}, {names} {(len(files),)}"
+    return text, problems
+
+
+def _spare(inputs: Sequence[Path], output: Path | None) -> None:
+    """Raises ConversionError where the output would replace an input."""
+    if output is None or not output.exists():
+        return
+    for path in inputs:
+        if path.exists() and path.samefile(output):
+            message = "the results would replace this input"
+            raise ConversionError(Problem(message, Span(str(path))))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    if not _NUMBERS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 104,117,123")
+    return tuple(map(float, text.split(",")))
+
+
+def _mean(text: str) -> tuple[float, ...] | Path:
+    return _numbers(text) if _NUMBERS.fullmatch(text) else Path(text)
+
+
+def _number(text: str) -> float:
+    if not re.fullmatch(_NUMBER, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    if not re.fullmatch(r"[1-9]\d{0,4},[1-9]\d{0,4}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 256,256")
+    height, width = map(int, text.split(","))
+    return height, width

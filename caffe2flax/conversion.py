@@ -1,0 +1,203 @@
+"""From files to a module and its weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import Unpack
+
+from caffe2flax.codegen.format import format_source
+from caffe2flax.codegen.library import library
+from caffe2flax.codegen.module import emit
+from caffe2flax.codegen.names import Namespace, module_stem
+from caffe2flax.codegen.places import Places
+from caffe2flax.codegen.preprocess import NAME
+from caffe2flax.frontend import caffemodel
+from caffe2flax.frontend.borrow_inputs import lend_inputs
+from caffe2flax.frontend.caffemodel import WeightFile
+from caffe2flax.frontend.select import select
+from caffe2flax.frontend.snapshot import as_written
+from caffe2flax.frontend.source import (
+    PathOrText,
+    carries_weights,
+    is_text,
+    origin,
+    read_net,
+)
+from caffe2flax.frontend.upgrade import inline_net, upgrade
+from caffe2flax.ir.build import build
+from caffe2flax.ir.dialects import check_dialects
+from caffe2flax.ir.graph import Graph
+from caffe2flax.ir.layout import Shape
+from caffe2flax.layers import register_all
+from caffe2flax.layers.stub import Stub
+from caffe2flax.options import ConversionOptions, check_options
+from caffe2flax.passes import PASSES, Pass, run_passes
+from caffe2flax.passes.transform import with_transform
+from caffe2flax.plugins import load_entry_points, load_plugins
+from caffe2flax.weights.files import write_files
+from caffe2flax.weights.safetensors import Progress
+from caffe2flax.weights.variables import Blobs, Variables, bare, collect
+
+Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+VERSION = "0.1.0"
+STAND_IN = "no weights are given: random ones stand in"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A converted net.
+
+    name: the class. source: its module. weights: variable -> float32 array, None
+    without a weights file. graph: the net as it was emitted. notes: what the user
+    should know. blobs: the weights as Caffe holds them, by (owner's number, index).
+    places: where the module has each node, by its number.
+    """
+
+    name: str
+    source: str
+    weights: Variables | None
+    graph: Graph
+    blobs: Blobs
+    notes: tuple[str, ...]
+    places: Places = field(default_factory=dict)
+
+    @property
+    def layer_count(self) -> int:
+        """Layers of the net that the module holds."""
+        return len(self.graph.slots)
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in the weight blobs, as Caffe counts them."""
+        weights = {w for node in self.graph.nodes for w in node.weights}
+        return sum(prod(weight.shape) for weight in weights)
+
+    def write(
+        self,
+        directory: str | os.PathLike[str] = ".",
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[Path, ...]:
+        """Writes `<name in lower case>.py` and, with weights, `.safetensors` beside it;
+        `<name>_net` where Python or JAX has a module of that name.
+
+        Both appear whole or not at all. FileExistsError where one exists already and
+        `force` is not given; OSError where the folder cannot be written.
+        """
+        stem = module_stem(self.name)
+        return write_files(
+            Path(directory), stem, self.source, self.weights, force, progress
+        )
+
+
+def convert(
+    prototxt: PathOrText,
+    weights: Weights | None = None,
+    *,
+    filled: bool = False,
+    stand_in: Callable[[Graph], Blobs] | None = None,
+    arrays: Mapping[str, Shape] | None = None,
+    **options: Unpack[ConversionOptions],
+) -> Conversion:
+    """Converts a net, as `caffe2flax.convert` describes.
+
+    filled: makes weights of the fillers where there is no file. stand_in: makes others.
+    arrays: shapes of arrays that the module will be run on, by blob. Raises
+    ConversionError.
+    """
+    graph = read_graph(prototxt, arrays=arrays, **options)
+    if weights is None and carries_weights(prototxt):
+        weights = prototxt
+    files = [caffemodel.read(path) for path in weight_paths(weights)]
+    if graph.assumed and files:
+        graph = read_graph(prototxt, arrays=arrays, held=_held(files), **options)
+    blobs, notes = collect(graph, files) if files or filled else ({}, bare(graph))
+    if stand_in is not None and not files:
+        blobs, notes = stand_in(graph), (STAND_IN,)
+    reserved = {*library().definitions, NAME}
+    class_name = Namespace(reserved).claim(graph.name)
+    module = emit(
+        graph,
+        class_name,
+        initialise=not files,
+        origin=origin(prototxt),
+        version=VERSION,
+    )
+    return Conversion(
+        class_name,
+        format_source(module.source),
+        Variables(graph, module, blobs, files) if files or filled else None,
+        graph,
+        blobs,
+        (*graph.notes, *(note for file in files for note in file.notes), *notes),
+        module.places,
+    )
+
+
+def _held(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
+    """The shapes of the blobs in weight files, by layer."""
+    return {
+        layer.name: tuple(blob.shape for blob in layer.blobs)
+        for file in files
+        for layer in file.layers
+    }
+
+
+def weight_paths(weights: Weights | None) -> Sequence[str | os.PathLike[str]]:
+    if weights is None:
+        return ()
+    return (weights,) if isinstance(weights, str | os.PathLike) else tuple(weights)
+
+
+def read_graph(
+    source: PathOrText,
+    *,
+    arrays: Mapping[str, Shape] | None = None,
+    held: Mapping[str, tuple[Shape, ...]] | None = None,
+    passes: Sequence[Pass] = PASSES,
+    **options: Unpack[ConversionOptions],
+) -> Graph:
+    """The graph of a prototxt, `passes` run.
+
+    arrays: shapes of arrays that the net will be run on, by blob. held: shapes of the
+    blobs in the weight files, by layer. Raises ConversionError.
+    """
+    check_options(options)
+    dialect = options.get("dialect") or {}
+    register_all()
+    load_entry_points()
+    load_plugins(options.get("plugins", ()))
+    check_dialects(dialect)
+    message, skipped = read_net(source)
+    phase = options.get("phase", "TEST")
+    level, stages = options.get("level", 0), options.get("stages", ())
+    net = upgrade(inline_net(message, phase=phase) or message)
+    if carries_weights(source):
+        net = as_written(net)
+    net, lent = lend_inputs(net, phase=phase, level=level, stages=stages)
+    net = select(net, phase=phase, level=level, stages=stages)
+    shapes: dict[str, Shape] = {
+        blob: tuple(map(int, shape))
+        for blob, shape in (options.get("input_shapes") or {}).items()
+    }
+    graph = build(
+        net,
+        phase=phase,
+        input_shapes=shapes,
+        at_hand=arrays,
+        taps=options.get("taps", ()),
+        dialects=dialect,
+        stub=Stub if options.get("stub_unsupported") else None,
+        name="Net" if is_text(source) else Path(source).stem,
+    )
+    name = options.get("name") or graph.name
+    graph = replace(graph, name=name, held=held or {})
+    done = run_passes(graph, passes).with_notes(*skipped, *lent)
+    done = with_transform(done, options.get("mean", ()), options.get("scale"))
+    # A method belongs to one class.
+    flat = options.get("flat") or any(node.layer.has_method for node in done.nodes)
+    return replace(done, blocks=()) if flat else done

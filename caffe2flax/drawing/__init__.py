@@ -1,0 +1,1 @@
+"""Pictures of nets: boxes and arrows, laid out by Graphviz."""

@@ -1,0 +1,106 @@
+"""Inputs that a net lacks in a phase, taken from the layer that makes them in another.
+
+A net to be trained often reads its data in TRAIN alone. Caffe aborts on it in TEST,
+where one wants the trained net to work: its input is what the data layer of TRAIN
+provides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from caffe2flax.errors import Span
+from caffe2flax.frontend.message import Field, Message, Scalar
+from caffe2flax.frontend.select import admits
+
+
+def lend_inputs(
+    net: Message, *, phase: str = "TEST", level: int = 0, stages: Sequence[str] = ()
+) -> tuple[Message, tuple[str, ...]]:
+    """The V2 net `net`, in which the rules of some layers are gone, and notes on these.
+
+    They are layers without bottoms that the rules leave out and that make a blob that
+    the others read and none of them makes; those of the other phase come before those
+    of other stages and levels. What else they make that the net has goes nowhere.
+    """
+    layers = [f for f in net.fields if isinstance(f.value, Message)]
+    layers = [f for f in layers if f.name == "layer"]
+    other = "TRAIN" if phase == "TEST" else "TEST"
+    present = admits(net, layers, phase=phase, level=level, stages=stages)
+    there = [f for f, stays in zip(layers, present, strict=True) if stays]
+    made = {blob for f in there for blob in _blobs(f, "top")}
+    wanted = dict.fromkeys(b for b in _unmade(there) if b not in made)
+    if not wanted:
+        return net, ()
+    swapped = admits(net, layers, phase=other, level=level, stages=stages)
+    ranked = sorted(
+        (not near, number)
+        for number, (near, stays) in enumerate(zip(swapped, present, strict=True))
+        if not stays and not _blobs(layers[number], "bottom")
+    )
+    lent: dict[int, Field] = {}
+    silent: list[Field] = []
+    notes = []
+    for _, number in ranked:
+        tops = _blobs(layers[number], "top")
+        used = [blob for blob in tops if blob in wanted]
+        if not used:
+            continue
+        own = [blob for blob in tops if blob in made]
+        lent[id(layers[number])] = _without_rules(layers[number], own)
+        silent += [_silence(blob, layers[number].span) for blob in own]
+        made.update(tops)
+        for blob in used:
+            del wanted[blob]
+        notes.append(
+            f"{layers[number].span}: no layer of {phase} makes {', '.join(used)}, on "
+            "which Caffe aborts; taken as an input, as this layer makes it, which "
+            f"{phase} leaves out"
+        )
+    fields = tuple(lent.get(id(field), field) for field in net.fields)
+    return replace(net, fields=(*fields, *silent)), tuple(notes)
+
+
+def _unmade(layers: Iterable[Field]) -> Iterable[str]:
+    """What the layers read before one of them makes it."""
+    made: set[str] = set()
+    for field in layers:
+        yield from (b for b in _blobs(field, "bottom") if b not in made)
+        made.update(_blobs(field, "top"))
+
+
+def _blobs(layer: Field, name: str) -> list[str]:
+    assert isinstance(layer.value, Message)
+    values = (f.value for f in layer.value.all(name))
+    return [value.text for value in values if isinstance(value, Scalar)]
+
+
+def _without_rules(layer: Field, unused: Iterable[str]) -> Field:
+    """The layer for any phase, its tops among `unused` under other names."""
+    assert isinstance(layer.value, Message)
+    names = {blob: _aside(blob) for blob in unused}
+    fields = (
+        _renamed(f, names) if f.name == "top" else f
+        for f in layer.value.fields
+        if f.name not in ("include", "exclude")
+    )
+    return replace(layer, value=replace(layer.value, fields=tuple(fields)))
+
+
+def _aside(blob: str) -> str:
+    return f"{blob} (unused)"
+
+
+def _renamed(top: Field, names: Mapping[str, str]) -> Field:
+    value = top.value
+    if not isinstance(value, Scalar) or value.text not in names:
+        return top
+    return replace(top, value=replace(value, text=names[value.text]))
+
+
+def _silence(blob: str, span: Span) -> Field:
+    """A layer that reads the blob which stands aside, lest it be an output."""
+    given = {"name": _aside(blob), "type": "Silence", "bottom": _aside(blob)}
+    fields = (Field(n, Scalar("string", t, span), span) for n, t in given.items())
+    return Field("layer", Message(tuple(fields), span), span)

@@ -1,0 +1,1 @@
+"""What a net is made of, what it costs, and which lines belong together."""

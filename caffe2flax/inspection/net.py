@@ -1,0 +1,283 @@
+"""What a net is made of: layers, costs, inputs, padding, and what was left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
+from caffe2flax.frontend.message import Message
+from caffe2flax.frontend.schema import read_architecture
+from caffe2flax.inspection.parameters import parameters
+from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.layout import Layout, Shape
+from caffe2flax.ir.window import Padding
+
+MOST_AXES = 32
+BYTES = 4
+"""Of a number: Caffe holds its blobs in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """One layer of the net.
+
+    shape: of its first top, in Caffe's order. emitted: the same as the module has it,
+    `order` names those axes. parameters: numbers in weight blobs of its own.
+    multiply_adds: for the input shapes of the net. memory: bytes of its tops, 0 where
+    it works in place. settings: its parameters that are not what they are by default.
+    """
+
+    name: str
+    type: str
+    line: int
+    shape: Shape
+    emitted: Shape
+    order: str
+    parameters: int
+    multiply_adds: int
+    memory: int
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFacts:
+    """An input or an output: how Caffe's images become it, "" where nothing is said."""
+
+    name: str
+    shape: Shape
+    emitted: Shape
+    order: str
+    preparation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PaddingFacts:
+    """What Caffe pads, what "SAME" would have padded, what was emitted and why."""
+
+    name: str
+    caffe: tuple[tuple[int, int], ...]
+    same: tuple[tuple[int, int], ...]
+    emitted: str | tuple[tuple[int, int], ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFacts:
+    """A weight blob of several layers, the owner first."""
+
+    layers: tuple[str, ...]
+    index: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedFacts:
+    """A layer that the module leaves out."""
+
+    name: str
+    type: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A net as `inspect` shows it."""
+
+    name: str
+    phase: str
+    layers: tuple[LayerFacts, ...]
+    inputs: tuple[BlobFacts, ...]
+    outputs: tuple[BlobFacts, ...]
+    padding: tuple[PaddingFacts, ...]
+    shared: tuple[SharedFacts, ...]
+    dropped: tuple[DroppedFacts, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Shared ones count once."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def multiply_adds(self) -> int:
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all blobs, inputs included, as Caffe holds them all at once."""
+        fed = sum(prod(blob.shape) * BYTES for blob in self.inputs)
+        return fed + sum(layer.memory for layer in self.layers)
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        totals = {
+            "parameters": self.parameters,
+            "multiply_adds": self.multiply_adds,
+            "memory": self.memory,
+        }
+        return {**asdict(self), "totals": totals}
+
+
+def inspect_graph(graph: Graph, notes: Sequence[str] = ()) -> Inspection:
+    """The facts of a graph that is ready for emission."""
+    owners: set[tuple[int, int]] = set()
+    return Inspection(
+        graph.name,
+        graph.phase,
+        tuple(_layers(graph, owners)),
+        tuple(_blob(graph, value) for value in graph.arguments),
+        tuple(_blob(graph, value) for value in graph.outputs),
+        tuple(_padding(name, found) for name, found in graph.padding.items()),
+        tuple(_shared(graph)),
+        tuple(
+            DroppedFacts(d.name, d.type, d.span.line, d.reason) for d in graph.dropped
+        ),
+        (*graph.notes, *notes),
+    )
+
+
+def _layers(graph: Graph, owners: set[tuple[int, int]]) -> Iterator[LayerFacts]:
+    for node in graph.nodes:
+        if node.number < 0:
+            continue  # a change of layout, which Caffe has none of
+        for layer in node.layers:
+            value = layer.outputs[0]
+            layout = graph.layouts.get(value) or graph.layouts[node.outputs[0]]
+            own = [w for w in layer.weights if (w.owner, w.index) not in owners]
+            owners.update((w.owner, w.index) for w in own)
+            shapes = [graph.shapes[v] for v in layer.inputs]
+            yield LayerFacts(
+                layer.name,
+                layer.layer.type,
+                layer.span.line,
+                graph.shapes[value],
+                layout.arrange(graph.shapes[value]),
+                order(layout),
+                sum(prod(w.shape) for w in own),
+                layer.layer.multiply_adds(*shapes),
+                _memory(layer, graph),
+                parameters(layer.layer),
+            )
+
+
+def _memory(layer: Node, graph: Graph) -> int:
+    """Bytes of the tops that are no bottoms."""
+    bottoms = {value.blob for value in layer.inputs}
+    fresh = [value for value in layer.outputs if value.blob not in bottoms]
+    return sum(prod(graph.shapes[value]) * BYTES for value in fresh)
+
+
+def _blob(graph: Graph, value: Value) -> BlobFacts:
+    layout = graph.layouts[value]
+    shape = graph.shapes[value]
+    transform = graph.transforms.get(value.blob)
+    steps = transform.describe(graph.phase) if transform else ""
+    return BlobFacts(value.blob, shape, layout.arrange(shape), order(layout), steps)
+
+
+def order(layout: Layout) -> str:
+    """The axes as they are emitted: NHWC, and NC* where the entries of an axis are in
+    another order than Caffe's."""
+    usual = {5: "NCDHW"}.get(layout.rank, "NCHW")
+    names = usual if layout.rank <= len(usual) else [f"{i}." for i in range(MOST_AXES)]
+    stars = ("*" if entries else "" for entries in layout.arrange_each(layout.orders))
+    return "".join(names[a] + star for a, star in zip(layout.axes, stars, strict=True))
+
+
+def _padding(name: str, padding: Padding) -> PaddingFacts:
+    return PaddingFacts(
+        name, padding.caffe, padding.same, padding.emitted, padding.reason
+    )
+
+
+def _shared(graph: Graph) -> Iterator[SharedFacts]:
+    users: dict[tuple[int, int], dict[str, None]] = {}
+    shapes: dict[tuple[int, int], Shape] = {}
+    for node in graph.nodes:
+        for layer in node.layers:
+            for weight in layer.weights:
+                key = (weight.owner, weight.index)
+                users.setdefault(key, {weight.layer: None})[layer.name] = None
+                shapes.setdefault(key, weight.shape)
+    for key, names in users.items():
+        if len(names) > 1:
+            yield SharedFacts(tuple(names), key[1], shapes[key])
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob of a weights file."""
+
+    layer: str
+    type: str
+    index: int
+    shape: Shape
+    dtype: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsInspection:
+    """What a weights file holds. net: how many layers the net has that it carries, 0
+    where it carries none that can be read, and `problem` says why."""
+
+    path: str
+    version: str
+    name: str
+    size: int
+    layers: int
+    blobs: tuple[StoredBlob, ...]
+    net: int
+    problem: str
+    notes: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(prod(blob.shape) for blob in self.blobs)
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {**asdict(self), "parameters": self.parameters}
+
+
+def inspect_weights(
+    file: WeightFile, path: str | os.PathLike[str]
+) -> WeightsInspection:
+    """The facts of a weights file."""
+    net, problem = 0, ""
+    try:
+        fields = read_architecture(path).net.fields
+        layers = [field.value for field in fields if field.name in ("layer", "layers")]
+        net = len(layers)
+        if not any(isinstance(x, Message) and _is_wired(x) for x in layers):
+            net, problem = 0, "its layers name no blobs that they read or make"
+    except ConversionError as error:
+        problem = error.problems[0].message
+    return WeightsInspection(
+        file.path,
+        file.version,
+        file.net_name,
+        file.size,
+        len(file.layers),
+        tuple(blob for layer in file.layers for blob in _stored(layer)),
+        net,
+        problem,
+        file.notes,
+    )
+
+
+def _is_wired(layer: Message) -> bool:
+    """V0 has its fields one level deeper."""
+    inner = (f.value for f in layer.all("layer") if isinstance(f.value, Message))
+    return any(x.has("top") or x.has("bottom") for x in (layer, *inner))
+
+
+def _stored(layer: LayerBlobs) -> Iterator[StoredBlob]:
+    for i, blob in enumerate(layer.blobs):
+        dtype = str(blob.dtype)
+        yield StoredBlob(layer.name, layer.type, i, blob.shape, dtype, blob.nbytes)

@@ -1,0 +1,204 @@
+"""From layers to lines and back: of the prototxt, and of the generated module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from caffe2flax.codegen.names import module_stem
+from caffe2flax.codegen.sourcemap import Lines, SourceMap
+from caffe2flax.errors import ConversionError, Span, closest
+from caffe2flax.ir.graph import Graph, Node
+
+if TYPE_CHECKING:
+    from caffe2flax.conversion import Conversion
+
+_TOKENS = re.compile(r"""[{}<>\n]|#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
+"""What decides where a message of a prototxt ends, and what hides braces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Lines of a file. role: "prototxt"; or what they do in the module: "makes" and
+    "calls" the layer, or "makes block" and "calls block" around it."""
+
+    role: str
+    file: str
+    first: int
+    last: int
+    text: str
+    cls: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """A layer and its passages; `note` for one that the module does not have."""
+
+    name: str
+    type: str
+    passages: tuple[Passage, ...]
+    note: str = ""
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def locate(
+    conversion: Conversion, prototxt: str | None, query: str
+) -> tuple[Whereabouts, ...]:
+    """The layers that `query` means: the name of a layer or a blob, a line of the
+    generated module ("123"), or one of the prototxt ("net.prototxt:57", ":57").
+    `prototxt` is the text of that, None where there is none. Raises ConversionError
+    where nothing is found."""
+    atlas = _Atlas.of(conversion, prototxt)
+    named = list(atlas.named(query))
+    if named:
+        return tuple(named)
+    file, colon, line = query.rpartition(":")
+    if colon and line.isdecimal() and len(line) < 10:
+        return atlas.behind_prototxt(file, int(line))
+    if query.isdecimal() and len(query) < 10:
+        return atlas.behind_source(int(query))
+    graph = conversion.graph
+    known = dict.fromkeys([*atlas.names(), *graph.blobs])
+    hint = closest(query, known)
+    raise ConversionError(f"no layer and no blob is called {query!r}{hint}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Atlas:
+    graph: Graph
+    conversion: Conversion
+    source: SourceMap
+    lines: tuple[str, ...]
+    """Of the prototxt."""
+    module: tuple[str, ...]
+    """Lines of the generated source."""
+
+    @classmethod
+    def of(cls, conversion: Conversion, prototxt: str | None) -> _Atlas:
+        source = SourceMap.of(conversion.source, conversion.name)
+        lines = tuple((prototxt or "").split("\n"))
+        module = tuple(conversion.source.splitlines())
+        return cls(conversion.graph, conversion, source, lines, module)
+
+    def names(self) -> Iterator[str]:
+        yield from (layer.name for layer, _ in self.layers())
+        yield from (dropped.name for dropped in self.graph.dropped)
+
+    def layers(self) -> Iterator[tuple[Node, Node | None]]:
+        """Each layer of the net, and the node that does its work; inputs have none."""
+        yield from ((node, None) for node in self.graph.inputs)
+        for node in self.graph.nodes:
+            if node.number >= 0:
+                yield from ((layer, node) for layer in node.layers)
+
+    def named(self, name: str) -> Iterator[Whereabouts]:
+        """Layers of that name, or else those that make the blob."""
+        called = [(x, node) for x, node in self.layers() if x.name == name]
+        made = (
+            (x, node)
+            for x, node in self.layers()
+            if any(value.blob == name for value in x.outputs)
+        )
+        yield from (self._entry(x, node) for x, node in called or made)
+        for dropped in self.graph.dropped:
+            if dropped.name == name:
+                passages = tuple(self._prototxt(dropped.span))
+                note = f"left out: {dropped.reason}"
+                yield Whereabouts(dropped.name, dropped.type, passages, note)
+
+    def behind_source(self, line: int) -> tuple[Whereabouts, ...]:
+        """Layers that a line of the module was written for; those of the line's own
+        class before those of a block that it makes or calls."""
+        if not 1 <= line <= len(self.module):
+            raise ConversionError(f"the module has no line {line}")
+        inner = self._having(lambda passage: "block" not in passage.role, line)
+        found = inner or self._having(lambda passage: True, line)
+        if not found:
+            raise ConversionError(f"line {line} of the module is about no layer")
+        return found
+
+    def _having(
+        self, counts: Callable[[Passage], bool], line: int
+    ) -> tuple[Whereabouts, ...]:
+        entries = (self._entry(x, node) for x, node in self.layers())
+        return tuple(
+            entry
+            for entry in entries
+            if any(
+                p.role != "prototxt" and counts(p) and p.first <= line <= p.last
+                for p in entry.passages
+            )
+        )
+
+    def behind_prototxt(self, file: str, line: int) -> tuple[Whereabouts, ...]:
+        """The layer whose lines these are."""
+        names = {x.span.file for x, _ in self.layers()}
+        if file and not any(name.endswith(file) for name in names):
+            known = ", ".join(sorted(names))
+            raise ConversionError(f"the net is in {known}, not in {file!r}")
+        spans = [(x.span.line, x.name) for x, _ in self.layers() if x.span.line]
+        spans += [(d.span.line, d.name) for d in self.graph.dropped if d.span.line]
+        before = [span for span in spans if span[0] <= line]
+        for _, name in sorted(before, reverse=True)[:1]:
+            for entry in self.named(name):
+                if any(
+                    p.role == "prototxt" and p.first <= line <= p.last
+                    for p in entry.passages
+                ):
+                    return (entry,)
+        raise ConversionError(f"no layer stands in line {line} of the prototxt")
+
+    def _entry(self, layer: Node, node: Node | None) -> Whereabouts:
+        passages = [*self._prototxt(layer.span)]
+        note = "an input of the module" if node is None else ""
+        if node is not None:
+            passages += self._source(node)
+            others = [x.name for x in node.layers if x is not layer]
+            note = f"one module with {', '.join(others)}" if others else ""
+        return Whereabouts(layer.name, layer.layer.type, tuple(passages), note)
+
+    def _prototxt(self, span: Span) -> Iterator[Passage]:
+        line = span.line
+        if not line or line > len(self.lines):
+            return
+        last = end_of_message(self.lines, line, span.column)
+        text = "\n".join(self.lines[line - 1 : last])
+        yield Passage("prototxt", span.file, line, last, text)
+
+    def _source(self, node: Node) -> Iterator[Passage]:
+        place = self.conversion.places.get(node.number)
+        if place is None:
+            return
+        where = self.source.where(place)
+        main = self.conversion.name
+        roles: Iterable[tuple[str, Lines | None, str]] = (
+            ("makes", where.build, place.cls),
+            ("calls", where.call, place.cls),
+            ("makes block", where.outer_build, main),
+            ("calls block", where.outer_call, main),
+        )
+        for role, found, cls in roles:
+            if found is not None:
+                text = "\n".join(self.module[found.first - 1 : found.last])
+                file = f"{module_stem(main)}.py"
+                yield Passage(role, file, found.first, found.last, text, cls)
+
+
+def end_of_message(lines: tuple[str, ...], line: int, column: int) -> int:
+    """The line in which the message ends whose brace opens at `line` and `column`;
+    the last line where it never does."""
+    depth = 0
+    for number in range(line, len(lines) + 1):
+        text = lines[number - 1]
+        start = max(0, column - 1) if number == line else 0
+        for match in _TOKENS.finditer(text, start):
+            token = match[0]
+            depth += (token in "{<") - (token in "}>")
+            if depth <= 0 and token in "}>":
+                return number
+    return len(lines)

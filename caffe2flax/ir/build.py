@@ -1,0 +1,345 @@
+"""Message -> Graph: every layer read, every blob connected, all problems found at
+once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.frontend.message import Message, Scalar
+from caffe2flax.ir.graph import Graph, Node, Share, Value
+from caffe2flax.ir.layer import Layer
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.read_transform import read_transform
+from caffe2flax.ir.refused import REFUSED
+from caffe2flax.ir.registry import LAYERS, PARAMETERS, check_arity, find_layer
+from caffe2flax.ir.transform import Transform
+
+COMMON_FIELDS = (
+    "name",
+    "type",
+    "bottom",
+    "top",
+    "loss_weight",
+    "param",
+    "propagate_down",
+    "phase",
+    "transform_param",
+    "loss_param",
+)
+"""LayerParameter fields that any layer may carry."""
+
+
+def build(
+    net: Message,
+    *,
+    phase: str = "TEST",
+    input_shapes: Mapping[str, Shape] | None = None,
+    at_hand: Mapping[str, Shape] | None = None,
+    taps: Sequence[str] | str = (),
+    dialects: Mapping[str, str] | None = None,
+    stub: type[Layer] | None = None,
+    name: str = "",
+) -> Graph:
+    """The graph of an upgraded and filtered net; `name` serves where the net has none,
+    and the class `stub`, if any, for unknown types.
+
+    Raises ConversionError with the problems of all layers.
+    """
+    params = Params(
+        "the net",
+        net,
+        phase=phase,
+        dialects=dialects or {},
+        shapes=input_shapes or {},
+        types=_texts(net, "type"),
+        declared=frozenset(found.name for found in net.fields),
+    )
+    params.ignore("layer", "state", "debug_info")
+    net_name = params.get("name", "") or name
+    builder = _Builder(
+        phase,
+        _texts(net, "top"),
+        force_backward=params.get("force_backward", False),
+        stub=stub,
+    )
+    params.problems, params.notes = builder.problems, builder.notes
+    for found in params.subs("layer"):
+        builder.add(found)
+    params._report_unread()
+    builder.report_unsupported()
+    builder.check_in_place()
+    if not builder.nodes and not builder.sources and not builder.problems:
+        builder.problems.append(Problem("the file holds no layers", net.span))
+    overrides = dict(input_shapes or {})
+    builder.check_input_shapes(overrides)
+    tapped = builder.find_taps(taps)
+    if builder.problems:
+        raise ConversionError(builder.problems)
+    return Graph(
+        name=net_name,
+        phase=phase,
+        inputs=tuple(builder.sources),
+        nodes=tuple(builder.nodes),
+        outputs=builder.outputs(),
+        blobs=dict(builder.latest),
+        taps=tapped,
+        input_shapes=overrides,
+        at_hand=dict(at_hand or {}),
+        transforms=builder.transforms,
+        notes=tuple(builder.notes),
+    )
+
+
+@dataclass(slots=True)
+class _Builder:
+    phase: str
+    top_names: frozenset[str] = frozenset()
+    """The tops of the whole net."""
+    force_backward: bool = False
+    """Then gradients flow whatever propagate_down says."""
+    stub: type[Layer] | None = None
+    """What stands for unknown types."""
+    nodes: list[Node] = field(default_factory=list)
+    sources: list[Node] = field(default_factory=list)
+    latest: dict[str, Value] = field(default_factory=dict)
+    reads: Counter[Value] = field(default_factory=Counter)
+    overwritten: dict[Value, tuple[str, Span]] = field(default_factory=dict)
+    unsupported: dict[str, list[Span]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    transforms: dict[str, Transform] = field(default_factory=dict)
+    makers: dict[str, str] = field(default_factory=dict)
+    """The type of the layer that made each blob last."""
+    count: int = 0
+
+    def add(self, params: Params) -> None:
+        """One `layer { ... }`."""
+        message = params.message
+        if message is None:
+            return
+        number, self.count = self.count, self.count + 1
+        name = params.get("name", "")
+        type_ = params.get("type", "")
+        bottoms, tops = params.all("bottom", str), params.all("top", str)
+        tops = tops or self._automatic_top(type_, name)
+        inputs = self._connect(bottoms, name, params)
+        outputs = self._produce(tops, bottoms, inputs, name, message.span)
+        params.transform = read_transform(params)
+        layer = self._parse(params, type_, bottoms, tops)
+        if layer is None:
+            return
+        if params.transform is not None:
+            self._prepare(params.transform, tops[0] if tops else name)
+        downward = params.all("propagate_down", bool)
+        if downward and len(downward) != len(bottoms):
+            params.error("propagate_down", "give propagate_down once for each bottom")
+        node = Node(
+            name,
+            layer,
+            inputs,
+            outputs,
+            message.span,
+            number,
+            shares=self._shares(params),
+            loss_weights=self._loss_weights(params, layer, len(tops)),
+            propagate_down=() if self.force_backward else downward,
+        )
+        (self.sources if layer.source else self.nodes).append(node)
+
+    def _prepare(self, transform: Transform, blob: str) -> None:
+        self.transforms[blob] = transform
+        self.notes += filter(None, [transform.note(blob, self.phase)])
+
+    def _automatic_top(self, type_: str, name: str) -> tuple[str, ...]:
+        """In Caffe a loss without a top has one without a name. In training it has the
+        layer's name here: it would be lost otherwise."""
+        cls = LAYERS.get(type_)
+        if cls is None or not cls.default_loss or self.phase != "TRAIN":
+            return ()
+        top = name or type_
+        while top in self.top_names:
+            top += "_loss"
+        self.top_names |= {top}
+        return (top,)
+
+    def _connect(
+        self, bottoms: Sequence[str], name: str, params: Params
+    ) -> tuple[Value, ...]:
+        found = []
+        for blob, given in zip(bottoms, _fields(params, "bottom"), strict=False):
+            value = self.latest.get(blob)
+            if value is None:
+                hint = closest(blob, self.latest, self.problems)
+                text = f"layer {name!r} reads blob {blob!r}, which no layer makes{hint}"
+                self.problems.append(Problem(text, given))
+                value = self.latest.setdefault(blob, Value(blob))
+            self.reads[value] += 1
+            found.append(value)
+        return tuple(found)
+
+    def _produce(
+        self,
+        tops: Sequence[str],
+        bottoms: Sequence[str],
+        inputs: Sequence[Value],
+        name: str,
+        span: Span,
+    ) -> tuple[Value, ...]:
+        made = []
+        for i, blob in enumerate(tops):
+            in_place = i < len(bottoms) and bottoms[i] == blob
+            old = self.latest.get(blob)
+            if old is not None and not in_place:
+                self._twice(blob, name, span)
+            if in_place:
+                self.overwritten[inputs[i]] = (name, span)
+            value = Value(blob, old.version + 1 if old else 0)
+            self.latest[blob] = value
+            made.append(value)
+        return tuple(made)
+
+    def _twice(self, blob: str, name: str, span: Span) -> None:
+        text = f"layer {name!r} makes blob {blob!r}, which another layer makes already"
+        self.problems.append(Problem(text, span))
+
+    def check_in_place(self) -> None:
+        """Caffe splits a blob with several readers, after which none can overwrite
+        it."""
+        for value, (name, span) in self.overwritten.items():
+            if self.reads[value] > 1:
+                text = (
+                    f"layer {name!r} overwrites blob {value.blob!r}, which another "
+                    "layer reads too (in Caffe: produced by multiple sources)"
+                )
+                self.problems.append(Problem(text, span))
+
+    def _parse(
+        self, params: Params, type_: str, bottoms: Sequence[str], tops: Sequence[str]
+    ) -> Layer | None:
+        cls = find_layer(type_, len(bottoms)) or (self.stub if type_ else None)
+        if cls is None:
+            params.ignore(*(f.name for f in _message(params).fields))
+            if not type_:
+                params.error(None, "the layer has no type")
+                return None
+            self.unsupported.setdefault(type_, []).append(
+                params.span("type") or Span("")
+            )
+            return None
+        own, *others = PARAMETERS.get(type_) or ("",)
+        known = {name for names in PARAMETERS.values() for name in names}
+        params.ignore(*COMMON_FIELDS, *others)
+        for name in dict.fromkeys(f.name for f in _message(params).fields):
+            if name in known and name not in (own, *others):
+                params.ignore(name)
+                self._note(params, f"{name} has no meaning in a {type_} layer")
+        for what, arity, blobs in (
+            ("bottom", cls.bottoms, bottoms),
+            ("top", cls.tops, tops),
+        ):
+            try:
+                check_arity(what, arity, len(blobs))
+            except ConversionError as error:
+                for problem in error.problems:
+                    params.error(None, f"a {type_} layer {problem.message}")
+        before = len(params.problems)
+        params.bottoms, params.tops = len(bottoms), len(tops)
+        params.makers = tuple(self.makers.get(blob, "") for blob in bottoms)
+        self.makers.update(dict.fromkeys(tops, type_))
+        params.in_place = bool(set(bottoms) & set(tops))
+        params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)
+        params.notes = self.notes
+        main = (
+            params.sub(own)
+            if own
+            else replace(params, name=type_, message=None, parent=params)
+        )
+        try:
+            layer = cls.parse(main)
+        except ConversionError as error:
+            self.problems += [problem.at(params.span()) for problem in error.problems]
+            return None
+        if params.in_place and not layer.in_place:
+            params.error(None, f"a {type_} layer cannot work in place")
+        return layer if len(params.problems) == before else None
+
+    def _note(self, params: Params, text: str) -> None:
+        self.notes.append(
+            f"{params.span()}: {text}; Caffe passes it over, and so do we"
+        )
+
+    def _shares(self, params: Params) -> tuple[Share | None, ...]:
+        shares: list[Share | None] = []
+        for spec in params.subs("param"):
+            name = spec.get("name", "")
+            permissive = spec.choice("share_mode", "STRICT", "PERMISSIVE") != "STRICT"
+            factors = [spec.optional(f"{x}_mult", float) for x in ("lr", "decay")]
+            span = spec.span() or Span("")
+            shares.append(Share(name, permissive, span, *factors) if name else None)
+        return tuple(shares)
+
+    def _loss_weights(
+        self, params: Params, layer: Layer, tops: int
+    ) -> tuple[float, ...]:
+        given = params.all("loss_weight", float)
+        automatic = 1 if layer.default_loss else 0
+        expected = 1 if layer.default_loss and not given else len(given)
+        if expected and expected != max(tops, automatic):
+            often = "" if layer.default_loss else ", or never"
+            params.error("loss_weight", f"give loss_weight once for each top{often}")
+        return given or (layer.default_loss,) + (0.0,) * (tops - 1)
+
+    def report_unsupported(self) -> None:
+        """All unknown types in one place: what stands between the file and a
+        conversion."""
+        for type_, spans in self.unsupported.items():
+            reason = REFUSED.get(type_)
+            hint = closest(type_, LAYERS, self.problems)
+            hint = f": {reason}" if reason else hint
+            again = f" ({len(spans)} layers)" if len(spans) > 1 else ""
+            text = f"layer type {type_} is not supported{again}{hint}"
+            self.problems.append(Problem(text, spans[0]))
+
+    def check_input_shapes(self, shapes: Mapping[str, Shape]) -> None:
+        stubs = (node for node in self.nodes if node.layer.has_method)
+        tops = [v.blob for node in (*self.sources, *stubs) for v in node.outputs]
+        for blob in shapes:
+            if blob not in tops:
+                text = f"a shape is given for {blob!r}, which is no input of the net"
+                self.problems.append(Problem(text + closest(blob, tops)))
+
+    def find_taps(self, taps: Sequence[str] | str) -> tuple[Value, ...]:
+        """The values that `taps` name; "all" is every blob that a layer computes."""
+        computed = {v.blob: None for node in self.nodes for v in node.outputs}
+        names = [taps] if isinstance(taps, str) else list(taps)
+        if names == ["all"] and "all" not in self.latest:
+            names = list(computed)
+        for name in names:
+            if name not in self.latest:
+                text = f"no blob is called {name!r}{closest(name, self.latest)}"
+                self.problems.append(Problem(text))
+        return tuple(self.latest[name] for name in names if name in self.latest)
+
+    def outputs(self) -> tuple[Value, ...]:
+        """What no layer reads, inputs included, in the order of the file."""
+        return tuple(v for v in self.latest.values() if not self.reads[v])
+
+
+def _texts(net: Message, name: str) -> frozenset[str]:
+    """What all layers have in the field `name`."""
+    layers = [f.value for f in net.all("layer") if isinstance(f.value, Message)]
+    found = [f.value for layer in layers for f in layer.all(name)]
+    return frozenset(text.text for text in found if isinstance(text, Scalar))
+
+
+def _message(params: Params) -> Message:
+    assert params.message is not None
+    return params.message
+
+
+def _fields(params: Params, name: str) -> Iterable[Span]:
+    return (found.span for found in _message(params).all(name))

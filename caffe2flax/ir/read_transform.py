@@ -1,0 +1,46 @@
+"""Reading `transform_param`."""
+
+from __future__ import annotations
+
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.transform import Transform
+
+AUGMENTATIONS = ("distort_param", "expand_param", "noise_param")
+"""SSD's random changes of colour, size and content."""
+
+
+def read_transform(layer: Params) -> Transform | None:
+    """A layer's `transform_param`, None where it has none. Problems go to `layer`."""
+    if not layer.has("transform_param"):
+        return None
+    params = layer.sub("transform_param")
+    transform = Transform(
+        scale=params.get("scale", 1.0),
+        mean_value=params.all("mean_value", float),
+        mean_file=params.get("mean_file", ""),
+        crop_size=params.get("crop_size", 0),
+        mirror=params.get("mirror", False),
+        force_color=params.get("force_color", False),
+        force_gray=params.get("force_gray", False),
+        resize=_resize(params.sub("resize_param")),
+        augmented=tuple(name for name in AUGMENTATIONS if params.has(name)),
+    )
+    # Which boxes are kept, not what the image becomes.
+    params.ignore("emit_constraint")
+    if transform.crop_size < 0:
+        params.error("crop_size", f"crop_size {transform.crop_size} is negative")
+    if transform.mean_value and params.has("mean_file"):
+        params.error("mean_file", "give either mean_value or mean_file, not both")
+    return transform
+
+
+def _resize(params: Params) -> tuple[int, int]:
+    """SSD's `resize_param`."""
+    # How missing pixels are made, or for boxes only.
+    params.ignore("prob", "pad_mode", "pad_value", "interp_mode")
+    params.ignore("height_scale", "width_scale")
+    modes = ("WARP", "FIT_SMALL_SIZE", "FIT_LARGE_SIZE_AND_PAD")
+    mode = params.choice("resize_mode", "", *modes, default="WARP")
+    size = params.get("height", 0), params.get("width", 0)
+    # The side that is not the small one follows from the image.
+    return (0, 0) if mode == "FIT_SMALL_SIZE" else size

@@ -1,0 +1,75 @@
+"""Which class converts a layer type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.ir.layer import Arity, Layer
+
+LAYERS: dict[str, type[Layer]] = {}
+PARAMETERS: dict[str, tuple[str, ...]] = {}
+"""The parameter messages of each type, the layer's own first."""
+L = TypeVar("L", bound=type[Layer])
+
+
+def layer(type_: str, *parameters: str) -> Callable[[L], L]:
+    """Registers a class as the layer type `type_`, whose parameters stand in the
+    messages `parameters`. ValueError where the type is taken."""
+
+    def register(cls: L) -> L:
+        if type_ in LAYERS:
+            raise ValueError(f"layer type {type_} is registered twice")
+        LAYERS[type_] = cls
+        PARAMETERS[type_] = parameters
+        cls.type = cls.type or type_
+        return cls
+
+    return register
+
+
+OPERATIONS: dict[str, str] = {}
+"""Sources beside `ops/` whose functions generated modules carry along, by file."""
+FAMILIES: list[tuple[re.Pattern[str], type[Layer]]] = []
+
+
+def family(pattern: str) -> Callable[[L], L]:
+    """Registers a class for the types without one of their own whose whole name matches
+    `pattern`, in capitals or not."""
+
+    def register(cls: L) -> L:
+        FAMILIES.append((re.compile(pattern, re.IGNORECASE), cls))
+        return cls
+
+    return register
+
+
+def find_layer(type_: str, bottoms: int) -> type[Layer] | None:
+    """The class of a type, or of a family that it belongs to by its name and by its
+    number of bottoms."""
+    if type_ in LAYERS:
+        return LAYERS[type_]
+    for pattern, cls in FAMILIES:
+        if pattern.fullmatch(type_) and fits(cls.bottoms, bottoms):
+            return cls
+    return None
+
+
+def fits(arity: Arity, count: int) -> bool:
+    """Whether there may be so many."""
+    low, high = (arity, arity) if isinstance(arity, int) else arity
+    return low <= count and (high is None or count <= high)
+
+
+def check_arity(what: str, arity: Arity, count: int) -> None:
+    """ConversionError where a layer has the wrong number of blobs."""
+    if fits(arity, count):
+        return
+    low, high = (arity, arity) if isinstance(arity, int) else arity
+    if low == high:
+        wanted = f"exactly {low}"
+    else:
+        wanted = f"at least {low}" if high is None else f"{low} to {high}"
+    raise ConversionError(f"needs {wanted} {what} blobs, has {count}")

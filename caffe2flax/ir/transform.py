@@ -1,0 +1,60 @@
+"""What Caffe does to images before a net sees them: `transform_param`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """y = (crop(x) - mean) * scale, mirrored left to right in every other image.
+
+    The mean is `mean_value`, one number or one for each channel, or the array in
+    `mean_file`, which is named here and never opened. A crop is in the middle in TEST
+    and at random in TRAIN. Channels of colour images are in the order B, G, R.
+    """
+
+    scale: float = 1.0
+    mean_value: tuple[float, ...] = ()
+    mean_file: str = ""
+    crop_size: int = 0
+    mirror: bool = False
+    force_color: bool = False
+    force_gray: bool = False
+    resize: tuple[int, int] = (0, 0)
+    """Height and width that images are brought to first, (0, 0) for as they are."""
+    augmented: tuple[str, ...] = ()
+    """What else SSD's data layers do at random."""
+
+    def describe(self, phase: str = "TEST") -> str:
+        """The steps in their order as English, "" where there are none."""
+        steps = []
+        if self.force_color and not self.force_gray:
+            steps.append("decoded in colour")
+        if self.force_gray and not self.force_color:
+            steps.append("decoded in gray")
+        if any(self.resize):
+            steps.append("resized to {} x {}".format(*self.resize))
+        steps += [f"changed at random by {name}" for name in self.augmented]
+        if self.crop_size:
+            where = "at random" if phase == "TRAIN" else "from the middle"
+            steps.append(f"cropped to {self.crop_size} x {self.crop_size} {where}")
+        if self.mean_value:
+            shown = ", ".join(f"{mean:.9g}" for mean in self.mean_value)
+            order = " (B, G, R)" if len(self.mean_value) == 3 else ""
+            steps.append(f"mean {shown}{order} subtracted")
+        if self.mean_file:
+            steps.append(f"mean of {self.mean_file!r} subtracted")
+        if self.scale != 1:
+            steps.append(f"scaled by {self.scale:.9g}")
+        if self.mirror:
+            steps.append("mirrored at random")
+        return ", ".join(steps)
+
+    def note(self, blob: str, phase: str = "TEST") -> str:
+        """What the caller has to do to `blob`, for the module does not; "" for
+        nothing."""
+        steps = self.describe(phase)
+        if not steps:
+            return ""
+        return f"{blob}: Caffe's input is {steps}; the module takes it like that"

@@ -1,0 +1,260 @@
+"""What SSD's last layer and its parts have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.layer import Array, Layer, Site
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.layers._forks import four_axes
+
+CODES = ("CORNER", "CENTER_SIZE", "CORNER_SIZE")
+
+
+class Detection(NamedTuple):
+    """A box that stays, before the rows are written."""
+
+    label: int
+    score: float
+    box: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Detections(Layer):
+    """Rows (image, class, score, x1, y1, x2, y2) of the boxes that pass suppression.
+
+    Caffe's number of rows follows from the data. The module has rows for as many as
+    there can be; those that are left are -1 throughout and stand last.
+
+    RefineDet gives two bottoms more: scores (N, P * 2), by which what is below
+    `objectness_score` is background, and offsets (N, P * 4), which move the priors
+    first.
+    """
+
+    bottoms = (3, 5)
+    in_place = False
+
+    num_classes: int
+    share_location: bool = True
+    background: int = 0
+    code: str = "CORNER"
+    encoded: bool = False
+    confidence: float | None = None
+    threshold: float = 0.3
+    eta: float = 1.0
+    top_k: int | None = None
+    keep_top_k: int | None = None
+    objectness: float | None = None
+    """RefineDet's; None where the net is none of its kind."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        # What is drawn or written to files is not part of the top.
+        params.ignore("save_output_param", "save_file")
+        params.ignore("visualize", "visualize_threshold")
+        known = len(params.problems)
+        classes = params.require("num_classes", int)
+        background = params.get("background_label_id", 0)
+        if len(params.problems) == known and classes < 1:
+            params.error("num_classes", f"num_classes cannot be {classes}")
+        elif classes == 1 and background == 0:
+            params.error("num_classes", "there is no class beside the background")
+        nms = params.sub("nms_param")
+        threshold, eta = nms.get("nms_threshold", 0.3), nms.get("eta", 1.0)
+        if not threshold >= 0:
+            nms.error("nms_threshold", f"nms_threshold cannot be {threshold}")
+        if not 0 < eta <= 1:
+            nms.error("eta", f"eta must be above 0 and at most 1, not {eta}")
+        top_k, keep = nms.get("top_k", -1), params.get("keep_top_k", -1)
+        if top_k == 0:
+            nms.error("top_k", "top_k 0 leaves nothing to detect")
+        # A fourth bottom alone is what is drawn on, unless RefineDet's field says else.
+        refined = params.has("objectness_score") or params.bottoms == 5
+        objectness = params.get("objectness_score", 0.01)
+        if refined and params.bottoms < 4:
+            refined = False
+            params.note(
+                f"{params.span()}: objectness_score has no meaning without a fourth "
+                "bottom"
+            )
+        return cls(
+            classes,
+            objectness=objectness if refined else None,
+            share_location=params.get("share_location", True),
+            background=background,
+            code=_code(params),
+            encoded=params.get("variance_encoded_in_target", False),
+            confidence=params.optional("confidence_threshold", float),
+            threshold=threshold,
+            eta=eta,
+            top_k=None if top_k < 0 else top_k,
+            keep_top_k=None if keep < 0 else keep,
+        )
+
+    def _priors(self, *inputs: Shape) -> int:
+        """How many prior boxes there are. Raises ConversionError."""
+        loc, conf, prior = (four_axes(shape) for shape in inputs[:3])
+        count = prior[2] // 4
+        if prior[1:] != (2, count * 4, 1):
+            raise ConversionError(
+                f"prior boxes are a blob (1, 2, boxes * 4), not {inputs[2]}"
+            )
+        located = 1 if self.share_location else self.num_classes
+        for what, shape, each in (
+            ("locations", loc, located * 4),
+            ("scores", conf, self.num_classes),
+        ):
+            if shape[1:] != (count * each, 1, 1):
+                raise ConversionError(
+                    f"{count} prior boxes need {what} of shape ({shape[0]}, "
+                    f"{count * each}), not {(*shape[:2], *shape[2:])}"
+                )
+        if loc[0] != conf[0]:
+            raise ConversionError(f"locations of {loc[0]} images, scores of {conf[0]}")
+        if self.objectness is not None:
+            if len(inputs) > 4 and not self.share_location:
+                raise ConversionError(
+                    "offsets of the prior boxes go with share_location true"
+                )
+            for shape, each in zip(inputs[3:], (2, 4), strict=False):
+                if four_axes(shape) != (loc[0], count * each, 1, 1):
+                    raise ConversionError(
+                        f"{count} prior boxes need bottoms ({loc[0]}, {count * 2}) and "
+                        f"({loc[0]}, {count * 4}) to refine them, not {shape}"
+                    )
+        return count
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        count = self._priors(*inputs)
+        classes = sum(c != self.background for c in range(self.num_classes))
+        best = count if self.top_k is None else min(self.top_k, count)
+        rows = classes * best
+        if self.keep_top_k is not None:
+            rows = min(rows, max(self.keep_top_k, 1))
+        return ((1, 1, inputs[0][0] * rows, 7),)
+
+    def call(self, at: Site) -> str:
+        loc, conf, priors = at.args[:3]
+        if at.inputs[2].shape[0] > 1:
+            priors = f"{at.operands[2]}[:1]"
+        if self.objectness is not None:
+            conf = (
+                f"without_background({conf}, {at.args[3]}, {literal(self.objectness)})"
+            )
+        if self.objectness is not None and len(at.args) > 4:
+            code = unless(self.code, "CORNER")
+            encoded = unless(self.encoded, False)
+            options = {"code_type": code, "variance_encoded_in_target": encoded}
+            priors = f"refine_priors({arguments(priors, at.args[4], **options)})"
+        return "detection_output({})".format(
+            arguments(
+                loc,
+                conf,
+                priors,
+                num_classes=self.num_classes,
+                code_type=unless(self.code, "CORNER"),
+                share_location=unless(self.share_location, True),
+                background_label=unless(self.background, 0),
+                variance_encoded_in_target=unless(self.encoded, False),
+                confidence_threshold=unless(self.confidence, None),
+                nms_threshold=unless(self.threshold, 0.3),
+                eta=unless(self.eta, 1.0),
+                top_k=self.top_k,
+                keep_top_k=self.keep_top_k,
+            )
+        )
+
+    def trim(self, top: Array) -> Array:
+        detections: Array = top[:, :, top[0, 0, :, 0] >= 0]
+        return detections
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        loc, conf, prior = inputs[:3]
+        count = self._priors(loc.shape, conf.shape, prior.shape)
+        variances = prior[0].reshape(2, count, 4)[1]
+        rows = []
+        for image in range(len(loc)):
+            offsets = loc[image].reshape(count, -1, 4)
+            scores = conf[image].reshape(count, self.num_classes)
+            if self.objectness is not None:
+                objects = inputs[3][image].reshape(count, 2)[:, 1]
+                scores = scores.copy()
+                scores[objects < np.float32(self.objectness)] = np.eye(len(scores.T))[0]
+            boxes = prior[0].reshape(2, count, 4)[0]
+            if self.objectness is not None and len(inputs) > 4:
+                moves = inputs[4][image].reshape(count, 4)
+                moved = zip(boxes, variances, moves, strict=True)
+                boxes = np.array([self._decode(*each) for each in moved])
+            decoded = np.empty_like(offsets)
+            for p in range(count):
+                for c in range(offsets.shape[1]):
+                    decoded[p, c] = self._decode(boxes[p], variances[p], offsets[p, c])
+            found = self._best(decoded, scores)
+            rows += [[image, d.label, d.score, *d.box] for d in found]
+        rows = rows or [[image, *[-1] * 6] for image in range(len(loc))]
+        return np.array(rows, np.float64)[None, None]
+
+    def _decode(self, prior: Array, variance: Array, offset: Array) -> Array:
+        shift = offset if self.encoded else variance * offset
+        size = prior[2:] - prior[:2]
+        if self.code == "CORNER_SIZE":
+            shift = shift * np.tile(size, 2)
+        if self.code != "CENTER_SIZE":
+            corners: Array = prior + shift
+            return corners
+        centre = (prior[:2] + prior[2:]) / 2 + shift[:2] * size
+        extent = np.exp(shift[2:]) * size
+        return np.concatenate([centre - extent / 2, centre + extent / 2])
+
+    def _best(self, boxes: Array, scores: Array) -> list[Detection]:
+        """Detections in one image; boxes (P, 1 or classes, 4), scores (P, classes)."""
+        found = []
+        for label in range(self.num_classes):
+            if label == self.background:
+                continue
+            own = boxes[:, 0 if self.share_location else label]
+            kept = self._suppressed(own, scores[:, label])
+            found += [Detection(label, float(scores[i, label]), own[i]) for i in kept]
+        if self.keep_top_k is None or len(found) <= self.keep_top_k:
+            return found
+        found.sort(key=lambda d: -d.score)
+        return sorted(found[: self.keep_top_k], key=lambda d: d.label)
+
+    def _suppressed(self, boxes: Array, scores: Array) -> list[int]:
+        """The boxes of one class that stay, the best first."""
+        low = np.finfo(np.float32).min if self.confidence is None else self.confidence
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] > np.float32(low)][: self.top_k]
+        kept: list[int] = []
+        threshold = self.threshold
+        for i in order:
+            if all(_overlap(boxes[i], boxes[k]) <= threshold for k in kept):
+                kept.append(i)
+                threshold *= self.eta if threshold > 0.5 else 1
+        return kept
+
+
+def _overlap(a: Array, b: Array) -> float:
+    """Intersection over union."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    if not (sides > 0).all():
+        return 0.0
+    common = sides.prod()
+    areas = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()
+    return float(common / (areas - common))
+
+
+def _code(params: Params) -> str:
+    """code_type, whose numbers start at 1."""
+    numbered = ("", *CODES)
+    code = params.choice("code_type", *numbered, default="CORNER")
+    if not code:
+        params.error("code_type", f"code_type is one of {', '.join(CODES)}")
+    return code

@@ -1,0 +1,199 @@
+"""Functions of single elements that forks of Caffe added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import ClassVar, Self
+
+import numpy as np
+
+from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.layer import Array, Elementwise, Site
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
+
+
+@layer("ReLU6", "relu6_param", "relu_param")
+@dataclass(frozen=True, slots=True)
+class ReLU6(Elementwise):
+    """min(max(x, 0) + negative_slope * min(x, 0), threshold)."""
+
+    negative_slope: float = 0.0
+    threshold: float = 6.0
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("engine")
+        return cls(params.get("negative_slope", 0.0), params.get("threshold", 6.0))
+
+    def call(self, at: Site) -> str:
+        if self == ReLU6():
+            return f"nnx.relu6({at.x})"
+        slope, threshold = literal(self.negative_slope), literal(self.threshold)
+        return f"capped_relu({at.x}, {slope}, {threshold})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        ramp = np.maximum(x, 0) + self.negative_slope * np.minimum(x, 0)
+        top: Array = np.minimum(ramp, self.threshold)
+        return top
+
+
+@layer("HardSigmoid", "hardsigmoid_param", "hard_sigmoid_param")
+@dataclass(frozen=True, slots=True)
+class HardSigmoid(Elementwise):
+    """max(0, min(1, alpha * x + beta))."""
+
+    alpha: float = 0.2
+    beta: float = 0.5
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        # One fork writes hardsigmoid_param, another hard_sigmoid_param.
+        other = params.parent.sub("hard_sigmoid_param") if params.parent else params
+        given = other if other.message else params
+        if params.message and other.message:
+            params.error(None, "give hardsigmoid_param or hard_sigmoid_param, not both")
+        return cls(given.get("alpha", 0.2), given.get("beta", 0.5))
+
+    def call(self, at: Site) -> str:
+        alpha, beta = literal(self.alpha), literal(self.beta)
+        return f"hard_sigmoid({arguments(at.x, alpha, beta)})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        top: Array = np.clip(self.alpha * inputs[0] + self.beta, 0, 1)
+        return top
+
+
+@layer("HardSwish")
+@dataclass(frozen=True, slots=True)
+class HardSwish(Elementwise):
+    """x * min(max(x + 3, 0), 6) / 6."""
+
+    def call(self, at: Site) -> str:
+        return f"nnx.hard_swish({at.x})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        top: Array = x * np.clip(x + 3, 0, 6) / 6
+        return top
+
+
+@layer("Mish")
+@dataclass(frozen=True, slots=True)
+class Mish(Elementwise):
+    """x * tanh(log(1 + exp(x)))."""
+
+    def call(self, at: Site) -> str:
+        return f"jax.nn.mish({at.x})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        return x * np.tanh(np.logaddexp(x, 0))
+
+
+@layer("Atan")
+@dataclass(frozen=True, slots=True)
+class Atan(Elementwise):
+    """arctan(x)."""
+
+    def call(self, at: Site) -> str:
+        return f"jnp.arctan({at.x})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        return np.arctan(inputs[0])
+
+
+@layer("SeLU", "selu_param")
+@layer("SeLu", "selu_param")
+@dataclass(frozen=True, slots=True)
+class SeLU(Elementwise):
+    """lambda * (x where positive, else alpha * (exp(x) - 1))."""
+
+    alpha: float = 1.67326324
+    factor: float = 1.050700987
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        return cls(params.get("alpha", 1.67326324), params.get("lambda", 1.050700987))
+
+    def call(self, at: Site) -> str:
+        return f"scaled_elu({at.x}, {literal(self.alpha)}, {literal(self.factor)})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        low = self.alpha * np.expm1(np.minimum(x, 0))
+        return self.factor * np.where(x > 0, x, low)
+
+
+@layer("SeLUDropout", "selu_dropout_param")
+@layer("SeLuDropout", "selu_dropout_param")
+@layer("SpatialDropout", "spatial_dropout_param")
+@layer("Noise", "noise_param")
+@dataclass(frozen=True, slots=True)
+class SeLUDropout(Elementwise):
+    """The blob itself: at test nothing is dropped or added."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("dropout_ratio", "alpha", "gaussian_std", "uniform_range", "bias")
+        if params.phase == "TRAIN":
+            what = params.parent.get("type", "") if params.parent else cls.type
+            params.error(None, f"{what} is converted for TEST only")
+        return cls()
+
+    def call(self, at: Site) -> str:
+        return at.x
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        return inputs[0]
+
+
+@layer("RReLU", "rrelu_param")
+@dataclass(frozen=True, slots=True)
+class RReLU(Elementwise):
+    """x where positive, else x / slope; at test slope is the logarithmic mean of lb and
+    ub."""
+
+    bounds: ClassVar[tuple[float, float]] = (3.0, 8.0)
+    """Where the net gives none."""
+
+    low: float = 3.0
+    high: float = 8.0
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        low, high = params.get("lb", cls.bounds[0]), params.get("ub", cls.bounds[1])
+        if not 0 < low < high:
+            params.error(
+                None, f"lb must be positive and below ub, not {low} and {high}"
+            )
+            low, high = cls.bounds
+        if params.phase == "TRAIN":
+            text = f"{cls.type} is random in training: it is converted for TEST"
+            params.error(None, text)
+        return cls(low, high)
+
+    @property
+    def slope(self) -> float:
+        return log(self.high / self.low) / (self.high - self.low)
+
+    def call(self, at: Site) -> str:
+        return f"leaky_relu({at.x}, {literal(self.slope)})"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        return np.where(x > 0, x, self.slope * x)
+
+
+@layer("Insanity", "insanity_param")
+class Insanity(RReLU):
+    """x where positive, else x / slope; at test slope is the logarithmic mean of lb and
+    ub."""
+
+    __slots__ = ()
+
+    type = "Insanity"
+    bounds = (5.0, 10.0)

@@ -1,0 +1,101 @@
+"""SSD's last layer, and the two that an embedded fork made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import arguments, unless
+from caffe2flax.ir.layer import Array, Site
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.registry import layer
+from caffe2flax.layers._forks import four_axes
+from caffe2flax.layers.forks._detections import Detections
+
+
+@layer("DetectionOutput", "detection_output_param")
+class DetectionOutput(Detections):
+    """Rows (image, class, score, x1, y1, x2, y2) of the boxes that pass suppression."""
+
+    __slots__ = ()
+
+
+@layer("SSDDecoder", "detection_output_param")
+class SSDDecoder(Detections):
+    """Corners of the boxes that offsets move away from the priors; one image."""
+
+    __slots__ = ()
+
+    bottoms = (2, 2)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        loc, prior = (four_axes(shape) for shape in inputs)
+        count = prior[2] // 4
+        if prior != (1, 2, count * 4, 1) or loc != (1, count * 4, 1, 1):
+            raise ConversionError(
+                "needs offsets (1, boxes * 4) and priors (1, 2, boxes * 4), not "
+                f"{inputs[0]} and {inputs[1]}"
+            )
+        if not self.share_location:
+            raise ConversionError("boxes of each class are not decoded by this layer")
+        return ((1, 1, count, 4),)
+
+    def call(self, at: Site) -> str:
+        code = unless(self.code, "CORNER")
+        encoded = unless(self.encoded, False)
+        options = {"code_type": code, "variance_encoded_in_target": encoded}
+        loc, prior = at.args
+        return f"decode_priors({arguments(prior, loc, **options)})"
+
+    def trim(self, top: Array) -> Array:
+        return top
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        loc, prior = inputs
+        boxes, variances = prior.reshape(2, -1, 4)
+        moves = zip(boxes, variances, loc.reshape(-1, 4), strict=True)
+        return np.array([self._decode(*each) for each in moves])[None, None]
+
+
+@layer("SSDSort", "detection_output_param")
+class SSDSort(Detections):
+    """Rows (image, class, score, x1, y1, x2, y2) of the boxes, decoded already, that
+    pass suppression; one image."""
+
+    __slots__ = ()
+
+    bottoms = (2, 3)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        boxes = inputs[0]
+        if len(boxes) != 4 or boxes[:2] != (1, 1) or boxes[3] != 4:
+            raise ConversionError(f"needs boxes (1, 1, boxes, 4), not {boxes}")
+        if not self.share_location:
+            raise ConversionError("boxes of each class are not sorted by this layer")
+        flat = boxes[2] * 4
+        return Detections.infer(self, (1, flat), inputs[1], (1, 2, flat))
+
+    def call(self, at: Site) -> str:
+        boxes, scores = at.args[:2]
+        return "sort_detections({})".format(
+            arguments(
+                boxes,
+                scores,
+                num_classes=self.num_classes,
+                background_label=unless(self.background, 0),
+                confidence_threshold=unless(self.confidence, None),
+                nms_threshold=unless(self.threshold, 0.3),
+                eta=unless(self.eta, 1.0),
+                top_k=self.top_k,
+                keep_top_k=self.keep_top_k,
+            )
+        )
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        boxes = inputs[0][0, 0][:, None]
+        scores = inputs[1].reshape(len(boxes), self.num_classes)
+        found = self._best(boxes, scores)
+        rows = [[0, d.label, d.score, *d.box] for d in found] or [[0, *[-1] * 6]]
+        return np.array(rows, np.float64)[None, None]

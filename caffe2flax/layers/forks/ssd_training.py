@@ -1,0 +1,102 @@
+"""What SSD's training nets hold besides the detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import layer
+from caffe2flax.layers._forks import (
+    Feed,
+    TrainingOnly,
+    ignore_all,
+    top_names,
+    unknown_shape,
+    unknown_size,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Annotated(Feed):
+    """Images and what is to be found in them, read from where the net names."""
+
+    tops = (1, 2)
+
+    blobs_made: tuple[str, ...]
+    where: str
+    image: Shape = ()
+
+    def feed(self, top: int) -> Shape:
+        blob = self.blobs_made[top]
+        if top:
+            raise unknown_shape(blob, self.where, self.image[0])
+        if 0 in self.image:
+            raise unknown_size(blob, self.where, self.image)
+        return self.image
+
+
+@layer("AnnotatedData", "data_param", "transform_param", "annotated_data_param")
+class AnnotatedData(Annotated):
+    """Images and their boxes from a database, as arguments of the module."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("source", "rand_skip", "prefetch", "force_encoded_color")
+        params.choice("backend", "LEVELDB", "LMDB")
+        return cls(top_names(params), "a database", _image(params))
+
+
+@layer("VideoData", "video_data_param", "data_param", "transform_param")
+class VideoData(Annotated):
+    """Frames of a video, as an argument of the module."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        ignore_all(params)
+        line = params.parent
+        assert line is not None
+        data = line.sub("data_param")
+        ignore_all(data)
+        length = params.get("new_length", 0)
+        if not length:
+            return cls(top_names(params), "a video", _image(data))
+        # C3D's clips, whose settings stand in a message of their own.
+        n, c, height, width = _image(params)
+        new = params.get("new_height", 0), params.get("new_width", 0)
+        size = (height or new[0], width or new[1])
+        return cls(top_names(params), "videos", (n, c, length, *size))
+
+
+def _image(params: Params) -> Shape:
+    """(N, C, H, W), 0 where nothing says."""
+    batch = params.get("batch_size", 1)
+    if batch < 1:
+        params.error("batch_size", f"batch_size must be positive, not {batch}")
+    transform = params.transform
+    if transform is None:
+        return (batch, 3, 0, 0)
+    crop = (transform.crop_size, transform.crop_size)
+    size = crop if transform.crop_size else transform.resize
+    return (batch, 1 if transform.force_gray else 3, *size)
+
+
+@layer("MultiBoxLoss", "multibox_loss_param", "loss_param")
+class MultiBoxLoss(TrainingOnly):
+    """The loss of an SSD detector against boxes that it is to find: training only."""
+
+    __slots__ = ()
+
+    default_loss = 1.0
+
+
+@layer("DetectionEvaluate", "detection_evaluate_param")
+class DetectionEvaluate(TrainingOnly):
+    """Counts detections against boxes that were to be found: test of training only."""
+
+    __slots__ = ()

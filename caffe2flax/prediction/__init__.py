@@ -1,0 +1,1 @@
+"""Nets run on image files."""

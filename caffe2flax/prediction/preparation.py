@@ -1,0 +1,110 @@
+"""What is done to images before a net sees them: the file's word, and the caller's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.files.npz import read_npy
+from caffe2flax.frontend.caffemodel import read_binaryproto
+from caffe2flax.ir.graph import Graph
+from caffe2flax.ir.transform import Transform
+from caffe2flax.passes.transform import image_input
+from caffe2flax.prediction.images import Floats, Recipe, crop
+
+USUAL = 256
+"""Height and width of the images that Caffe's ImageNet recipes crop from."""
+
+
+def read_mean(path: Path) -> NDArray[Any]:
+    """A mean file: .npy, or .binaryproto as Caffe writes it. Raises ConversionError."""
+    mean = read_npy(path) if path.suffix == ".npy" else read_binaryproto(path)
+    return mean[0] if mean.ndim == 4 and len(mean) == 1 else mean
+
+
+def recipe(
+    graph: Graph,
+    *,
+    mean: NDArray[Any] | None = None,
+    cropped: bool = False,
+    resized: tuple[int, int] | None = None,
+    rgb: bool = False,
+) -> tuple[Recipe, tuple[str, ...]]:
+    """How images become the net's input, and what there is to say about that.
+
+    mean: (C,), (C, H, W), or (H, W) for gray, in place of the net's own. cropped: from
+    the middle of an image of height and width `resized`, or the mean's, or those that
+    the net names, or 256 where the input is little smaller. Raises ConversionError.
+    """
+    value = image_input(graph)
+    _, channels, *extents = graph.shapes[value]
+    size = (extents[0], extents[1])
+    transform = graph.transforms.get(value.blob, Transform())
+    if transform.mean_file and mean is None:
+        text = f"the net subtracts the mean of {transform.mean_file!r}, a file that is"
+        raise ConversionError(f"{text} not opened by itself: give it with --mean")
+    if mean is None and transform.mean_value:
+        mean = np.array(transform.mean_value)
+    if mean is not None:
+        mean = _per_channel(mean, channels)
+    before = size
+    if cropped or resized or transform.crop_size:
+        spatial = mean.shape[1:] if mean is not None and mean.ndim == 3 else (0, 0)
+        before = _before(size, resized, (spatial[0], spatial[1]), transform.resize)
+    notes = []
+    if mean is not None and mean.ndim == 3 and mean.shape[1:] not in (before, size):
+        text = "the mean is {} x {}, the image {} x {}".format(*mean.shape[1:], *before)
+        notes.append(f"{text}: its mean of each channel is subtracted")
+        mean = mean.mean(axis=(1, 2), dtype=np.float64)
+    made = Recipe(channels, size, before, _pixelwise(mean, size), transform.scale, rgb)
+    return made, tuple(notes)
+
+
+def _per_channel(mean: NDArray[Any], channels: int) -> NDArray[Any]:
+    """(C,) or (C, H, W). Raises ConversionError."""
+    if mean.ndim == 2 and channels == 1:
+        mean = mean[None]
+    if mean.shape == (1,):
+        mean = np.repeat(mean, channels)
+    if mean.ndim not in (1, 3) or len(mean) != channels:
+        text = f"a mean of shape {mean.shape} does not fit images of {channels} "
+        raise ConversionError(f"{text}channels: (C,) or (C, H, W) does")
+    return mean
+
+
+def _pixelwise(mean: NDArray[Any] | None, size: tuple[int, int]) -> Floats | None:
+    """(H, W, C), as it is subtracted from what is left of the image."""
+    if mean is None or not mean.any():
+        return None
+    if mean.ndim == 3:
+        mean = crop(mean.transpose(1, 2, 0), size)
+    return np.array(np.broadcast_to(mean, (*size, mean.shape[-1])), np.float32)
+
+
+def _before(size: tuple[int, int], *choices: tuple[int, int] | None) -> tuple[int, int]:
+    """What images are resized to before they are cropped: the first choice that is one.
+    Raises ConversionError."""
+    found = next((choice for choice in choices if choice and any(choice)), None)
+    if found is None:
+        if not all(USUAL * 3 // 4 <= extent <= USUAL for extent in size):
+            text = "to crop to {} x {}, say to what images are resized before it"
+            raise ConversionError(f"{text.format(*size)}: --resize HEIGHT,WIDTH")
+        return (USUAL, USUAL)
+    if found[0] < size[0] or found[1] < size[1]:
+        text = "an image resized to {} x {} is too small to crop {} x {} from"
+        raise ConversionError(text.format(*found, *size))
+    return found
+
+
+def read_labels(path: Path, classes: int) -> tuple[str, ...]:
+    """A name a line, as many as the net has classes. Raises ConversionError."""
+    text = path.read_bytes().decode("utf-8-sig", "replace")
+    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    if len(names) != classes:
+        message = f"{len(names)} labels for {classes} classes"
+        raise ConversionError(Problem(message, Span(str(path))))
+    return names

@@ -1,0 +1,1 @@
+"""A generated module compared with what Caffe computes."""

@@ -1,0 +1,85 @@
+"""A module that was written before, and edited since: read back to be verified."""
+
+from __future__ import annotations
+
+import ast
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from caffe2flax.codegen.sourcemap import SourceMap
+from caffe2flax.conversion import Conversion
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.runner import Observed, observe
+from caffe2flax.verification.match import carried_over
+
+Array = NDArray[Any]
+
+
+def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conversion:
+    """`conversion` with the source in `path`, and with the weights in the .safetensors
+    beside it where there is one and `weighted` says that the net has weights. Raises
+    ConversionError where that is no module of this net."""
+    source, span = path.read_text(encoding="utf-8"), Span(str(path))
+    try:
+        names = [n.name for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 0
+        text = f"this is no Python: {error.args[0]}"
+        raise ConversionError(Problem(text, Span(str(path), line, 1))) from None
+    wanted = (conversion.name, path.stem)
+    name = next((n for w in wanted for n in names if n.lower() == w.lower()), None)
+    if name is None:
+        text = f"the module has no class {conversion.name}: give its --name"
+        raise ConversionError(Problem(text, span))
+    written = SourceMap.of(conversion.source, conversion.name)
+    edited = SourceMap.of(source, name)
+    places = carried_over(conversion.places, written, edited)
+    if not places and conversion.places:
+        text = "the module calls no layer of this net as convert would write it"
+        raise ConversionError(Problem(text, span))
+    weights: Mapping[str, Array] | None = conversion.weights
+    beside = path.with_suffix(".safetensors")
+    if weighted and beside.exists():
+        from safetensors.numpy import load_file
+
+        weights = load_file(beside)
+    return replace(
+        conversion,
+        name=name,
+        source=source,
+        weights=weights,  # type: ignore[arg-type]  # they are run, never written
+        places=places,
+    )
+
+
+def observe_edited(
+    conversion: Conversion, inputs: Mapping[str, Array], *, path: Path
+) -> Observed:
+    """As `observe`, of a module that may fail halfway: what came before is returned,
+    for a layer of that is likely to blame. Raises ConversionError where it fails at
+    once."""
+
+    def explain(error: Exception) -> Problem:
+        return _reason(conversion, error, path)
+
+    try:
+        return observe(conversion, inputs, explain)
+    except ConversionError:
+        raise
+    except Exception as error:  # whatever an edited module raises
+        raise ConversionError(_reason(conversion, error, path)) from error
+
+
+def _reason(conversion: Conversion, error: Exception, path: Path) -> Problem:
+    """With the line of the module that raised it."""
+    file = f"<{conversion.name.lower()}.py>"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [(frame.lineno or 0, 1) for frame in frames if frame.filename == file]
+    reason = str(error).partition("\n")[0]
+    text = f"the module fails: {type(error).__name__}: {reason}"
+    return Problem(text, Span(str(path), *(lines or [(0, 0)])[-1]))

@@ -1,0 +1,94 @@
+"""What a net is run on: arrays, a photo, or noise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.files.npz import read_npz
+from caffe2flax.ir.graph import Graph
+from caffe2flax.ir.layout import Shape
+from caffe2flax.limits import current
+from caffe2flax.passes.transform import image_input
+from caffe2flax.prediction.preparation import recipe
+from caffe2flax.weights.variables import check_filled
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+SEED = 0
+
+
+def read_arrays(inputs: Arrays | str | os.PathLike[str] | None) -> Arrays:
+    """Arrays by blob, out of an .npz where a path is given. Raises ConversionError."""
+    if inputs is None:
+        return {}
+    if isinstance(inputs, str | os.PathLike):
+        return read_npz(Path(inputs))
+    return inputs
+
+
+def noise(graph: Graph, given: Arrays) -> dict[str, Array]:
+    """`given`, and noise for the other inputs, the same at every call: normal, or what
+    the layers that read an input say that it may hold. Caffe's axis order, float32.
+    Raises ConversionError where the net is beyond the memory."""
+    limits = current()
+    # A float32 from the module and a float64 from the reference.
+    needed = 12 * sum(map(prod, graph.shapes.values()))
+    if needed > limits.memory_bytes:
+        text = f"the blobs, computed twice, take {needed} bytes"
+        raise ConversionError(limits.refusal("memory_bytes", text))
+    readers = graph.readers()
+    arrays: dict[str, Array] = dict(given)
+    generator = np.random.default_rng(SEED)
+    for value in graph.arguments:
+        shape = graph.shapes[value]
+        usual = generator.standard_normal(shape)
+        special = None
+        for node in readers.get(value, ()):
+            shapes = [graph.shapes[v] for v in node.inputs]
+            bottom = node.inputs.index(value)
+            special = node.layer.example(bottom, generator, *shapes)
+            if special is not None:
+                break
+        made = usual if special is None else special
+        arrays.setdefault(value.blob, made.astype(np.float32))
+    return arrays
+
+
+def noise_blobs(graph: Graph) -> dict[tuple[int, int], Array]:
+    """Weights under which every layer does something and nothing overflows, the same at
+    every call: fillers may be zeros, which prove little."""
+    blobs: dict[tuple[int, int], Array] = {}
+    check_filled(dict.fromkeys(w for node in graph.nodes for w in node.weights))
+    for node in graph.nodes:
+        for weight in node.weights:
+            key = (weight.owner, weight.index)
+            if key not in blobs:
+                generator = np.random.default_rng([SEED, *key])
+                blobs[key] = _some(weight.shape, generator).astype(np.float32)
+    return blobs
+
+
+def _some(shape: Shape, generator: np.random.Generator) -> Array:
+    """A matrix that keeps the size of what goes in; about 1 for what may be a
+    variance, a factor or a bias."""
+    if sum(extent > 1 for extent in shape) < 2:
+        return generator.uniform(0.5, 1.5, shape)
+    return generator.normal(0, np.sqrt(2 / prod(shape[1:])), shape)
+
+
+def photo(graph: Graph, path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The net's image input, filled with one picture as Caffe's tools prepare it.
+    Raises ConversionError where there is no such input, or no picture."""
+    value = image_input(graph)
+    made, _ = recipe(graph)
+    pixels = made.read(Path(path)).transpose(2, 0, 1)
+    return {value.blob: np.broadcast_to(pixels, graph.shapes[value])}

@@ -1,0 +1,211 @@
+"""A generated module held against what Caffe computes: the module as it is written,
+watched by probes, and an oracle on the same input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.conversion import Conversion
+from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.ir.graph import Graph, Value
+from caffe2flax.ir.layout import Shape
+from caffe2flax.runner import Observed
+from caffe2flax.verification.comparison import (
+    FAILURES,
+    Comparison,
+    Culprit,
+    Row,
+    difference,
+)
+from caffe2flax.verification.oracles import ORACLES, Oracle, Task
+
+Array = NDArray[Any]
+Values = Mapping[Value, Array]
+Watch = Callable[[Conversion, Mapping[str, Array]], Observed]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output of the program that `caffe2flax.compile` makes, as `Row` has a layer's
+    top."""
+
+    name: str
+    shape: Shape
+    largest: float
+    mean: float
+    broken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a module compares. rows: the net's layers in their order. culprit: None where
+    none is at fault. conversion: the module that was run. inputs, outputs: what it was
+    fed, and what is expected of it, in Caffe's names and axis order. compiled: the
+    outputs of the compiled program, where that was asked for. stop: why a module that
+    was edited failed halfway, where it did."""
+
+    name: str
+    against: str
+    tolerance: float
+    rows: tuple[Row, ...]
+    culprit: Culprit | None
+    conversion: Conversion = field(repr=False)
+    inputs: Mapping[str, Array] = field(repr=False)
+    outputs: Mapping[str, Array] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    compiled: tuple[Output, ...] = ()
+    stop: Problem | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.culprit is None and not any(x.broken for x in self.compiled)
+
+    @property
+    def worst(self) -> Row | None:
+        """The row with the largest difference."""
+        compared = [row for row in self.rows if row.largest is not None]
+        return max(compared, key=lambda row: row.largest or 0.0, default=None)
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON, where an infinite difference is the string "inf"."""
+        culprit: dict[str, object] | None = None
+        if self.culprit is not None:
+            culprit = {**_record(self.culprit), "parameters": self.culprit.parameters}
+        return {
+            "name": self.name,
+            "against": self.against,
+            "tolerance": self.tolerance,
+            "ok": self.ok,
+            "culprit": culprit,
+            "layers": [
+                {
+                    **_record(row),
+                    "shape": list(row.shape),
+                    "mean": _number(row.mean),
+                    "broken": row.broken,
+                }
+                for row in self.rows
+            ],
+            "compiled": [
+                {
+                    "name": output.name,
+                    "shape": list(output.shape),
+                    "largest": _number(output.largest),
+                    "mean": _number(output.mean),
+                    "broken": output.broken,
+                }
+                for output in self.compiled
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _record(found: Row | Culprit) -> dict[str, object]:
+    return {
+        "name": found.name,
+        "type": found.type,
+        "file": found.span.file,
+        "line": found.span.line or None,
+        "largest": _number(found.largest),
+        "alone": _number(found.alone),
+        "note": found.note,
+    }
+
+
+def _number(value: float | None) -> float | str | None:
+    return value if value is None or isfinite(value) else str(value)
+
+
+def verify_conversion(
+    conversion: Conversion,
+    inputs: Mapping[str, Array],
+    watch: Watch,
+    *,
+    files: tuple[str, Sequence[str]] = ("", ()),
+    against: str = "reference",
+    tolerance: float = 1e-4,
+    level: int = 0,
+    stages: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Report:
+    """Runs the module of `conversion` and the oracle `against` on `inputs`, arrays in
+    Caffe's names and axis order. `watch` runs the module; `files` are the prototxt and
+    the weights that it comes from. Raises ConversionError for inputs that do not fit,
+    where the oracle is not to be had, and where the module fails although all is well
+    up to there."""
+    check_request(conversion.graph, against, tolerance)
+    graph = conversion.graph
+    used = {value.blob for value in graph.arguments}
+    fed = {
+        name: np.asarray(array, np.float32)
+        for name, array in inputs.items()
+        if name in used
+    }
+    task = Task(graph, conversion.blobs, fed, *files, level, stages)
+    if against != "reference":  # which may be missing: told before work is done
+        expected = _expected(ORACLES[against], task)
+    ours = watch(conversion, inputs)
+    if against == "reference":
+        # Not at once: numpy and XLA both take all cores, and the interpreter's lock.
+        expected = _expected(ORACLES[against], task)
+    verdict = Comparison(task, ours.values, expected, tolerance).judge(
+        strict=against != "reference"
+    )
+    last = {v.blob: graph.blobs[v.blob] for v in graph.outputs}
+    stop = () if ours.stop is None else (f"{ours.stop.span}: {ours.stop.message}",)
+    report = Report(
+        conversion.name,
+        against,
+        tolerance,
+        tuple(entry.row for entry in verdict.entries),
+        verdict.culprit,
+        conversion,
+        fed,
+        {blob: expected[v] for blob, v in last.items() if v in expected},
+        (*notes, *verdict.notes, *stop),
+        stop=ours.stop,
+    )
+    if ours.stop is not None and report.ok:
+        raise ConversionError(ours.stop)
+    return report
+
+
+def with_compiled(report: Report, made: Mapping[str, Array]) -> Report:
+    """`report` and how the outputs compare that the compiled program `made` of the same
+    inputs. Where the net magnifies rounding, they are not at fault either."""
+    magnified = report.culprit is None and any(row.broken for row in report.rows)
+    outputs = []
+    for name, expected in report.outputs.items():
+        largest, mean = difference(made[name], expected)
+        broken = not largest <= report.tolerance and not magnified
+        outputs.append(Output(name, expected.shape, largest, mean, broken))
+    return replace(report, compiled=tuple(outputs))
+
+
+def check_request(graph: Graph, against: str, tolerance: float) -> None:
+    """ConversionError for what cannot be asked: an unknown oracle, a tolerance of 0, a
+    net that draws random numbers."""
+    if against not in ORACLES:
+        known = ", ".join(ORACLES)
+        raise ConversionError(f"cannot verify against {against!r}, only {known}")
+    if not tolerance > 0:
+        raise ConversionError(f"the tolerance must be above 0, not {tolerance}")
+    random = [node.name for node in graph.nodes if node.layer.draws(graph.phase)]
+    if random:
+        names = ", ".join(random[:5])
+        text = f"nothing to compare with: in {graph.phase} these layers are random: "
+        raise ConversionError(text + names)
+
+
+def _expected(oracle: Oracle, task: Task) -> Values:
+    try:
+        return oracle(task)
+    except FAILURES as error:
+        text = f"the net cannot be computed on these inputs ({error}); give others"
+        raise ConversionError(text) from error

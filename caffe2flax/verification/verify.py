@@ -1,0 +1,81 @@
+"""A net converted, run, and compared with what Caffe computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.conversion import STAND_IN, Weights, convert, weight_paths
+from caffe2flax.frontend.source import PathOrText, carries_weights
+from caffe2flax.options import ConversionOptions
+from caffe2flax.runner import check_compiles, forward, observe
+from caffe2flax.verification.edited import observe_edited, with_module
+from caffe2flax.verification.inputs import noise, noise_blobs, photo, read_arrays
+from caffe2flax.verification.report import (
+    Report,
+    Watch,
+    verify_conversion,
+    with_compiled,
+)
+
+Array = NDArray[Any]
+
+
+def verify(
+    prototxt: PathOrText,
+    weights: Weights | None,
+    *,
+    inputs: Mapping[str, Array] | str | os.PathLike[str] | None,
+    image: str | os.PathLike[str] | None,
+    against: str,
+    tolerance: float,
+    module: str | os.PathLike[str] | None,
+    compiled: bool,
+    **options: Unpack[ConversionOptions],
+) -> Report:
+    """What `caffe2flax.verify` describes."""
+    arrays = read_arrays(inputs)
+    conversion = convert(
+        prototxt,
+        weights,
+        arrays={blob: np.shape(array) for blob, array in arrays.items()},
+        filled=True,
+        stand_in=noise_blobs,
+        **options,
+    )
+    graph = conversion.graph
+    carried = carries_weights(prototxt)
+    own = [os.fspath(prototxt)] if carried else []
+    if compiled:
+        check_compiles(graph)
+    if image is not None:
+        arrays = {**photo(graph, image), **arrays}
+    watch: Watch = observe
+    if module is not None:
+        watch = partial(observe_edited, path=Path(module))
+        weighted = bool(weights or own)
+        conversion = with_module(conversion, Path(module), weighted=weighted)
+    report = verify_conversion(
+        conversion,
+        noise(graph, arrays),
+        watch,
+        files=(
+            os.fspath(prototxt),
+            [os.fspath(path) for path in weight_paths(weights)] or own,
+        ),
+        against=against,
+        tolerance=tolerance,
+        level=options.get("level", 0),
+        stages=options.get("stages", ()),
+        notes=[note for note in conversion.notes if note == STAND_IN],
+    )
+    if compiled and report.stop is None:
+        made = forward(conversion, strict=True)(report.inputs)
+        report = with_compiled(report, made)
+    return report

@@ -1,0 +1,228 @@
+"""The structure of the package: few files at its root, imports that run one way,
+nothing heavy loaded before it is needed."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = (
+    {"caffe2flax.cpu", "caffe2flax.ops"},
+    {"caffe2flax.errors"},
+    {"caffe2flax.limits"},
+    {"caffe2flax.files", "caffe2flax.options"},
+    {"caffe2flax.frontend"},
+    {"caffe2flax.ir"},
+    {"caffe2flax.layers", "caffe2flax.plugins"},
+    {"caffe2flax.passes"},
+    {"caffe2flax.codegen"},
+    {"caffe2flax.weights"},
+    {"caffe2flax.conversion"},
+    {"caffe2flax.runner", "caffe2flax.drawing"},
+    {"caffe2flax.inspection", "caffe2flax.prediction"},
+    {"caffe2flax.verification"},
+    {"caffe2flax.api"},
+    {"caffe2flax"},
+    {"caffe2flax.demo"},
+    {"caffe2flax.cli"},
+    {"caffe2flax.__main__"},
+)
+"""A module imports what stands before it, and a package may import within itself."""
+
+OPS = "caffe2flax.ops"
+CPU = "caffe2flax.cpu"
+RUNNER = "caffe2flax.runner"
+API = "caffe2flax.api"
+"""It names `nnx.Module` for type checkers."""
+HEAVY = {
+    "PIL",
+    "flax",
+    "google",
+    "graphviz",
+    "h5py",
+    "jax",
+    "lark",
+    "rich",
+    "ruff",
+    "safetensors",
+}
+
+
+class Import(NamedTuple):
+    importer: str
+    imported: str
+    line: int
+    lazy: bool
+    """Inside a function, or for type checkers: not loaded with the module."""
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.imported}"
+
+    @property
+    def top(self) -> str:
+        return self.imported.partition(".")[0]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.glob("caffe2flax/**/*.py"))}
+
+
+def imports(module: str) -> Iterator[Import]:
+    """What a module imports, for type checkers as well."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    pending: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while pending:
+        node, lazy = pending.pop()
+        lazy |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        lazy |= isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        pending += [(child, lazy) for child in ast.iter_child_nodes(node)]
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, alias.name, node.lineno, lazy)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}:{node.lineno} imports relatively"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                name = inner if inner in MODULES else str(node.module)
+                yield Import(module, name, node.lineno, lazy)
+
+
+ALL = [found for module in MODULES for found in imports(module)]
+OWN = [found for found in ALL if found.top == "caffe2flax"]
+
+
+def entry(module: str) -> str:
+    """The entry of ORDER that a module is or lies in."""
+    entries = {name for names in ORDER for name in names}
+    found = module
+    while found not in entries:
+        found = found.rpartition(".")[0]
+        assert found != "caffe2flax", f"{module} has no place in the order"
+    return found
+
+
+def place(module: str) -> int:
+    return next(i for i, names in enumerate(ORDER) if entry(module) in names)
+
+
+def is_concrete_layer(module: str) -> bool:
+    return module.startswith("caffe2flax.layers.") and "__init__" not in str(
+        MODULES[module]
+    )
+
+
+def lines(found: Iterator[Import]) -> list[str]:
+    return sorted(map(str, found))
+
+
+def test_the_root_holds_few_files() -> None:
+    assert len(list((ROOT / "caffe2flax").glob("*.py"))) <= 10
+
+
+def test_no_import_cycle() -> None:
+    graph: dict[str, set[str]] = {module: set() for module in MODULES}
+    for found in OWN:
+        graph[found.importer] |= {found.imported} - {found.importer}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_the_order_names_what_exists() -> None:
+    entries = {name for names in ORDER for name in names}
+    assert entries <= MODULES.keys()
+    assert all(entry(module) for module in MODULES)
+
+
+def test_imports_run_one_way() -> None:
+    wrong = (
+        found
+        for found in OWN
+        if entry(found.importer) != entry(found.imported)
+        and place(found.importer) <= place(found.imported)
+    )
+    assert not lines(wrong)
+
+
+def test_a_layer_file_imports_no_other_layer_file() -> None:
+    wrong = (
+        found
+        for found in OWN
+        if is_concrete_layer(found.importer)
+        and is_concrete_layer(found.imported)
+        and not found.imported.rpartition(".")[2].startswith("_")
+    )
+    assert not lines(wrong)
+
+
+@pytest.mark.parametrize("reader", ["passes", "codegen", "weights", "verification"])
+def test_what_reads_a_graph_names_no_layer(reader: str) -> None:
+    wrong = (
+        found
+        for found in OWN
+        if entry(found.importer) == f"caffe2flax.{reader}"
+        and is_concrete_layer(found.imported)
+    )
+    assert not lines(wrong)
+
+
+def test_operations_stand_alone() -> None:
+    """They are copied into generated modules, which import no caffe2flax."""
+    wrong = (
+        found
+        for found in OWN
+        if found.importer.startswith(OPS) is not found.imported.startswith(OPS)
+    )
+    assert not lines(wrong)
+
+
+def test_compile_knows_nothing_of_caffe() -> None:
+    wrong = (
+        found
+        for found in OWN
+        if found.importer.startswith(CPU) and not found.imported.startswith(CPU)
+    )
+    assert not lines(wrong)
+
+
+def test_only_operations_compile_and_the_runner_import_jax() -> None:
+    wrong = (
+        found
+        for found in ALL
+        if found.top in {"jax", "flax"}
+        and not found.importer.startswith((OPS, CPU))
+        and found.importer not in {RUNNER, API}
+    )
+    assert not lines(wrong)
+
+
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
+    wrong = (
+        found
+        for found in ALL
+        if found.top in HEAVY
+        and not found.lazy
+        and not found.importer.startswith((OPS, f"{CPU}."))
+    )
+    assert not lines(wrong)
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, caffe2flax; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"jax", "flax"} & set(done.stdout.split())
+
+
+def test_nothing_undeclared_is_imported() -> None:
+    known = {"caffe2flax", "numpy", *HEAVY, *sys.stdlib_module_names}
+    assert not lines(found for found in ALL if found.top not in known)
