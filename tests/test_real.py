@@ -17,7 +17,7 @@ MODELS = (
     [fact["folder"] for fact in json.loads(INDEX.read_text())] if INDEX.exists() else []
 )
 DETECTORS = {"yufacedetectnet_v1"}
-"""SSD: boxes that all but tie may change places; held in tests/test_fork_layers.py."""
+"""SSD: boxes that all but tie may change places; tested in layers/forks."""
 BOUND = 1e-4
 
 

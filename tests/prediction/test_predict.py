@@ -26,7 +26,7 @@ from caffe2flax.runner import _load_class
 from tests import wireformat
 from tests.smallnets import net, save
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "fixtures" / "digits"
 TRAINED = [str(DIGITS / "deploy.prototxt"), str(DIGITS / "digits_lenet.caffemodel")]
 SCALE = ["--scale", str(1 / 255)]

@@ -24,7 +24,7 @@ from tests import architectures
 from tests.golden import FIXTURES
 from tests.smallnets import net, numbers, save, single
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "networks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "networks"
 NETWORKS: dict[str, str] = {
     path.stem: path.read_text()
     for folder in (FIXTURES / "networks", BENCHMARKS)

@@ -110,7 +110,7 @@ def _step(model: Any, x: jax.Array) -> tuple[jax.Array, Any]:
 
 def test_recorded_moving_averages() -> None:
     """The blobs that Caffe held after a forward pass in training."""
-    folder = Path(__file__).parents[1] / "fixtures" / "layers"
+    folder = Path(__file__).parents[2] / "fixtures" / "layers"
     arrays = np.load(folder / "bn_train.npz")
     model = caffe2flax.load(
         folder / "bn_train.prototxt", folder / "bn_train.caffemodel", phase="TRAIN"

@@ -27,7 +27,7 @@ from caffe2flax.files import atomic as output
 from caffe2flax.files.mapped import Mapped, loaded, mapping_of
 from tests.smallnets import save
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "fixtures" / "digits"
 NET, WEIGHTS = DIGITS / "deploy.prototxt", DIGITS / "digits_lenet.caffemodel"
 OLD = b"what was here before"

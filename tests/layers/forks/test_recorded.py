@@ -1,4 +1,4 @@
-"""What recorded cases of forks show beside the numbers that test_layers.py holds."""
+"""What recorded cases of forks show beside the numbers that tests of layers hold."""
 
 from __future__ import annotations
 

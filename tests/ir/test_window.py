@@ -24,7 +24,7 @@ from caffe2flax.ir.window import (
 )
 
 ROWS = json.loads(
-    (Path(__file__).parents[1] / "fixtures" / "shapes.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "fixtures" / "shapes.json").read_text(encoding="utf-8")
 )
 FLT_MAX = float(np.finfo(np.float32).max)
 

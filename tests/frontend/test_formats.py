@@ -19,7 +19,7 @@ SUFFIXES = (
     ".double.caffemodel",
     ".caffemodel.h5",
 )
-REAL = Path(__file__).parents[2] / "shared" / "golden" / "real"
+REAL = Path(__file__).parents[3] / "shared" / "golden" / "real"
 
 FILES = [
     (case, path)

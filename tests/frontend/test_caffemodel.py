@@ -37,8 +37,8 @@ from tests.wireformat import (
     varint,
 )
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "caffemodel"
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "caffemodel"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 BIG = 2**31 + 2**20
 
 

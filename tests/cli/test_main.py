@@ -15,7 +15,7 @@ import pytest
 
 from caffe2flax.cli.main import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "fixtures" / "digits"
 NET, WEIGHTS = DIGITS / "deploy.prototxt", DIGITS / "digits_lenet.caffemodel"
 TRAINED = (str(NET), str(WEIGHTS))

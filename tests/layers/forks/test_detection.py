@@ -11,7 +11,7 @@ import caffe2flax
 from caffe2flax.verification import reference
 from tests.golden import FIXTURES, distance
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 REAL = ROOT.parent / "shared" / "golden" / "real" / "yufacedetectnet_v1"
 PRIORS, CLASSES = 24, 4
 

@@ -17,8 +17,8 @@ from caffe2flax.conversion import read_graph
 from caffe2flax.verification import reference
 from caffe2flax.weights.variables import collect
 from tests import architectures, wireformat
+from tests.codegen.test_module import imported
 from tests.golden import FIXTURES, distance
-from tests.test_module import imported
 
 OPERATIONS = "# Operations that Flax lacks"
 NETWORKS = FIXTURES / "networks"

@@ -27,7 +27,7 @@ from caffe2flax.ir.registry import LAYERS
 from caffe2flax.layers import register_all
 from tests.smallnets import net, single
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NETWORKS = ROOT / "fixtures" / "networks"
 ALEXNET = NETWORKS / "alexnet.prototxt"
 with_dot = pytest.mark.skipif(

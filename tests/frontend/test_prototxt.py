@@ -17,7 +17,7 @@ from caffe2flax.frontend.grammars import grammar_path
 from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.prototxt import MAX_DEPTH, parse, read
 
-CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
+CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 
 
 def plain(message: Message) -> list[tuple[str, object]]:
@@ -394,7 +394,7 @@ def test_grammar_is_found_or_named() -> None:
 
 def test_lark_is_imported_only_to_parse() -> None:
     code = "import sys, caffe2flax.frontend.prototxt; sys.exit('lark' in sys.modules)"
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 
 

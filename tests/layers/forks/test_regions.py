@@ -7,7 +7,7 @@ import pytest
 
 import caffe2flax
 from tests.golden import distance
-from tests.test_detection import by_reference, net
+from tests.layers.forks.test_detection import by_reference, net
 
 RNG = np.random.default_rng(0)
 

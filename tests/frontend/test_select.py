@@ -14,7 +14,7 @@ from caffe2flax.frontend.prototxt import parse, read
 from caffe2flax.frontend.select import select
 from caffe2flax.frontend.upgrade import upgrade
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "rules"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "rules"
 CASES: list[dict[str, Any]] = json.loads((FIXTURES / "index.json").read_text())
 
 

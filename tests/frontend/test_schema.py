@@ -36,7 +36,7 @@ from caffe2flax.frontend.wire import Wire
 from caffe2flax.limits import limited
 from tests.wireformat import chunk, doubles, floats, group, integer, layer, singly, tag
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "caffemodel"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "caffemodel"
 CASES = sorted(path.stem for path in (FIXTURES / "architecture").glob("*.caffemodel"))
 
 # The schema.

@@ -21,7 +21,7 @@ from caffe2flax.ops.pooling import avg_pool, max_pool
 from caffe2flax.ops.shape import to_caffe_order
 from caffe2flax.ops.window import pad_spatial
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAYERS = ROOT / "fixtures" / "layers"
 PLATFORMS = ("cpu", "cuda", "tpu")
 CORRUPT_GRADIENTS = {"pool_max_k1s3_ceil", "pool_max_k2s3_nopad"}

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 import caffe2flax
+from tests.layers.forks.test_detection import (
+    CLASSES,
+    OPTIONS,
+    PRIORS,
+    by_reference,
+    predictions,
+)
+from tests.layers.forks.test_pixels import aligned, bilinear
 from tests.single import Array, check, normal, single, weights_file
-from tests.test_detection import CLASSES, OPTIONS, PRIORS, by_reference, predictions
-from tests.test_fork_pixels import aligned, bilinear
 
 CODES = ["", "code_type: CENTER_SIZE", "code_type: CORNER_SIZE"]
 

@@ -15,7 +15,7 @@ import caffe2flax.ops.initializers as ops
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.filler import Filler
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = json.loads((FIXTURES / "fillers.json").read_text(encoding="utf-8"))
 CONVOLUTION, DENSE, TRANSPOSED = (2, 3, 1, 0), (1, 0), (2, 3, 0, 1)
 
@@ -359,7 +359,7 @@ def test_sparse_zero_keeps_nothing():
 
 def test_fillers_do_not_import_jax():
     code = "import sys, caffe2flax.ir.filler; sys.exit('jax' in sys.modules)"
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     assert not subprocess.run(
         [sys.executable, "-c", code], cwd=root, check=False
     ).returncode

@@ -12,7 +12,7 @@ from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.frontend.prototxt import parse, read
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "fixtures" / "upgrade"
 CORPUS = ROOT.parent / "shared" / "corpus"
 NAMES = sorted(
