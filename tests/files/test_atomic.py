@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import caffe2flax
 from caffe2flax.cli.main import main
-from caffe2flax.files import atomic as output
+from caffe2flax.files import atomic
 from caffe2flax.files.mapped import Mapped, loaded, mapping_of
 from tests.smallnets import save
 
@@ -92,7 +92,7 @@ def small_files(size: int) -> Iterator[None]:
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways of writing: with and without files that have no name."""
     if request.param == "named":
-        monkeypatch.setattr(output, "_nameless", lambda folder: -1)
+        monkeypatch.setattr(atomic, "_nameless", lambda folder: -1)
 
 
 @pytest.mark.usefixtures("quick_run", "parts")
@@ -270,16 +270,16 @@ def test_views_of_files_are_read_as_numpy_would(
 
 STOPPED = """
 import sys, time
-from caffe2flax import output
-from caffe2flax.cli import main
-fill = output._Part.fill
+from caffe2flax.files import atomic
+from caffe2flax.cli.main import main
+fill = atomic._Part.fill
 if {named}:
-    output._nameless = lambda folder: -1
+    atomic._nameless = lambda folder: -1
 def slow(part, write):
     fill(part, write)
     print("ready", flush=True)
     time.sleep(60)
-output._Part.fill = slow
+atomic._Part.fill = slow
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -338,10 +338,10 @@ def test_the_part_of_a_run_at_work_stays(folder: Path) -> None:
     part = folder / f".net.py.{'0' * 16}.part"
     part.write_bytes(OLD)
     with part.open("rb") as file:
-        assert output._lock(file.fileno())
-        output._sweep(folder / "net.py")
+        assert atomic._lock(file.fileno())
+        atomic._sweep(folder / "net.py")
         assert part.exists()
-    output._sweep(folder / "net.py")
+    atomic._sweep(folder / "net.py")
     assert not part.exists()
 
 
@@ -394,7 +394,7 @@ def test_two_runs_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 FORKING = """
 import json, os, sys
-from caffe2flax.cli import main
+from caffe2flax.cli.main import main
 for line in sys.stdin:
     child = os.fork()
     if not child:

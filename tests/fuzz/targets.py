@@ -15,7 +15,6 @@ from unittest.mock import patch
 import numpy as np
 
 import caffe2flax
-from caffe2flax import api
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend import caffemodel, prototxt, schema
 from caffe2flax.frontend.select import select
@@ -170,7 +169,7 @@ def _attack_conversion(data: bytes, folder: Path) -> bool:
     weights_path.write_bytes(weights)
     chance = zlib.crc32(data)
     try:
-        with patch.object(api, "format_source", str):
+        with patch("caffe2flax.conversion.format_source", str):
             conversion = caffe2flax.convert(
                 text_path,
                 weights_path if weights else None,
