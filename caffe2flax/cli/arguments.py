@@ -1,315 +1,33 @@
-"""The grammar of the command line."""
+"""Arguments that several commands take."""
 
 from __future__ import annotations
 
 import argparse
 import keyword
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Unpack
 
 from caffe2flax import limits
-from caffe2flax.cli import draw as pictures
-from caffe2flax.cli import predict as predictions
-from caffe2flax.cli import verify as proofs
+from caffe2flax.cli.terminal import Outcome
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.options import NetOptions
 
-CONVERT_EXAMPLE = """\
-example:
-  caffe2flax convert alexnet.prototxt alexnet.caffemodel -o out --name AlexNet
+Run = Callable[[argparse.Namespace], Outcome]
 
-Several weight files are laid over one another, the last one on top. Without weights
-the class initialises by the prototxt's fillers.
-"""
-RUN_EXAMPLE = """\
-example:
-  caffe2flax run alexnet.prototxt alexnet.caffemodel --inputs in.npz --outputs out.npz
-
-Arrays stand under Caffe's blob names, in Caffe's axis order (N, C, H, W).
-"""
-UPGRADE_EXAMPLE = """\
-example:
-  caffe2flax upgrade old.prototxt -o new.prototxt
-
-The result says the same in Caffe's current format; comments stay where they can.
-"""
-DEMO_EXAMPLE = """\
-example:
-  caffe2flax demo -o digits
-
-Files of an earlier demo are replaced, any other file is left alone.
-"""
-EXAMPLES = """\
-examples:
-  caffe2flax demo
-  caffe2flax convert net.prototxt net.caffemodel -o out
-  caffe2flax run net.prototxt net.caffemodel --inputs in.npz --outputs out.npz
-  caffe2flax verify net.prototxt net.caffemodel
-  caffe2flax inspect net.prototxt --where conv4_2
-  caffe2flax draw net.prototxt -o net.svg
-  caffe2flax predict net.prototxt net.caffemodel photos --mean 104,117,123
-  caffe2flax upgrade old.prototxt -o new.prototxt
-
-exit status: 0; 1 for bad input, with every problem on stderr; 2 for wrong usage;
-130 or 143 where SIGINT or SIGTERM ended it, with nothing left behind
-"""
 _SIZE = re.compile(r"[1-9][0-9]{0,9}")
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+_NUMBERS = re.compile(rf"{_NUMBER}(,{_NUMBER})*")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `command` names the one that was given."""
-    top = argparse.ArgumentParser(
-        prog="caffe2flax",
-        description="Convert trained Caffe networks to readable Flax NNX modules.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action=_Version)
-    commands = top.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=_Command
-    )
-    _convert(
-        _command(commands, "convert", "write a net as a Flax module", CONVERT_EXAMPLE)
-    )
-    _run(_command(commands, "run", "run a net on arrays, as Caffe would", RUN_EXAMPLE))
-    verify = _command(
-        commands, "verify", "hold a net's module against Caffe", proofs.VERIFY_EXAMPLE
-    )
-    _net(verify)
-    proofs.add_verify(verify)
-    inspect = _command(
-        commands, "inspect", "show what a net is made of", proofs.INSPECT_EXAMPLE
-    )
-    _net(inspect)
-    proofs.add_inspect(inspect)
-    draw = _command(commands, "draw", "draw a net", pictures.EXAMPLE)
-    draw.add_argument("net", metavar="NET.prototxt", type=Path)
-    _state(draw)
-    pictures.add_draw(draw)
-    predict = _command(
-        commands, "predict", "run a net on image files", predictions.EXAMPLE
-    )
-    predict.add_argument("net", metavar="NET.prototxt", type=Path)
-    predict.add_argument("weights", metavar="WEIGHTS.caffemodel", type=Path)
-    _state(predict)
-    predictions.add_predict(predict)
-    _upgrade(
-        _command(
-            commands,
-            "upgrade",
-            "bring a prototxt to the current format",
-            UPGRADE_EXAMPLE,
-        )
-    )
-    _demo(
-        _command(commands, "demo", "convert and run a small trained net", DEMO_EXAMPLE)
-    )
-    return top
+class Group(Protocol):
+    """A command, or a group of its arguments."""
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action: ...
 
 
-def _command(commands: Any, name: str, purpose: str, example: str) -> Any:
-    return commands.add_parser(
-        name,
-        help=purpose,
-        description=purpose[0].upper() + purpose[1:] + ".",
-        epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def _convert(command: argparse.ArgumentParser) -> None:
-    _net(command)
-    command.add_argument(
-        "-o",
-        dest="directory",
-        metavar="DIR",
-        type=Path,
-        default=Path(),
-        help="folder for the .py and the .safetensors (default: the current one)",
-    )
-    command.add_argument(
-        "--name",
-        type=_class_name,
-        help="class name (default: the net's, else the file's)",
-    )
-    command.add_argument(
-        "--tap",
-        dest="taps",
-        metavar="BLOB",
-        action="append",
-        default=[],
-        help="also return this blob, or all; may be repeated",
-    )
-    command.add_argument(
-        "--stub-unsupported",
-        action="store_true",
-        help="make a method to be filled in of each layer of unknown type",
-    )
-    proofs.add_convert(command)
-    predictions.add_preparation(command)
-    command.add_argument(
-        "--flat",
-        action="store_true",
-        help="write repeated blocks out instead of making classes of them",
-    )
-    command.add_argument(
-        "--force", action="store_true", help="replace files that exist"
-    )
-
-
-def _run(command: argparse.ArgumentParser) -> None:
-    _net(command)
-    command.add_argument(
-        "--inputs",
-        metavar="IN.npz",
-        type=Path,
-        required=True,
-        help="an array for each input blob",
-    )
-    command.add_argument(
-        "--outputs",
-        metavar="OUT.npz",
-        type=Path,
-        required=True,
-        help="where the results go; replaced where it exists",
-    )
-    command.add_argument(
-        "--blobs",
-        metavar="all|outputs|NAME,...",
-        type=_blobs,
-        default="outputs",
-        help="which blobs to write (default: the net's outputs)",
-    )
-
-
-def _upgrade(command: argparse.ArgumentParser) -> None:
-    command.add_argument("net", metavar="OLD.prototxt", type=Path)
-    _limits(command)
-    command.add_argument(
-        "-o",
-        dest="output",
-        metavar="NEW.prototxt",
-        type=Path,
-        help="where the text goes (default: standard output)",
-    )
-    command.add_argument(
-        "--force", action="store_true", help="replace a file that exists"
-    )
-
-
-def _demo(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-o",
-        dest="directory",
-        metavar="DIR",
-        type=Path,
-        default=Path("caffe2flax-demo"),
-        help="folder for the files (default: caffe2flax-demo)",
-    )
-
-
-def _net(command: argparse.ArgumentParser) -> None:
-    """What tells which net is meant: files, and the state that its rules select by."""
-    command.add_argument("net", metavar="NET.prototxt", type=Path)
-    command.add_argument("weights", metavar="WEIGHTS.caffemodel", type=Path, nargs="*")
-    _state(command)
-
-
-def _state(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--phase", choices=("TEST", "TRAIN"), default="TEST", help="default: TEST"
-    )
-    _limits(command)
-    command.add_argument(
-        "--stage",
-        dest="stages",
-        metavar="S",
-        action="append",
-        default=[],
-        help="a stage to select layers by; may be repeated",
-    )
-    command.add_argument("--level", metavar="N", type=int, default=0, help="default: 0")
-    command.add_argument(
-        "--input-shape",
-        dest="input_shapes",
-        metavar="BLOB=1,3,227,227",
-        type=_input_shape,
-        action=_Mapping,
-        default={},
-        help="the shape of an input, in Caffe's axis order; may be repeated",
-    )
-    command.add_argument(
-        "--dialect",
-        metavar="TYPE=MEANING",
-        type=_dialect,
-        action=_Mapping,
-        default={},
-        help="what a layer type of several meanings means: Crop=auto; may be repeated",
-    )
-    command.add_argument(
-        "--plugin",
-        dest="plugins",
-        metavar="LAYERS.py",
-        type=Path,
-        action="append",
-        default=[],
-        help="a file of layers of your own, which is run; may be repeated",
-    )
-
-
-def _limits(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--limit",
-        dest="limits",
-        metavar="NAME=N",
-        type=_limit,
-        action=_Mapping,
-        default={},
-        help=f"how much a file may ask for: {', '.join(limits.NAMES)}",
-    )
-
-
-def _limit(text: str) -> tuple[str, int]:
-    name, _, bound = text.partition("=")
-    if name not in limits.NAMES or not re.fullmatch(r"[0-9]{1,18}", bound):
-        names = ", ".join(limits.NAMES)
-        message = f"{text!r} is not like layers=100000; there are {names}"
-        raise argparse.ArgumentTypeError(message)
-    return name, int(bound)
-
-
-def _class_name(text: str) -> str:
-    if not text.isidentifier() or keyword.iskeyword(text):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot name a class")
-    return text
-
-
-def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    blob, _, sizes = text.rpartition("=")
-    if not blob or not all(_SIZE.fullmatch(size) for size in sizes.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like data=1,3,227,227")
-    return blob, tuple(map(int, sizes.split(",")))
-
-
-def _dialect(text: str) -> tuple[str, str]:
-    type_, _, meaning = text.partition("=")
-    if not type_ or not meaning:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like Crop=auto")
-    return type_, meaning
-
-
-def _blobs(text: str) -> str | tuple[str, ...]:
-    if text in ("all", "outputs"):
-        return text
-    names = tuple(text.split(","))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} holds an empty name")
-    return names
-
-
-class _Command(argparse.ArgumentParser):
+class Command(argparse.ArgumentParser):
     """Takes options between the files: `convert net.prototxt -o out net.caffemodel`."""
 
     _intermixed = False
@@ -324,7 +42,134 @@ class _Command(argparse.ArgumentParser):
             self._intermixed = False
 
 
-class _Mapping(argparse.Action):
+def add_command(
+    commands: Any, usage: str, purpose: str, notes: str, run: Run
+) -> argparse.ArgumentParser:
+    """A command that `run` carries out; `usage` begins with its name, and `notes` are
+    printed below its options."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        usage.partition(" ")[0],
+        usage=f"caffe2flax {usage} [options]",
+        help=purpose,
+        description=purpose[0].upper() + purpose[1:] + ".",
+        epilog=notes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def add_net(command: argparse.ArgumentParser) -> None:
+    """The files of a net."""
+    command.add_argument(
+        "net", metavar="NET.prototxt", type=Path, help="the architecture"
+    )
+    command.add_argument(
+        "weights",
+        metavar="WEIGHTS.caffemodel",
+        type=Path,
+        nargs="*",
+        help="the weights; of several files the last one counts for a layer",
+    )
+
+
+def add_selection(command: argparse.ArgumentParser) -> None:
+    """Which net is meant, where the files leave that open."""
+    group = command.add_argument_group("which net is meant")
+    group.add_argument(
+        "--input-shape",
+        dest="input_shapes",
+        metavar="BLOB=1,3,227,227",
+        type=input_shape,
+        action=Mapping,
+        default={},
+        help="the shape of an input, in Caffe's axis order; may be repeated",
+    )
+    group.add_argument(
+        "--dialect",
+        metavar="TYPE=MEANING",
+        type=_dialect,
+        action=Mapping,
+        default={},
+        help="what a layer type of several meanings means: Crop=auto; may be repeated",
+    )
+    group.add_argument(
+        "--plugin",
+        dest="plugins",
+        metavar="LAYERS.py",
+        type=Path,
+        action="append",
+        default=[],
+        help="a file of layers of your own, which is run; may be repeated",
+    )
+    group.add_argument(
+        "--phase", choices=("TEST", "TRAIN"), default="TEST", help="default: TEST"
+    )
+    group.add_argument(
+        "--stage",
+        dest="stages",
+        metavar="S",
+        action="append",
+        default=[],
+        help="a stage to select layers by; may be repeated",
+    )
+    group.add_argument("--level", metavar="N", type=int, default=0, help="default: 0")
+    add_limits(group)
+
+
+def add_limits(group: Group) -> None:
+    group.add_argument(
+        "--limit",
+        dest="limits",
+        metavar="NAME=N",
+        type=_limit,
+        action=Mapping,
+        default={},
+        help=f"how much a file may ask for: {', '.join(limits.NAMES)}",
+    )
+
+
+def selection(options: argparse.Namespace, **more: Unpack[NetOptions]) -> NetOptions:
+    """What `add_selection` read, and more, as the package's functions take it."""
+    return {
+        "phase": options.phase,
+        "level": options.level,
+        "stages": tuple(options.stages),
+        "input_shapes": options.input_shapes or None,
+        "dialect": options.dialect or None,
+        "plugins": tuple(options.plugins),
+        **more,
+    }
+
+
+def add_module(group: Group) -> None:
+    """Which module is meant, where `convert` was given these."""
+    group.add_argument("--name", help="the class name that convert was given")
+    group.add_argument(
+        "--flat", action="store_true", help="the module that convert --flat writes"
+    )
+
+
+def add_json(group: Group) -> None:
+    group.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_force(group: Group, what: str) -> None:
+    group.add_argument("--force", action="store_true", help=f"replace {what}")
+
+
+def refuse_overwriting(inputs: Iterable[Path], output: Path) -> None:
+    """ConversionError where the results would replace one of these inputs."""
+    if not output.exists():
+        return
+    for path in inputs:
+        if path.exists() and path.samefile(output):
+            message = "the results would replace this input"
+            raise ConversionError(Problem(message, Span(str(path))))
+
+
+class Mapping(argparse.Action):
     """Collects pairs, each key once."""
 
     def __call__(
@@ -341,20 +186,52 @@ class _Mapping(argparse.Action):
         setattr(namespace, self.dest, pairs | {key: value})
 
 
-class _Version(argparse.Action):
-    """Prints the version; it is looked up only then, which keeps --help quick."""
+def class_name(text: str) -> str:
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot name a class")
+    return text
 
-    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="print the version")
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        from caffe2flax import __version__
+def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    blob, _, sizes = text.rpartition("=")
+    if not blob or not all(_SIZE.fullmatch(size) for size in sizes.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like data=1,3,227,227")
+    return blob, tuple(map(int, sizes.split(",")))
 
-        sys.stdout.write(f"caffe2flax {__version__}\n")
-        parser.exit()
+
+def numbers(text: str) -> tuple[float, ...]:
+    if not _NUMBERS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 104,117,123")
+    return tuple(map(float, text.split(",")))
+
+
+def numbers_or_path(text: str) -> tuple[float, ...] | Path:
+    return numbers(text) if _NUMBERS.fullmatch(text) else Path(text)
+
+
+def number(text: str) -> float:
+    if not re.fullmatch(_NUMBER, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return float(text)
+
+
+def count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def _dialect(text: str) -> tuple[str, str]:
+    type_, _, meaning = text.partition("=")
+    if not type_ or not meaning:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like Crop=auto")
+    return type_, meaning
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, _, bound = text.partition("=")
+    if name not in limits.NAMES or not re.fullmatch(r"[0-9]{1,18}", bound):
+        names = ", ".join(limits.NAMES)
+        message = f"{text!r} is not like layers=100000; there are {names}"
+        raise argparse.ArgumentTypeError(message)
+    return name, int(bound)

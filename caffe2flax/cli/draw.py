@@ -1,26 +1,38 @@
-"""The command draw: what it takes, and what it has to say."""
+"""The command draw."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from caffe2flax.cli.arguments import (
+    add_command,
+    add_force,
+    add_json,
+    add_selection,
+    selection,
+)
 from caffe2flax.cli.progress import Bar
+from caffe2flax.cli.terminal import Outcome, lines, noted
 
-EXAMPLE = """\
-example:
+USAGE = "draw NET.prototxt -o NET.svg"
+NOTES = """\
+examples:
   caffe2flax draw googlenet.prototxt -o googlenet.svg
+  caffe2flax draw train_val.prototxt --phase TRAIN -o train.dot
 
 Graphviz lays the picture out: its program 'dot' has to be installed, but for .dot.
 """
 ENDINGS = (".svg", ".png", ".pdf", ".dot")
 
 
-def add_draw(command: argparse.ArgumentParser) -> None:
-    """The arguments of draw besides the net's."""
+def add_parser(commands: Any) -> None:
+    command = add_command(commands, USAGE, "draw a net", NOTES, run)
+    command.add_argument(
+        "net", metavar="NET.prototxt", type=Path, help="the architecture"
+    )
     command.add_argument(
         "-o",
         dest="output",
@@ -29,33 +41,31 @@ def add_draw(command: argparse.ArgumentParser) -> None:
         required=True,
         help="where the picture goes; the ending says in which format",
     )
-    command.add_argument(
-        "--json", action="store_true", help="print boxes and arrows as JSON"
-    )
-    command.add_argument(
-        "--force", action="store_true", help="replace a file that exists"
-    )
+    add_force(command, "a file that exists")
+    add_json(command)
+    add_selection(command)
 
 
-def run_draw(options: argparse.Namespace, selection: Mapping[str, Any]) -> str:
-    """What was drawn; writes the picture."""
+def run(options: argparse.Namespace) -> Outcome:
+    """Writes the picture; its boxes and arrows as JSON, or how many there are."""
     from caffe2flax.conversion import read_graph
     from caffe2flax.drawing.dot import render
     from caffe2flax.drawing.picture import DRAWN, picture
     from caffe2flax.files.atomic import write_bytes
 
     with Bar("drawing"):
-        graph = read_graph(options.net, passes=DRAWN, **selection)
+        graph = read_graph(options.net, passes=DRAWN, **selection(options))
         drawn = picture(graph)
         content = render(drawn, options.output.suffix.removeprefix("."))
         write_bytes(options.output, content, options.force)
     if options.json:
-        return json.dumps({"file": str(options.output), **drawn.as_json()}, indent=2)
+        record = {"file": str(options.output), **drawn.as_json()}
+        return Outcome(json.dumps(record, indent=2))
     layers = sum(len(box.parts) for box in drawn.boxes)
     blocks = {box.block for box in drawn.boxes if box.block}
     counts = f"{drawn.name}: {layers:,} layers, {len(blocks):,} repeated blocks"
-    left = (f"note: left out {d.type} {d.name!r}: {d.reason}" for d in graph.dropped)
-    return "\n".join([str(options.output), counts, *left])
+    left = (f"left out {d.type} {d.name!r}: {d.reason}" for d in graph.dropped)
+    return Outcome(lines(options.output, counts, *noted(left)))
 
 
 def _drawing(text: str) -> Path:

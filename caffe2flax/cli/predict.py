@@ -1,24 +1,36 @@
-"""The command predict: what it takes, and what it has to say."""
+"""The command predict."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from caffe2flax.cli.arguments import (
+    add_command,
+    add_json,
+    add_selection,
+    count,
+    number,
+    numbers_or_path,
+    refuse_overwriting,
+    selection,
+)
 from caffe2flax.cli.progress import Bar
-from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.cli.terminal import Outcome, lines, noted
+from caffe2flax.errors import ConversionError, Problem
 
 if TYPE_CHECKING:
     from caffe2flax.conversion import Conversion
     from caffe2flax.prediction.batches import Ranked
     from caffe2flax.prediction.images import Recipe
 
-EXAMPLE = """\
+USAGE = "predict NET.prototxt WEIGHTS.caffemodel IMAGE ..."
+NOTES = """\
 examples:
   caffe2flax predict net.prototxt net.caffemodel cat.jpg --mean 104,117,123
   caffe2flax predict net.prototxt net.caffemodel photos --csv --labels words.txt
@@ -29,29 +41,16 @@ the mean is subtracted, and the rest multiplied by the scale. With --crop it is 
 to something larger and the middle is taken. What the net's transform_param says is the
 default. Files that are no images are named and passed over; the exit status is 1 then.
 """
-_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
-_NUMBERS = re.compile(rf"{_NUMBER}(,{_NUMBER})*")
 
 
-def add_preparation(command: argparse.ArgumentParser) -> None:
-    """What convert takes to write `preprocess` by."""
+def add_parser(commands: Any) -> None:
+    command = add_command(commands, USAGE, "run a net on image files", NOTES, run)
     command.add_argument(
-        "--mean",
-        metavar="B,G,R",
-        type=_numbers,
-        default=(),
-        help="what preprocess subtracts from images",
+        "net", metavar="NET.prototxt", type=Path, help="the architecture"
     )
     command.add_argument(
-        "--scale",
-        metavar="S",
-        type=_number,
-        help="what preprocess multiplies the rest by",
+        "weights", metavar="WEIGHTS.caffemodel", type=Path, help="the weights"
     )
-
-
-def add_predict(command: argparse.ArgumentParser) -> None:
-    """The arguments of predict besides the net's."""
     command.add_argument(
         "images",
         metavar="IMAGE",
@@ -59,57 +58,68 @@ def add_predict(command: argparse.ArgumentParser) -> None:
         nargs="+",
         help="a file, or a folder for all files in it",
     )
-    command.add_argument(
+    _add_preparation(command)
+    _add_result(command)
+    add_selection(command)
+
+
+def _add_preparation(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("how images are prepared")
+    group.add_argument(
         "--mean",
         metavar="FILE.binaryproto|FILE.npy|B,G,R",
-        type=_mean,
+        type=numbers_or_path,
         help="what is subtracted, in the order of the net's channels",
     )
-    command.add_argument(
-        "--scale", metavar="S", type=_number, help="what the rest is multiplied by"
+    group.add_argument(
+        "--scale", metavar="S", type=number, help="what the rest is multiplied by"
     )
-    command.add_argument(
+    group.add_argument(
         "--channel-order",
         dest="order",
         choices=("BGR", "RGB"),
         default="BGR",
         help="of the net's input (default: BGR, as everywhere in Caffe)",
     )
-    command.add_argument(
+    group.add_argument(
         "--crop",
         action="store_true",
         help="take the middle of a larger image: of the mean's size, or 256 x 256",
     )
-    command.add_argument(
+    group.add_argument(
         "--resize",
         metavar="HEIGHT,WIDTH",
         type=_size,
         help="the larger image's size, to crop from",
     )
-    command.add_argument(
+
+
+def _add_result(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("what is shown")
+    group.add_argument(
         "--labels",
         metavar="FILE",
         type=Path,
         help="the names of the classes, a line each",
     )
-    command.add_argument(
-        "--top", metavar="K", type=_count, default=5, help="classes shown (default: 5)"
+    group.add_argument(
+        "--top", metavar="K", type=count, default=5, help="classes shown (default: 5)"
     )
-    command.add_argument(
+    group.add_argument(
         "--scores",
         metavar="BLOB",
         help="the blob that holds the scores (default: the only output)",
     )
-    command.add_argument(
-        "--batch", metavar="N", type=_count, help="images at once (default: up to 16)"
+    group.add_argument(
+        "--batch", metavar="N", type=count, help="images at once (default: up to 16)"
     )
-    form = command.add_mutually_exclusive_group()
+    form = group.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print a line a class as CSV")
-    form.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument(
+    add_json(form)
+    group.add_argument(
         "--features", metavar="BLOB", help="write a blob instead of ranking classes"
     )
-    command.add_argument(
+    group.add_argument(
         "-o",
         dest="output",
         metavar="OUT.npz",
@@ -118,11 +128,8 @@ def add_predict(command: argparse.ArgumentParser) -> None:
     )
 
 
-def run_predict(
-    options: argparse.Namespace, selection: Mapping[str, Any]
-) -> tuple[str, tuple[Problem, ...]]:
-    """The classes of every image, or where the features went; and the files that no
-    prediction was made for."""
+def run(options: argparse.Namespace) -> Outcome:
+    """The classes of every image, or where the features went."""
     from PIL import Image
 
     from caffe2flax.prediction import images, preparation
@@ -131,8 +138,9 @@ def run_predict(
     if (options.features is None) != (options.output is None):
         raise ConversionError("give --features BLOB and -o OUT.npz together")
     files = list(images.find(options.images))
-    _spare((options.net, options.weights, *files), options.output)
-    conversion, recipe, notes = _prepared(options, selection)
+    if options.output is not None:
+        refuse_overwriting((options.net, options.weights, *files), options.output)
+    conversion, recipe, notes = _prepared(options)
     graph = conversion.graph
     job = (conversion, recipe, files)
     batch = batch_size(graph, options.batch, len(files))
@@ -149,12 +157,13 @@ def run_predict(
                 labels = preparation.read_labels(options.labels, classes)
             text, problems = _ranking(options, job, blob, labels, batch, bar)
     if not (options.csv or options.json):
-        text = "\n".join([text, *(f"note: {note}" for note in notes)]).strip("\n")
-    return text, problems
+        text = "\n".join([text, *noted(notes)]).strip("\n")
+    as_it_is = options.json or (options.csv and not sys.stdout.isatty())
+    return Outcome(text if as_it_is else lines(text), problems)
 
 
 def _prepared(
-    options: argparse.Namespace, selection: Mapping[str, Any]
+    options: argparse.Namespace,
 ) -> tuple[Conversion, Recipe, tuple[str, ...]]:
     from caffe2flax import convert
     from caffe2flax.prediction import preparation
@@ -166,9 +175,7 @@ def _prepared(
         options.net,
         options.weights,
         taps=(blob,) if blob else (),
-        mean=known,
-        scale=options.scale,
-        **selection,
+        **selection(options, mean=known, scale=options.scale),
     )
     recipe, notes = preparation.recipe(
         conversion.graph,
@@ -228,38 +235,6 @@ def _features(
         return json.dumps(told, indent=2), problems
     text = f"{options.output}: {blob} {rows.shape}, {names} {(len(files),)}"
     return text, problems
-
-
-def _spare(inputs: Sequence[Path], output: Path | None) -> None:
-    """Raises ConversionError where the output would replace an input."""
-    if output is None or not output.exists():
-        return
-    for path in inputs:
-        if path.exists() and path.samefile(output):
-            message = "the results would replace this input"
-            raise ConversionError(Problem(message, Span(str(path))))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    if not _NUMBERS.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 104,117,123")
-    return tuple(map(float, text.split(",")))
-
-
-def _mean(text: str) -> tuple[float, ...] | Path:
-    return _numbers(text) if _NUMBERS.fullmatch(text) else Path(text)
-
-
-def _number(text: str) -> float:
-    if not re.fullmatch(_NUMBER, text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return float(text)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
