@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
     from caffe2flax.inspection.net import Inspection, WeightsInspection
-    from caffe2flax.inspection.where import Whereabouts
+    from caffe2flax.inspection.where import LayerLocation
     from caffe2flax.verification.report import Report
 
 Array = NDArray[Any]
@@ -107,7 +107,7 @@ def where(
     query: str,
     weights: Weights | None = None,
     **options: Unpack[ConversionOptions],
-) -> tuple[Whereabouts, ...]:
+) -> tuple[LayerLocation, ...]:
     """The lines of the prototxt and of the generated module that belong together:
     `query` is the name of a layer or a blob, a line of the module that `convert` writes
     of the same arguments ("123"), or one of the prototxt ("net.prototxt:57"). Options:

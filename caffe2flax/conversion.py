@@ -16,7 +16,7 @@ from caffe2flax.codegen.names import Namespace, module_stem
 from caffe2flax.codegen.places import Places
 from caffe2flax.codegen.preprocess import NAME
 from caffe2flax.frontend import caffemodel
-from caffe2flax.frontend.borrow_inputs import lend_inputs
+from caffe2flax.frontend.borrow_inputs import borrow_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.frontend.select import select
 from caffe2flax.frontend.snapshot import as_written
@@ -40,7 +40,12 @@ from caffe2flax.passes.transform import with_transform
 from caffe2flax.plugins import load_entry_points, load_plugins
 from caffe2flax.weights.files import write_files
 from caffe2flax.weights.safetensors import Progress
-from caffe2flax.weights.variables import Blobs, Variables, bare, collect
+from caffe2flax.weights.variables import (
+    Blobs,
+    Variables,
+    collect,
+    note_flax_initialisers,
+)
 
 Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 VERSION = "0.1.0"
@@ -115,7 +120,11 @@ def convert(
     files = [caffemodel.read(path) for path in weight_paths(weights)]
     if graph.assumed and files:
         graph = read_graph(prototxt, arrays=arrays, held=_held(files), **options)
-    blobs, notes = collect(graph, files) if files or filled else ({}, bare(graph))
+    blobs, notes = (
+        collect(graph, files)
+        if files or filled
+        else ({}, note_flax_initialisers(graph))
+    )
     if stand_in is not None and not files:
         blobs, notes = stand_in(graph), (STAND_IN,)
     reserved = {*library().definitions, NAME}
@@ -178,7 +187,7 @@ def read_graph(
     net = upgrade(inline_net(message, phase=phase) or message)
     if carries_weights(source):
         net = as_written(net)
-    net, lent = lend_inputs(net, phase=phase, level=level, stages=stages)
+    net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
     net = select(net, phase=phase, level=level, stages=stages)
     shapes: dict[str, Shape] = {
         blob: tuple(map(int, shape))
@@ -196,7 +205,7 @@ def read_graph(
     )
     name = options.get("name") or graph.name
     graph = replace(graph, name=name, held=held or {})
-    done = run_passes(graph, passes).with_notes(*skipped, *lent)
+    done = run_passes(graph, passes).with_notes(*skipped, *borrowed)
     done = with_transform(done, options.get("mean", ()), options.get("scale"))
     # A method belongs to one class.
     flat = options.get("flat") or any(node.layer.has_method for node in done.nodes)

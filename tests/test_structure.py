@@ -6,10 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+import caffe2flax
+from caffe2flax.options import ConversionOptions
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
@@ -226,3 +230,35 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_nothing_undeclared_is_imported() -> None:
     known = {"caffe2flax", "numpy", *HEAVY, *sys.stdlib_module_names}
     assert not lines(found for found in ALL if found.top not in known)
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield module, node
+
+
+def test_options_are_known_to_editors() -> None:
+    """Public functions take their keywords by name, or as one of the typed dicts."""
+    public = (getattr(caffe2flax, name) for name in caffe2flax.__all__)
+    for function in filter(isfunction, public):
+        for parameter in signature(function).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                known = {"Unpack[NetOptions]", "Unpack[ConversionOptions]"}
+                assert parameter.annotation in known, function.__name__
+
+
+def test_options_are_documented_once() -> None:
+    """Beside `options.py`, which documents them, only what reads the net spells them
+    out."""
+    names = set(ConversionOptions.__annotations__) - {"name"}
+    repeated = [
+        (module, node.name)
+        for module, node in functions()
+        if len(names & {arg.arg for arg in node.args.kwonlyargs}) > 3
+    ]
+    assert {module for module, _ in repeated} <= {
+        "caffe2flax.ir.build",
+        "caffe2flax.frontend.select",
+    }

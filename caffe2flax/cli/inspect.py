@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> Outcome:
     from caffe2flax.inspection.net import Inspection
     from caffe2flax.inspection.text import (
         show_inspection,
+        show_locations,
         show_weights,
-        show_whereabouts,
     )
 
     weights = options.weights or None
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> Outcome:
             )
             if options.json:
                 return Outcome(json.dumps([p.to_dict() for p in places], indent=2))
-            return Outcome(lines(show_whereabouts(places)))
+            return Outcome(lines(show_locations(places)))
         found = inspect(options.net, weights, **selection(options))
     if options.json:
         return Outcome(json.dumps(found.to_dict(), indent=2))

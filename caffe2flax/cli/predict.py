@@ -230,9 +230,9 @@ def _features(
     names = "files" if blob == "images" else "images"
     write_npz(options.output, {blob: rows, names: np.array(files, str)})
     if options.json:
-        told = {"file": str(options.output), "blob": blob, "shape": rows.shape}
-        told |= {"images": files, "problems": [p.to_dict() for p in problems]}
-        return json.dumps(told, indent=2), problems
+        record = {"file": str(options.output), "blob": blob, "shape": rows.shape}
+        record |= {"images": files, "problems": [p.to_dict() for p in problems]}
+        return json.dumps(record, indent=2), problems
     text = f"{options.output}: {blob} {rows.shape}, {names} {(len(files),)}"
     return text, problems
 

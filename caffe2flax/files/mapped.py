@@ -39,7 +39,7 @@ class Mapped(mmap.mmap):
     origin: int
     """The address of the first byte."""
     _state: tuple[int, int]
-    _held: tuple[int, bytes] = (0, b"")
+    _kept: tuple[int, bytes] = (0, b"")
 
     @classmethod
     def of(cls, descriptor: int, path: str) -> Self:
@@ -80,30 +80,30 @@ class Mapped(mmap.mmap):
             done += count
 
     def bytes_at(self, start: int, end: int) -> bytes:
-        held = bytearray(end - start)
-        self.read_into(memoryview(held), start)
-        return bytes(held)
+        block = bytearray(end - start)
+        self.read_into(memoryview(block), start)
+        return bytes(block)
 
     def __getitem__(self, key: Any) -> Any:
-        start, held = self._held
+        start, block = self._kept
         if isinstance(key, slice):
             first, last, step = key.indices(len(self))
             assert step == 1, "bytes are read as they stand"
-            if start <= first and last <= start + len(held):
-                return held[first - start : last - start]
+            if start <= first and last <= start + len(block):
+                return block[first - start : last - start]
             if last - first > BLOCK:
                 return self.bytes_at(first, last)
             return self._block(first)[: max(0, last - first)]
-        if not start <= key < start + len(held):
+        if not start <= key < start + len(block):
             if not 0 <= key < len(self):
                 raise IndexError(key)
             return self._block(key)[0]
-        return held[key - start]
+        return block[key - start]
 
     def _block(self, start: int) -> bytes:
-        held = self.bytes_at(start, min(start + BLOCK, len(self)))
-        self._held = start, held
-        return held
+        block = self.bytes_at(start, min(start + BLOCK, len(self)))
+        self._kept = start, block
+        return block
 
 
 def _state(descriptor: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.select import admits
 
 
-def lend_inputs(
+def borrow_inputs(
     net: Message, *, phase: str = "TEST", level: int = 0, stages: Sequence[str] = ()
 ) -> tuple[Message, tuple[str, ...]]:
     """The V2 net `net`, in which the rules of some layers are gone, and notes on these.
@@ -39,8 +39,8 @@ def lend_inputs(
         for number, (near, stays) in enumerate(zip(swapped, present, strict=True))
         if not stays and not _blobs(layers[number], "bottom")
     )
-    lent: dict[int, Field] = {}
-    silent: list[Field] = []
+    borrowed: dict[int, Field] = {}
+    silenced: list[Field] = []
     notes = []
     for _, number in ranked:
         tops = _blobs(layers[number], "top")
@@ -48,8 +48,8 @@ def lend_inputs(
         if not used:
             continue
         own = [blob for blob in tops if blob in made]
-        lent[id(layers[number])] = _without_rules(layers[number], own)
-        silent += [_silence(blob, layers[number].span) for blob in own]
+        borrowed[id(layers[number])] = _without_rules(layers[number], own)
+        silenced += [_silence(blob, layers[number].span) for blob in own]
         made.update(tops)
         for blob in used:
             del wanted[blob]
@@ -58,8 +58,8 @@ def lend_inputs(
             "which Caffe aborts; taken as an input, as this layer makes it, which "
             f"{phase} leaves out"
         )
-    fields = tuple(lent.get(id(field), field) for field in net.fields)
-    return replace(net, fields=(*fields, *silent)), tuple(notes)
+    fields = tuple(borrowed.get(id(field), field) for field in net.fields)
+    return replace(net, fields=(*fields, *silenced)), tuple(notes)
 
 
 def _unmade(layers: Iterable[Field]) -> Iterable[str]:

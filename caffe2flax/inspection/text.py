@@ -12,7 +12,7 @@ from caffe2flax.inspection.net import (
     WeightsInspection,
 )
 from caffe2flax.inspection.tables import Column, by, short, size, table
-from caffe2flax.inspection.where import Passage, Whereabouts
+from caffe2flax.inspection.where import LayerLocation, Passage
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -149,7 +149,7 @@ def show_weights(found: WeightsInspection) -> str:
     )
 
 
-def show_whereabouts(found: Iterable[Whereabouts]) -> str:
+def show_locations(found: Iterable[LayerLocation]) -> str:
     """Each layer with its passages, those of many layers in the same lines once."""
     parts: list[str] = []
     for entry in found:

@@ -33,7 +33,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class LayerLocation:
     """A layer and its passages; `note` for one that the module does not have."""
 
     name: str
@@ -48,28 +48,28 @@ class Whereabouts:
 
 def locate(
     conversion: Conversion, prototxt: str | None, query: str
-) -> tuple[Whereabouts, ...]:
+) -> tuple[LayerLocation, ...]:
     """The layers that `query` means: the name of a layer or a blob, a line of the
     generated module ("123"), or one of the prototxt ("net.prototxt:57", ":57").
     `prototxt` is the text of that, None where there is none. Raises ConversionError
     where nothing is found."""
-    atlas = _Atlas.of(conversion, prototxt)
-    named = list(atlas.named(query))
+    finder = _Finder.of(conversion, prototxt)
+    named = list(finder.named(query))
     if named:
         return tuple(named)
     file, colon, line = query.rpartition(":")
     if colon and line.isdecimal() and len(line) < 10:
-        return atlas.behind_prototxt(file, int(line))
+        return finder.behind_prototxt(file, int(line))
     if query.isdecimal() and len(query) < 10:
-        return atlas.behind_source(int(query))
+        return finder.behind_source(int(query))
     graph = conversion.graph
-    known = dict.fromkeys([*atlas.names(), *graph.blobs])
+    known = dict.fromkeys([*finder.names(), *graph.blobs])
     hint = closest(query, known)
     raise ConversionError(f"no layer and no blob is called {query!r}{hint}")
 
 
 @dataclass(frozen=True, slots=True)
-class _Atlas:
+class _Finder:
     graph: Graph
     conversion: Conversion
     source: SourceMap
@@ -79,7 +79,7 @@ class _Atlas:
     """Lines of the generated source."""
 
     @classmethod
-    def of(cls, conversion: Conversion, prototxt: str | None) -> _Atlas:
+    def of(cls, conversion: Conversion, prototxt: str | None) -> _Finder:
         source = SourceMap.of(conversion.source, conversion.name)
         lines = tuple((prototxt or "").split("\n"))
         module = tuple(conversion.source.splitlines())
@@ -96,7 +96,7 @@ class _Atlas:
             if node.number >= 0:
                 yield from ((layer, node) for layer in node.layers)
 
-    def named(self, name: str) -> Iterator[Whereabouts]:
+    def named(self, name: str) -> Iterator[LayerLocation]:
         """Layers of that name, or else those that make the blob."""
         called = [(x, node) for x, node in self.layers() if x.name == name]
         made = (
@@ -109,9 +109,9 @@ class _Atlas:
             if dropped.name == name:
                 passages = tuple(self._prototxt(dropped.span))
                 note = f"left out: {dropped.reason}"
-                yield Whereabouts(dropped.name, dropped.type, passages, note)
+                yield LayerLocation(dropped.name, dropped.type, passages, note)
 
-    def behind_source(self, line: int) -> tuple[Whereabouts, ...]:
+    def behind_source(self, line: int) -> tuple[LayerLocation, ...]:
         """Layers that a line of the module was written for; those of the line's own
         class before those of a block that it makes or calls."""
         if not 1 <= line <= len(self.module):
@@ -124,7 +124,7 @@ class _Atlas:
 
     def _having(
         self, counts: Callable[[Passage], bool], line: int
-    ) -> tuple[Whereabouts, ...]:
+    ) -> tuple[LayerLocation, ...]:
         entries = (self._entry(x, node) for x, node in self.layers())
         return tuple(
             entry
@@ -135,7 +135,7 @@ class _Atlas:
             )
         )
 
-    def behind_prototxt(self, file: str, line: int) -> tuple[Whereabouts, ...]:
+    def behind_prototxt(self, file: str, line: int) -> tuple[LayerLocation, ...]:
         """The layer whose lines these are."""
         names = {x.span.file for x, _ in self.layers()}
         if file and not any(name.endswith(file) for name in names):
@@ -153,14 +153,14 @@ class _Atlas:
                     return (entry,)
         raise ConversionError(f"no layer stands in line {line} of the prototxt")
 
-    def _entry(self, layer: Node, node: Node | None) -> Whereabouts:
+    def _entry(self, layer: Node, node: Node | None) -> LayerLocation:
         passages = [*self._prototxt(layer.span)]
         note = "an input of the module" if node is None else ""
         if node is not None:
             passages += self._source(node)
             others = [x.name for x in node.layers if x is not layer]
             note = f"one module with {', '.join(others)}" if others else ""
-        return Whereabouts(layer.name, layer.layer.type, tuple(passages), note)
+        return LayerLocation(layer.name, layer.layer.type, tuple(passages), note)
 
     def _prototxt(self, span: Span) -> Iterator[Passage]:
         line = span.line

@@ -53,5 +53,5 @@ def as_json(
         ]
 
     rows = [{"image": str(path), "top": ranked(best)} for path, best in found]
-    told = [problem.to_dict() for problem in problems]
-    return json.dumps({"blob": blob, "images": rows, "problems": told}, indent=2)
+    passed_over = [problem.to_dict() for problem in problems]
+    return json.dumps({"blob": blob, "images": rows, "problems": passed_over}, indent=2)

@@ -99,7 +99,7 @@ class Entry:
     layer: Node
     node: Node
 
-    def accused(self) -> Culprit:
+    def as_culprit(self) -> Culprit:
         row = self.row
         largest = inf if row.largest is None else row.largest
         given = parameters(self.layer.layer)
@@ -109,7 +109,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Comparison:
     """What is to be said: a row for each layer, the one at fault, and notes."""
 
     entries: tuple[Entry, ...]
@@ -118,7 +118,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class LayerValues:
     """The module's values, and those expected of it."""
 
     task: Task
@@ -126,7 +126,7 @@ class Comparison:
     expected: Values
     tolerance: float
 
-    def judge(self, *, strict: bool) -> Verdict:
+    def compare(self, *, strict: bool) -> Comparison:
         """A layer that breaks is at fault if it is wrong on what the module fed it,
         too. If none is, one before it that did not break yet may be. If every layer is
         right alone, the net magnifies rounding, which is no fault of the module; but
@@ -136,20 +136,20 @@ class Comparison:
         entries = [*self._entries()]
         broken = [i for i, entry in enumerate(entries) if entry.row.broken]
         if not broken:
-            return Verdict(tuple(entries))
+            return Comparison(tuple(entries))
         at_fault = self._wrong(entries, broken)
         if not at_fault:
             earlier = range(broken[0])
             compared = [i for i in earlier if entries[i].row.largest is not None]
             at_fault = self._wrong(entries, compared)
         if at_fault or strict:
-            culprit = self._origin(entries, (at_fault or broken)[0]).accused()
-            return Verdict(tuple(entries), culprit)
+            culprit = self._origin(entries, (at_fault or broken)[0]).as_culprit()
+            return Comparison(tuple(entries), culprit)
         text = (
             f"from {entries[broken[0]].row.name} on the net magnifies rounding: every "
             "layer is right on what the module feeds it"
         )
-        return Verdict(tuple(entries), None, (text,))
+        return Comparison(tuple(entries), None, (text,))
 
     def _wrong(self, entries: list[Entry], chosen: Sequence[int]) -> list[int]:
         """Those of `chosen` that are wrong alone; their rows then say how far."""
@@ -163,12 +163,12 @@ class Comparison:
     def _origin(self, entries: Sequence[Entry], at: int) -> Entry:
         """The layer at fault: that of `at`, or one before it whose top `at` wants and
         the module does not have."""
-        accused = entries[at]
-        wanted = {v for layer in accused.node.layers for v in layer.inputs}
+        found = entries[at]
+        wanted = {v for layer in found.node.layers for v in layer.inputs}
         for entry in entries[:at]:
             if entry.row.note == MISSING and wanted & {*entry.layer.outputs}:
                 return entry
-        return accused
+        return found
 
     def _entries(self) -> Iterator[Entry]:
         """A row for each layer of the net, in the order of the graph."""

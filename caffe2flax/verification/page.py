@@ -20,9 +20,9 @@ STYLE = """\
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;
 color:#1c2230;background:#fff}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
-.verdict{border-left:6px solid #2c8a4b;padding:.4rem 1rem;margin:1rem 0;
+.result{border-left:6px solid #2c8a4b;padding:.4rem 1rem;margin:1rem 0;
 background:#f1f8f3}
-.bad .verdict{border-color:#c0392b;background:#fdf2f0}
+.bad .result{border-color:#c0392b;background:#fdf2f0}
 table{border-collapse:collapse;font-size:13.5px}
 th{text-align:left;border-bottom:2px solid #ccd2dc;position:sticky;top:0;
 background:#fff}
@@ -43,8 +43,8 @@ svg text{font:11px system-ui,sans-serif;fill:#5b6475}
 @media(prefers-color-scheme:dark){
 :root{color-scheme:dark}
 body,th{color:#d5dae4;background:#14171d}th{border-color:#434b5a}
-td{border-color:#272d38}.verdict{background:#15251b}
-.bad .verdict,.broken td{background:#321c19}.broken td{color:#f2a99f}
+td{border-color:#272d38}.result{background:#15251b}
+.bad .result,.broken td{background:#321c19}.broken td{color:#f2a99f}
 a{color:#82b4ef}pre{background:#1b1f27}
 pre span:target,tr:target td{background:#4b4216}
 svg text{fill:#98a1b1}svg line:not([stroke-dasharray]){stroke:#2c333f}
@@ -69,7 +69,7 @@ def page(report: Report, drawing: bytes = b"") -> str:
     title = f"{report.name} against {AGAINST[report.against]}"
     body = [
         f"<h1>{text(title)}</h1>",
-        *_verdict(report),
+        *_summary(report),
         "<h2>Largest difference of every layer</h2>",
         _chart(report),
         "<h2>Layers</h2>",
@@ -106,7 +106,7 @@ def _numbers(graph: Graph) -> Iterator[int]:
             yield from (node.number for _ in node.layers)
 
 
-def _verdict(report: Report) -> Iterator[str]:
+def _summary(report: Report) -> Iterator[str]:
     worst = report.worst
     largest = _far(worst.largest) if worst else "-"
     where = f" in <code>{text(worst.name)}</code>" if worst else ""
@@ -121,13 +121,13 @@ def _verdict(report: Report) -> Iterator[str]:
         *(text(note) for note in report.notes),
     ]
     if report.culprit:
-        parts.append(_accusation(report.culprit))
-    yield '<div class="verdict">'
+        parts.append(_culprit_lines(report.culprit))
+    yield '<div class="result">'
     yield from (f"<div>{part}</div>" for part in parts)
     yield "</div>"
 
 
-def _accusation(culprit: Culprit) -> str:
+def _culprit_lines(culprit: Culprit) -> str:
     given = ", ".join(f"{key} {value}" for key, value in culprit.parameters.items())
     where = f" at {culprit.span}" if culprit.span.line else ""
     return f"<b>Culprit:</b> {text(culprit)}{text(where)}; {text(given)}"

@@ -18,8 +18,8 @@ from caffe2flax.ir.layout import Shape
 from caffe2flax.runner import Observed
 from caffe2flax.verification.comparison import (
     FAILURES,
-    Comparison,
     Culprit,
+    LayerValues,
     Row,
     difference,
 )
@@ -154,7 +154,7 @@ def verify_conversion(
     if against == "reference":
         # Not at once: numpy and XLA both take all cores, and the interpreter's lock.
         expected = _expected(ORACLES[against], task)
-    verdict = Comparison(task, ours.values, expected, tolerance).judge(
+    result = LayerValues(task, ours.values, expected, tolerance).compare(
         strict=against != "reference"
     )
     last = {v.blob: graph.blobs[v.blob] for v in graph.outputs}
@@ -163,12 +163,12 @@ def verify_conversion(
         conversion.name,
         against,
         tolerance,
-        tuple(entry.row for entry in verdict.entries),
-        verdict.culprit,
+        tuple(entry.row for entry in result.entries),
+        result.culprit,
         conversion,
         fed,
         {blob: expected[v] for blob, v in last.items() if v in expected},
-        (*notes, *verdict.notes, *stop),
+        (*notes, *result.notes, *stop),
         stop=ours.stop,
     )
     if ours.stop is not None and report.ok:

@@ -63,7 +63,7 @@ def closing(report: Report) -> Iterator[str]:
     for note in report.notes:
         yield f"note: {note}"
     if report.culprit is not None:
-        yield from _accusation(report.culprit)
+        yield from _culprit_lines(report.culprit)
     worst = report.worst
     if worst is not None:
         word = "ok" if report.culprit is None else "BREAKS"
@@ -77,7 +77,7 @@ def closing(report: Report) -> Iterator[str]:
         yield f"compiled {word}: the largest is {_far(off.largest)} in {off.name}"
 
 
-def _accusation(culprit: Culprit) -> Iterator[str]:
+def _culprit_lines(culprit: Culprit) -> Iterator[str]:
     yield f"culprit: {culprit}"
     for name, value in culprit.parameters.items():
         yield f"  {name}: {value}"

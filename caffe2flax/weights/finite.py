@@ -19,19 +19,19 @@ BLOCK = 2**16
 MAX_SHOWN = 8
 
 
-def odd_numbers(blobs: Mapping[Weight, Array]) -> tuple[str, ...]:
+def note_not_finite(blobs: Mapping[Weight, Array]) -> tuple[str, ...]:
     """A note on the blobs with NaN or infinity in them; none where all are well."""
     found = {weight: _counts(blob) for weight, blob in blobs.items()}
-    told = [
+    listed = [
         f"layer {weight.layer!r} blob {weight.index} ({nans} NaN, {infinite} infinite "
         f"of {blobs[weight].size})"
         for weight, (nans, infinite) in found.items()
         if nans or infinite
     ]
-    if not told:
+    if not listed:
         return ()
-    more = f" and {len(told) - MAX_SHOWN} more" if len(told) > MAX_SHOWN else ""
-    shown = ", ".join(told[:MAX_SHOWN])
+    more = f" and {len(listed) - MAX_SHOWN} more" if len(listed) > MAX_SHOWN else ""
+    shown = ", ".join(listed[:MAX_SHOWN])
     return (f"weights that are no finite float32 numbers are kept: {shown}{more}",)
 
 

@@ -18,7 +18,7 @@ from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.graph import Graph, Node, Weight
 from caffe2flax.ir.layout import Merged, Shape
 from caffe2flax.limits import current
-from caffe2flax.weights.finite import odd_numbers
+from caffe2flax.weights.finite import note_not_finite
 from caffe2flax.weights.transpose import in_order
 
 Array = NDArray[Any]
@@ -56,19 +56,19 @@ def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str
     check_filled(missing)
     blobs |= {(weight.owner, weight.index): initial(weight) for weight in missing}
     unfilled = dict.fromkeys(weight.layer for weight in missing)
-    return blobs, (*_notes(graph, foreign, unfilled), *odd_numbers(held))
+    return blobs, (*_notes(graph, foreign, unfilled), *note_not_finite(held))
 
 
 def _check_missing(graph: Graph, held: Set[str], foreign: Iterable[str]) -> None:
     """Raises ConversionError for layers that nothing fills."""
     problems: list[Problem] = []
-    told: set[str] = set()
+    seen: set[str] = set()
     for node in graph.nodes if graph.phase == "TEST" else ():
         layers = {weight.layer for weight in node.weights}
         given = any(weight.filler.given for weight in node.weights)
-        if given or not layers or layers & (held | told):
+        if given or not layers or layers & (held | seen):
             continue
-        told |= layers
+        seen |= layers
         text = f"layer {node.weights[0].layer!r} has no weights in the file"
         hint = closest(node.weights[0].layer, foreign, problems)
         text += f"{hint}; a weight_filler lets it start from that, as Caffe would"
@@ -116,7 +116,7 @@ def check_filled(weights: Iterable[Weight]) -> None:
 def as_float32(blob: Array) -> Array:
     if blob.dtype == np.float32:
         return blob
-    with np.errstate(over="ignore"):  # told by `odd_numbers`
+    with np.errstate(over="ignore"):  # `note_not_finite` reports it
         return loaded(blob).astype(np.float32)
 
 
@@ -139,7 +139,7 @@ def _notes(
         yield f"layers without weights start from their fillers: {_listed(missing)}"
 
 
-def bare(graph: Graph) -> tuple[str, ...]:
+def note_flax_initialisers(graph: Graph) -> tuple[str, ...]:
     """Notes on a conversion without weights."""
     names = dict.fromkeys(
         weight.layer

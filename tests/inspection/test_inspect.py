@@ -16,7 +16,7 @@ from caffe2flax.codegen.sourcemap import SourceMap
 from caffe2flax.inspection.net import Inspection, WeightsInspection
 from caffe2flax.inspection.tables import Column, short, size, table
 from caffe2flax.inspection.text import show_inspection, show_weights
-from caffe2flax.inspection.where import Whereabouts, end_of_message
+from caffe2flax.inspection.where import LayerLocation, end_of_message
 from tests import wireformat
 from tests.smallnets import net, save, single
 from tests.test_networks import FOLDER
@@ -203,7 +203,7 @@ def test_a_weights_file_with_its_net(tmp_path: Path) -> None:
     assert found.net == 2
 
 
-def lines(found: tuple[Whereabouts, ...], role: str) -> list[str]:
+def lines(found: tuple[LayerLocation, ...], role: str) -> list[str]:
     return [p.text.strip() for w in found for p in w.passages if p.role == role]
 
 
