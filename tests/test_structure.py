@@ -5,11 +5,14 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from caffe2flax.ir.graph import Graph
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
@@ -226,3 +229,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_nothing_undeclared_is_imported() -> None:
     known = {"caffe2flax", "numpy", *HEAVY, *sys.stdlib_module_names}
     assert not lines(found for found in ALL if found.top not in known)
+
+
+def test_a_graph_has_few_fields() -> None:
+    """What passes find out goes into its sub-structures, or is their result."""
+    assert len(fields(Graph)) <= 12

@@ -54,7 +54,9 @@ def run_draw(options: argparse.Namespace, selection: Mapping[str, Any]) -> str:
     layers = sum(len(box.parts) for box in drawn.boxes)
     blocks = {box.block for box in drawn.boxes if box.block}
     counts = f"{drawn.name}: {layers:,} layers, {len(blocks):,} repeated blocks"
-    left = (f"note: left out {d.type} {d.name!r}: {d.reason}" for d in graph.dropped)
+    left = (
+        f"note: left out {d.type} {d.name!r}: {d.reason}" for d in graph.remarks.dropped
+    )
     return "\n".join([str(options.output), counts, *left])
 
 
