@@ -159,7 +159,7 @@ def run(
     converted = conversion.convert(
         prototxt,
         weights,
-        arrays={blob: np.shape(array) for blob, array in inputs.items()},
+        array_shapes={blob: np.shape(array) for blob, array in inputs.items()},
         filled=True,
         taps=taps,
         **options,

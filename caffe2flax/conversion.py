@@ -30,12 +30,13 @@ from caffe2flax.frontend.source import (
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 from caffe2flax.ir.build import build
 from caffe2flax.ir.dialects import check_dialects
-from caffe2flax.ir.graph import Graph
+from caffe2flax.ir.graph import Given, Graph
 from caffe2flax.ir.layout import Shape
 from caffe2flax.layers import register_all
 from caffe2flax.layers.stub import Stub
 from caffe2flax.options import ConversionOptions, check_options
 from caffe2flax.passes import PASSES, Pass, run_passes
+from caffe2flax.passes.blocks import find_blocks
 from caffe2flax.passes.transform import with_transform
 from caffe2flax.plugins import load_entry_points, load_plugins
 from caffe2flax.weights.files import write_files
@@ -73,7 +74,7 @@ class Conversion:
     @property
     def layer_count(self) -> int:
         """Layers of the net that the module holds."""
-        return len(self.graph.slots)
+        return len(self.graph.layer_weights)
 
     @property
     def parameter_count(self) -> int:
@@ -105,26 +106,30 @@ def convert(
     *,
     filled: bool = False,
     stand_in: Callable[[Graph], Blobs] | None = None,
-    arrays: Mapping[str, Shape] | None = None,
+    array_shapes: Mapping[str, Shape] | None = None,
     **options: Unpack[ConversionOptions],
 ) -> Conversion:
     """Converts a net, as `caffe2flax.convert` describes.
 
     filled: makes weights of the fillers where there is no file. stand_in: makes others.
-    arrays: shapes of arrays that the module will be run on, by blob. Raises
+    array_shapes: of the arrays that the module will be run on, by blob. Raises
     ConversionError.
     """
-    graph = read_graph(prototxt, arrays=arrays, **options)
+    graph = read_graph(prototxt, array_shapes=array_shapes, **options)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in weight_paths(weights)]
-    if graph.assumed and files:
-        graph = read_graph(prototxt, arrays=arrays, held=_held(files), **options)
-    blobs, notes = (
-        collect(graph, files)
-        if files or filled
-        else ({}, note_flax_initialisers(graph))
-    )
+    if graph.sizes.assumed and files:
+        graph = read_graph(
+            prototxt,
+            array_shapes=array_shapes,
+            weight_shapes=_shapes_in(files),
+            **options,
+        )
+    if files or filled:
+        blobs, notes = collect(graph, files)
+    else:
+        blobs, notes = {}, note_flax_initialisers(graph)
     if stand_in is not None and not files:
         blobs, notes = stand_in(graph), (STAND_IN,)
     reserved = {*library().definitions, NAME}
@@ -132,6 +137,7 @@ def convert(
     module = emit(
         graph,
         class_name,
+        blocks=() if options.get("flat") else find_blocks(graph),
         initialise=not files,
         origin=origin(prototxt),
         version=VERSION,
@@ -142,12 +148,16 @@ def convert(
         Variables(graph, module, blobs, files) if files or filled else None,
         graph,
         blobs,
-        (*graph.notes, *(note for file in files for note in file.notes), *notes),
+        (
+            *graph.remarks.notes,
+            *(note for file in files for note in file.notes),
+            *notes,
+        ),
         module.places,
     )
 
 
-def _held(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
+def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
     """The shapes of the blobs in weight files, by layer."""
     return {
         layer.name: tuple(blob.shape for blob in layer.blobs)
@@ -165,15 +175,15 @@ def weight_paths(weights: Weights | None) -> Sequence[str | os.PathLike[str]]:
 def read_graph(
     source: PathOrText,
     *,
-    arrays: Mapping[str, Shape] | None = None,
-    held: Mapping[str, tuple[Shape, ...]] | None = None,
+    array_shapes: Mapping[str, Shape] | None = None,
+    weight_shapes: Mapping[str, tuple[Shape, ...]] | None = None,
     passes: Sequence[Pass] = PASSES,
     **options: Unpack[ConversionOptions],
 ) -> Graph:
     """The graph of a prototxt, `passes` run.
 
-    arrays: shapes of arrays that the net will be run on, by blob. held: shapes of the
-    blobs in the weight files, by layer. Raises ConversionError.
+    array_shapes: of the arrays that the net will be run on, by blob. weight_shapes: of
+    the blobs in the weight files, by layer. Raises ConversionError.
     """
     check_options(options)
     dialect = options.get("dialect") or {}
@@ -196,17 +206,12 @@ def read_graph(
     graph = build(
         net,
         phase=phase,
-        input_shapes=shapes,
-        at_hand=arrays,
+        given=Given(shapes, dict(array_shapes or {}), dict(weight_shapes or {})),
         taps=options.get("taps", ()),
         dialects=dialect,
         stub=Stub if options.get("stub_unsupported") else None,
         name="Net" if is_text(source) else Path(source).stem,
     )
-    name = options.get("name") or graph.name
-    graph = replace(graph, name=name, held=held or {})
+    graph = replace(graph, name=options.get("name") or graph.name)
     done = run_passes(graph, passes).with_notes(*skipped, *borrowed)
-    done = with_transform(done, options.get("mean", ()), options.get("scale"))
-    # A method belongs to one class.
-    flat = options.get("flat") or any(node.layer.has_method for node in done.nodes)
-    return replace(done, blocks=()) if flat else done
+    return with_transform(done, options.get("mean", ()), options.get("scale"))

@@ -357,5 +357,5 @@ def _fits(graph: Graph, value: Value, shape: tuple[int, ...]) -> bool:
     wanted = graph.shapes[value]
     if shape == wanted:
         return True
-    free = graph.scaled[value] != wanted
+    free = graph.sizes.larger_batch[value] != wanted
     return free and len(shape) == len(wanted) and shape[1:] == wanted[1:]

@@ -185,7 +185,7 @@ def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
     seconds, assumed = 0.0, False
     try:
         conversion = caffe2flax.convert(attempt.path, phase=attempt.phase)
-        assumed = bool(conversion.graph.assumed)
+        assumed = bool(conversion.graph.sizes.assumed)
         seconds = time.monotonic() - started
         outcome = "converted"
         reasons = _run(conversion) if run else []

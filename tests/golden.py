@@ -13,6 +13,7 @@ import caffe2flax
 from caffe2flax.codegen.module import emit
 from caffe2flax.conversion import Conversion
 from caffe2flax.frontend.caffemodel import read_binaryproto
+from caffe2flax.passes.blocks import find_blocks
 from caffe2flax.verification import reference
 from caffe2flax.weights.variables import Variables
 
@@ -201,10 +202,17 @@ def _parameters(conversion: Conversion, caffe: Arrays) -> Arrays:
     diffs = {}
     for key, diff in part(caffe, "paramdiff:").items():
         layer, _, index = key.rpartition(":")
-        slots = graph.slots.get(layer, ())
+        slots = graph.layer_weights.get(layer, ())
         if int(index) < len(slots):
             slot = slots[int(index)]
             diffs[slot.owner, slot.index] = diff.reshape(slot.shape)
     blobs = {k: diffs.get(k, np.zeros_like(b)) for k, b in conversion.blobs.items()}
-    module = emit(graph, conversion.name, initialise=False, origin="", version="")
+    module = emit(
+        graph,
+        conversion.name,
+        blocks=find_blocks(graph),
+        initialise=False,
+        origin="",
+        version="",
+    )
     return Variables(graph, module, blobs)

@@ -58,7 +58,7 @@ def write_seeded(net: Path, target: Path) -> Path:
         )
         types[name] = type_
     with target.open("wb") as stream:
-        for name, weights in read_graph(net).slots.items():
+        for name, weights in read_graph(net).layer_weights.items():
             blobs = (
                 wireformat.dims(*w.shape)
                 + wireformat.chunk(

@@ -5,6 +5,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from graphlib import TopologicalSorter
 from inspect import isfunction, signature
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 import caffe2flax
+from caffe2flax.ir.graph import Graph
 from caffe2flax.options import ConversionOptions
 
 ROOT = Path(__file__).parents[1]
@@ -261,3 +263,8 @@ def test_options_are_documented_once() -> None:
         "caffe2flax.ir.build",
         "caffe2flax.frontend.select",
     }
+
+
+def test_a_graph_has_few_fields() -> None:
+    """What passes find out goes into its sub-structures, or is their result."""
+    assert len(fields(Graph)) <= 12

@@ -97,7 +97,7 @@ def network(name: str) -> Network:
 
 def _layers(graph: Graph) -> Iterator[tuple[str, str, list[Array]]]:
     types = dict(_types(graph))
-    for name, weights in graph.slots.items():
+    for name, weights in graph.layer_weights.items():
         made = (
             _seeded().seeded_blob(name, types[name], i, weight.shape)
             for i, weight in enumerate(weights)

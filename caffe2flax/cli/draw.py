@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> Outcome:
     layers = sum(len(box.parts) for box in drawn.boxes)
     blocks = {box.block for box in drawn.boxes if box.block}
     counts = f"{drawn.name}: {layers:,} layers, {len(blocks):,} repeated blocks"
-    left = (f"left out {d.type} {d.name!r}: {d.reason}" for d in graph.dropped)
+    left = (f"left out {d.type} {d.name!r}: {d.reason}" for d in graph.remarks.dropped)
     return Outcome(lines(options.output, counts, *noted(left)))
 
 

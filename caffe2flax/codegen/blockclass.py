@@ -19,7 +19,7 @@ from caffe2flax.codegen.calls import (
 )
 from caffe2flax.codegen.format import WIDTH
 from caffe2flax.codegen.names import Namespace, identifier
-from caffe2flax.ir.graph import Block
+from caffe2flax.passes.blocks import Block
 
 WIDE = ("nnx.Conv", "nnx.Linear", "nnx.ConvTranspose")
 """Modules whose first two arguments are the features that come in and go out."""

@@ -11,10 +11,11 @@ from caffe2flax.codegen.body import Body, Labels
 from caffe2flax.codegen.calls import parse_call
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.places import Home
-from caffe2flax.ir.graph import Block, Graph, Node, Value
+from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Array, Layer, Site
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.registry import LAYERS
+from caffe2flax.passes.blocks import Block
 
 KNOWN_STEMS = {"res": "Bottleneck", "resx": "Bottleneck"}
 """Blocks that have a name of their own in the literature."""
@@ -72,10 +73,12 @@ class Factored:
     homes: Mapping[int, Home] = field(default_factory=dict)
 
 
-def factor(graph: Graph, names: Namespace, *, initialise: bool) -> Factored:
-    """Turns the blocks of `graph` into classes, named through `names`."""
+def factor(
+    graph: Graph, blocks: Sequence[Block], names: Namespace, *, initialise: bool
+) -> Factored:
+    """Turns `blocks` of `graph` into classes, named through `names`."""
     kinds: dict[object, list[Instance]] = {}
-    for block in graph.blocks:
+    for block in blocks:
         instance = _instance(block, graph, initialise)
         if instance is None:
             continue
@@ -105,7 +108,7 @@ def factor(graph: Graph, names: Namespace, *, initialise: bool) -> Factored:
         if node.number in calls or node.number not in inside
     ]
     nodes = _with_runs(nodes, graph, members, homes)
-    reduced = replace(graph, nodes=tuple(nodes), blocks=())
+    reduced = replace(graph, nodes=tuple(nodes))
     return Factored(reduced, tuple(classes), members, sites, homes)
 
 
@@ -127,7 +130,6 @@ def _instance(block: Block, graph: Graph, initialise: bool) -> Instance | None:
         nodes=nodes,
         outputs=(block.output,),
         taps=(),
-        blocks=(),
     )
     body = Body(part, initialise, _labels(block, nodes))
     calls = [parse_call(attribute, text) for attribute, text in body.built]
@@ -253,7 +255,9 @@ def _continues(
     (output,) = before.outputs if len(before.outputs) == 1 else (None,)
     if not isinstance(node.layer, BlockCall) or node.layer != before.layer:
         return False
-    closed = counts.get(output) == 1 and output not in graph.wanted if output else False
+    closed = (
+        counts.get(output) == 1 and output not in graph.returned if output else False
+    )
     return closed and node.inputs == (output,) and not node.layer.random
 
 

@@ -240,7 +240,7 @@ class Body:
         if len(node.outputs) != 1 or len(following) != 1 or node.layer.carried:
             return False
         value = node.outputs[0]
-        if value in self.graph.wanted:
+        if value in self.graph.returned:
             return False
         tops = following[0].outputs
         return any(top.blob == value.blob for top in tops)
@@ -302,7 +302,8 @@ class Body:
     def _guards(self) -> Iterable[str]:
         """What refuses inputs of another shape."""
         for value in self.graph.arguments:
-            operand, free = self.graph.operand(value), self.graph.free.get(value, ())
+            operand = self.graph.operand(value)
+            free = self.graph.sizes.free_axes.get(value, ())
             sizes = [
                 _letter(axis, operand)
                 if axis in free or operand.is_batch(axis)

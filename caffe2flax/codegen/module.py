@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from caffe2flax.codegen.blocks import factor
@@ -20,6 +20,7 @@ from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layer import Site
 from caffe2flax.ir.window import CEIL
+from caffe2flax.passes.blocks import Block
 
 GAP = "\n\n\n"
 
@@ -44,23 +45,24 @@ def emit(
     graph: Graph,
     name: str,
     *,
+    blocks: Sequence[Block] = (),
     initialise: bool,
     origin: str,
     version: str,
 ) -> Module:
-    """The module `name`; `initialise` writes the prototxt's fillers into it.
+    """The module `name`, with a class for `blocks` of one kind; `initialise` writes the
+    prototxt's fillers into it.
 
     `origin` is the file that the docstring names.
     """
     names = Namespace({*library().definitions, NAME, name})
-    factored = factor(graph, names, initialise=initialise)
+    factored = factor(graph, blocks, names, initialise=initialise)
     whole, last = split_last(factored.graph)
     body = Body(whole, initialise)
     scores = Scores(last, body) if last else None
     classes = GAP.join((*factored.classes, _class(name, body, factored.graph, scores)))
     docstring = f"{name}, converted from {_quoted(origin)} by caffe2flax {version}."
-    remarks = (paragraph(text, WIDTH) for text in graph.remarks)
-    paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph), *remarks]
+    paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph)]
     if any(paragraphs):
         docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"
     functions = GAP.join((classes, *preprocess_functions(graph)))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.passes import PASSES, Pass
 from caffe2flax.passes.batchnorm import fold_batchnorm
+from caffe2flax.passes.blocks import find_blocks
 from caffe2flax.passes.layout import assign_layouts
 from caffe2flax.passes.padding import reconcile_padding
 
@@ -136,7 +137,7 @@ class _Painter:
         """The box that a value comes out of."""
         self.blocks = {
             number: (block.name, name)
-            for block in graph.blocks
+            for block in find_blocks(graph)
             for number, name in zip(block.nodes, block.names, strict=True)
         }
         """The block of a layer, and its name inside."""
@@ -205,7 +206,7 @@ class _Painter:
         if len(node.inputs) != 1 or len(node.outputs) != 1:
             return False
         (before,), (after,) = node.inputs, node.outputs
-        alone = len(self.readers[before]) == 1 and before not in self.graph.wanted
+        alone = len(self.readers[before]) == 1 and before not in self.graph.returned
         made = not self.boxes[self.places[before]].end
         return before.blob == after.blob and alone and made
 

@@ -15,6 +15,7 @@ from caffe2flax.inspection.parameters import parameters
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layout import Layout, Shape
 from caffe2flax.ir.window import Padding
+from caffe2flax.passes.padding import paddings
 
 MOST_AXES = 32
 BYTES = 4
@@ -132,12 +133,13 @@ def inspect_graph(graph: Graph, notes: Sequence[str] = ()) -> Inspection:
         tuple(_layers(graph, owners)),
         tuple(_blob(graph, value) for value in graph.arguments),
         tuple(_blob(graph, value) for value in graph.outputs),
-        tuple(_padding(name, found) for name, found in graph.padding.items()),
+        tuple(_padding(node.name, found) for node, found in paddings(graph)),
         tuple(_shared(graph)),
         tuple(
-            DroppedFacts(d.name, d.type, d.span.line, d.reason) for d in graph.dropped
+            DroppedFacts(d.name, d.type, d.span.line, d.reason)
+            for d in graph.remarks.dropped
         ),
-        (*graph.notes, *notes),
+        (*graph.remarks.notes, *notes),
     )
 
 

@@ -87,7 +87,7 @@ class _Finder:
 
     def names(self) -> Iterator[str]:
         yield from (layer.name for layer, _ in self.layers())
-        yield from (dropped.name for dropped in self.graph.dropped)
+        yield from (dropped.name for dropped in self.graph.remarks.dropped)
 
     def layers(self) -> Iterator[tuple[Node, Node | None]]:
         """Each layer of the net, and the node that does its work; inputs have none."""
@@ -105,7 +105,7 @@ class _Finder:
             if any(value.blob == name for value in x.outputs)
         )
         yield from (self._entry(x, node) for x, node in called or made)
-        for dropped in self.graph.dropped:
+        for dropped in self.graph.remarks.dropped:
             if dropped.name == name:
                 passages = tuple(self._prototxt(dropped.span))
                 note = f"left out: {dropped.reason}"
@@ -142,7 +142,9 @@ class _Finder:
             known = ", ".join(sorted(names))
             raise ConversionError(f"the net is in {known}, not in {file!r}")
         spans = [(x.span.line, x.name) for x, _ in self.layers() if x.span.line]
-        spans += [(d.span.line, d.name) for d in self.graph.dropped if d.span.line]
+        spans += [
+            (d.span.line, d.name) for d in self.graph.remarks.dropped if d.span.line
+        ]
         before = [span for span in spans if span[0] <= line]
         for _, name in sorted(before, reverse=True)[:1]:
             for entry in self.named(name):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.message import Message, Scalar
-from caffe2flax.ir.graph import Graph, Node, Share, Value
+from caffe2flax.ir.graph import Given, Graph, Node, Remarks, Share, Value
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
@@ -37,8 +37,7 @@ def build(
     net: Message,
     *,
     phase: str = "TEST",
-    input_shapes: Mapping[str, Shape] | None = None,
-    at_hand: Mapping[str, Shape] | None = None,
+    given: Given,
     taps: Sequence[str] | str = (),
     dialects: Mapping[str, str] | None = None,
     stub: type[Layer] | None = None,
@@ -54,7 +53,7 @@ def build(
         net,
         phase=phase,
         dialects=dialects or {},
-        shapes=input_shapes or {},
+        shapes=given.input_shapes,
         types=_texts(net, "type"),
         declared=frozenset(found.name for found in net.fields),
     )
@@ -74,8 +73,7 @@ def build(
     builder.check_in_place()
     if not builder.nodes and not builder.sources and not builder.problems:
         builder.problems.append(Problem("the file holds no layers", net.span))
-    overrides = dict(input_shapes or {})
-    builder.check_input_shapes(overrides)
+    builder.check_input_shapes(given.input_shapes)
     tapped = builder.find_taps(taps)
     if builder.problems:
         raise ConversionError(builder.problems)
@@ -87,10 +85,9 @@ def build(
         outputs=builder.outputs(),
         blobs=dict(builder.latest),
         taps=tapped,
-        input_shapes=overrides,
-        at_hand=dict(at_hand or {}),
         transforms=builder.transforms,
-        notes=tuple(builder.notes),
+        given=given,
+        remarks=Remarks(tuple(builder.notes)),
     )
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from caffe2flax.ir.filler import Filler
     from caffe2flax.ir.layer import Layer
     from caffe2flax.ir.transform import Transform
-    from caffe2flax.ir.window import Padding
 
 
 class Value(NamedTuple):
@@ -86,27 +85,67 @@ class Dropped:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A group of nodes that occurs more than once, up to the values of its attributes.
-
-    name: the part of Caffe's names that its layers share. names and blobs: what is
-    left of the names of its nodes and of the values they make. Blocks with one `kind`
-    have the same layer types, wired alike.
-    """
-
-    name: str
-    stem: str
-    nodes: tuple[int, ...]
-    inputs: tuple[Value, ...]
-    output: Value
-    names: tuple[str, ...]
-    blobs: Mapping[Value, str]
-    kind: tuple[object, ...]
-
-
 def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the caller says of a net, besides its prototxt.
+
+    `conversion.read_graph` writes it; passes/shapes.py and passes/assumption.py, which
+    settle the shapes of the inputs, read it.
+    """
+
+    input_shapes: Mapping[str, Shape] = field(default_factory=_empty)
+    """Shapes of inputs, by blob: they count before the prototxt's."""
+    array_shapes: Mapping[str, Shape] = field(default_factory=_empty)
+    """Shapes of the arrays that the module will be run on, by blob: they count where
+    nothing else says."""
+    weight_shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=_empty)
+    """Shapes of the blobs in the weight files, by layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The shapes of the blobs, in Caffe's axis order, and which extents may be others.
+
+    `infer_shapes` writes all but `free_axes`, which `find_free_sizes` writes;
+    `feed_files` and `assign_layouts` add the values that they make. Layers see them as
+    `Operand`; codegen, weights and whatever runs a module read them.
+    """
+
+    shapes: Mapping[Value, Shape] = field(default_factory=_empty)
+    larger_batch: Mapping[Value, Shape] = field(default_factory=_empty)
+    """The shapes under a batch `layout.BATCH_SCALE` times as large; those of `shapes`
+    where the batch is fixed."""
+    assumed: frozenset[Value] = frozenset()
+    """Inputs of a usual shape, as neither the net nor the caller says theirs; the
+    module takes them in no other."""
+    free_axes: Mapping[Value, frozenset[int]] = field(default_factory=_empty)
+    """The axes of an input, but for the first, whose extent no layer fixes."""
+
+    def with_shapes(
+        self, shapes: Mapping[Value, Shape], larger_batch: Mapping[Value, Shape]
+    ) -> Sizes:
+        """The same with those of more values."""
+        return replace(
+            self,
+            shapes={**self.shapes, **shapes},
+            larger_batch={**self.larger_batch, **larger_batch},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    """What the user should know of a conversion.
+
+    ir/build.py and the passes write it, each adding to what is there; the command line,
+    `inspect`, drawing and weights read it.
+    """
+
+    notes: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,51 +159,57 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
     blobs: Mapping[str, Value]
-    """The version of each blob that stands when the net has run."""
+    """The version that each blob has when the net has run."""
     taps: tuple[Value, ...] = ()
-    input_shapes: Mapping[str, Shape] = field(default_factory=_empty)
-    """Shapes that the caller gives to inputs, by blob."""
-    at_hand: Mapping[str, Shape] = field(default_factory=_empty)
-    """Shapes of arrays that will be fed: they count where nothing else says."""
-    shapes: Mapping[Value, Shape] = field(default_factory=_empty)
-    scaled: Mapping[Value, Shape] = field(default_factory=_empty)
-    """The shapes under a batch scaled by `layout.BATCH_SCALE`."""
-    slots: Mapping[str, tuple[Weight, ...]] = field(default_factory=_empty)
-    """The weights that a layer of this name in a weights file goes into."""
-    layouts: Mapping[Value, Layout] = field(default_factory=_empty)
-    padding: Mapping[str, Padding] = field(default_factory=_empty)
-    """What was decided for each windowed layer."""
     transforms: Mapping[str, Transform] = field(default_factory=_empty)
     """How Caffe prepares images, by the blob that the layer makes of them."""
-    held: Mapping[str, tuple[Shape, ...]] = field(default_factory=_empty)
-    """Shapes of the blobs that the weight files hold, by layer."""
-    assumed: frozenset[Value] = frozenset()
-    """Inputs whose shape nothing tells, and which the module takes in no other."""
-    free: Mapping[Value, frozenset[int]] = field(default_factory=_empty)
-    """The axes of an input, but for the first, whose extent no layer fixes."""
-    unread: frozenset[Value] = frozenset()
-    """Blobs of data layers that the net has no use for: labels at test."""
-    blocks: tuple[Block, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
-    notes: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
-    """Paragraphs of the module's docstring."""
+    given: Given = Given()
+    sizes: Sizes = Sizes()
+    layouts: Mapping[Value, Layout] = field(default_factory=_empty)
+    """How generated code keeps each value; `assign_layouts` writes it."""
+    remarks: Remarks = Remarks()
+
+    @property
+    def shapes(self) -> Mapping[Value, Shape]:
+        return self.sizes.shapes
 
     @property
     def arguments(self) -> tuple[Value, ...]:
         """What the module takes, in the prototxt's order."""
+        unread = self.unread
         made = (value for node in self.inputs for value in node.outputs)
-        return tuple(value for value in made if value not in self.unread)
+        return tuple(value for value in made if value not in unread)
 
     @property
-    def wanted(self) -> frozenset[Value]:
-        """Values that leave the module."""
+    def unread(self) -> frozenset[Value]:
+        """Tops of data layers, and of layers whose work is the caller's, that the net
+        has no use for: labels at test."""
+        inputs = (n for n in self.inputs if n.layer.optional or n.layer.fed)
+        found = {value for node in inputs for value in node.outputs} - self.returned
+        if found:
+            found.difference_update(*(node.inputs for node in self.nodes))
+        return frozenset(found)
+
+    @property
+    def returned(self) -> frozenset[Value]:
+        """Values that the module returns."""
         return frozenset(self.outputs) | frozenset(self.taps)
 
     @property
     def dynamic(self) -> tuple[str, ...]:
         """Layers whose tops follow the data in size, so that nothing can be jitted."""
         return tuple(node.name for node in self.nodes if node.layer.dynamic)
+
+    @property
+    def layer_weights(self) -> Mapping[str, tuple[Weight, ...]]:
+        """The weights that a layer of this name in a weights file goes into: of the
+        net's layers of one name, those of the first."""
+        layers = (layer for node in self.nodes for layer in node.layers)
+        known = (x for x in layers if x.number >= 0 and not x.layer.has_method)
+        found: dict[str, tuple[Weight, ...]] = {}
+        for layer in sorted(known, key=lambda x: x.number):
+            found.setdefault(layer.name, layer.weights)
+        return found
 
     def readers(self) -> Mapping[Value, tuple[Node, ...]]:
         """The nodes that read each value; one that reads it twice stands twice."""
@@ -177,10 +222,11 @@ class Graph:
     def operand(self, value: Value) -> Operand:
         shape = self.shapes[value]
         layout = self.layouts.get(value) or Layout.caffe(len(shape))
-        return Operand(shape, layout, self.scaled.get(value, shape))
+        return Operand(shape, layout, self.sizes.larger_batch.get(value, shape))
 
     def with_notes(self, *notes: str) -> Graph:
-        return replace(self, notes=(*self.notes, *notes))
+        added = replace(self.remarks, notes=(*self.remarks.notes, *notes))
+        return replace(self, remarks=added)
 
 
 def check(graph: Graph) -> Graph:

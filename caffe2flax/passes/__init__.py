@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from caffe2flax.ir.graph import Graph, check
 from caffe2flax.passes.alignment import align_crops
 from caffe2flax.passes.batchnorm import fold_batchnorm
-from caffe2flax.passes.blocks import factor_blocks
 from caffe2flax.passes.files import feed_files
 from caffe2flax.passes.layout import assign_layouts
 from caffe2flax.passes.padding import reconcile_padding
@@ -27,8 +26,7 @@ PASSES: tuple[Pass, ...] = (
     find_free_sizes,  # needs all inputs and their shapes
     fold_batchnorm,  # before the layouts: it takes nodes away
     reconcile_padding,  # needs sizes only
-    assign_layouts,  # adds transposes between the nodes that remain
-    factor_blocks,  # last: it only marks groups of nodes
+    assign_layouts,  # last: adds transposes between the nodes that remain
 )
 
 

@@ -8,7 +8,7 @@ every weight of the files, can take. Modules refuse to be called with another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 
@@ -113,27 +113,28 @@ def _filled(
     return tuple(a or b for a, b in zip(known, usual, strict=False))
 
 
-def agree(nodes: Iterable[Node], held: Mapping[str, tuple[Shape, ...]]) -> bool:
+def agree(
+    nodes: Iterable[Node], weight_shapes: Mapping[str, tuple[Shape, ...]]
+) -> bool:
     """Whether the weight blobs of the files have as many numbers as those of the net;
     older files write them with more axes."""
     return all(
         prod(have) == prod(weight.shape)
         for node in nodes
-        for weight, have in zip(node.weights, held.get(node.name, ()), strict=False)
+        for weight, have in zip(
+            node.weights, weight_shapes.get(node.name, ()), strict=False
+        )
     )
 
 
-def assume(
+def assumption_notes(
     graph: Graph, unknown: Iterable[Unknown], shapes: Mapping[Value, Shape]
-) -> Graph:
-    """`graph` with these inputs marked, and a note on each."""
-    marked = list(unknown)
-    fit = ", which the weights fit" if graph.held else ""
-    notes = (
+) -> Iterator[str]:
+    """A note on each input whose shape is assumed."""
+    fit = ", which the weights fit" if graph.given.weight_shapes else ""
+    return (
         f"{u.node.span}: {str(u.error.problems[0].message).partition(': give')[0]}; "
         f"taken to be {shapes[u.value]}{fit}, and the module takes no other: "
         f"--input-shape {u.value.blob}=... says otherwise"
-        for u in marked
+        for u in unknown
     )
-    assumed = frozenset(u.value for u in marked)
-    return replace(graph, assumed=assumed).with_notes(*notes)

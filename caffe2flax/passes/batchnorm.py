@@ -45,7 +45,7 @@ def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Layer]]:
     """Two nodes, and the layer that does the work of both."""
     readers = graph.readers()
     for node in graph.nodes:
-        follower = _only_reader(node, readers, graph.wanted)
+        follower = _only_reader(node, readers, graph.returned)
         if follower is None or not all(follower.propagate_down):
             continue
         layer = node.layer.fold(follower.layer)
@@ -54,9 +54,9 @@ def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Layer]]:
 
 
 def _only_reader(
-    node: Node, readers: Mapping[Value, tuple[Node, ...]], wanted: frozenset[Value]
+    node: Node, readers: Mapping[Value, tuple[Node, ...]], returned: frozenset[Value]
 ) -> Node | None:
-    if len(node.outputs) != 1 or node.outputs[0] in wanted:
+    if len(node.outputs) != 1 or node.outputs[0] in returned:
         return None
     found = readers.get(node.outputs[0], ())
     return found[0] if len(found) == 1 and len(found[0].inputs) == 1 else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from caffe2flax.ir.graph import Block, Graph, Node, Value, Weight
+from caffe2flax.ir.graph import Graph, Node, Value, Weight
 
 _NUMBERED = re.compile(
     r"([A-Za-z]+(?:[_-][A-Za-z]+)*?)[_-]?(\d+[a-z]?\d*(?:_\d+)?)(?=$|[/_.-])"
@@ -21,23 +21,46 @@ LEAST_MODULES = 2
 """Layers with weights that a block must have: a lone convolution reads better flat."""
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A group of nodes that occurs more than once, up to the values of its attributes.
+
+    name: the part of Caffe's names that its layers share. names and blobs: what is
+    left of the names of its nodes and of the values they make. Blocks with one `kind`
+    have the same layer types, wired alike.
+    """
+
+    name: str
+    stem: str
+    nodes: tuple[int, ...]
+    inputs: tuple[Value, ...]
+    output: Value
+    names: tuple[str, ...]
+    blobs: Mapping[Value, str]
+    kind: tuple[object, ...]
+
+
 class _Name(NamedTuple):
     stem: str
     key: str
     rest: str
 
 
-def factor_blocks(graph: Graph) -> Graph:
-    """Finds groups of nodes that occur more than once; changes no node.
+def find_blocks(graph: Graph) -> tuple[Block, ...]:
+    """Groups of nodes that occur more than once.
 
-    Before: inception_3a/1x1, inception_3a/3x3, ..., inception_3b/1x1, ...
-    After:  the same nodes, and blocks inception_3a, inception_3b, ... of one kind
+    Of inception_3a/1x1, inception_3a/3x3, ..., inception_3b/1x1, ... these are
+    inception_3a, inception_3b, ..., of one kind.
 
     Names only propose: neighbours with one number in their names form a group. Groups
     are of one kind if they have the same layer types, wired alike, under the same names
     but for the number. A group counts if one value goes out of it, nothing inside is an
-    output or a tap, and it shares no weights with the rest.
+    output or a tap, and it shares no weights with the rest. There are none in a net
+    with a layer that is a method of its class (`Layer.has_method`): a method belongs to
+    one class.
     """
+    if any(node.layer.has_method for node in graph.nodes):
+        return ()
     groups = [
         tuple(nodes)
         for key, nodes in groupby(graph.nodes, key=lambda node: _named(node.name).key)
@@ -54,7 +77,7 @@ def factor_blocks(graph: Graph) -> Graph:
         fitting = [x for x in (block, *heads) if x and counts[x.kind] > 1]
         if fitting:
             kept.append(max(fitting, key=lambda x: counts[x.kind]))
-    return replace(graph, blocks=tuple(kept))
+    return tuple(kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +85,16 @@ class _Uses:
     """Who reads each value, what leaves the graph, how many nodes hold each weight."""
 
     readers: Mapping[Value, tuple[Node, ...]]
-    wanted: frozenset[Value]
+    returned: frozenset[Value]
     weights: Mapping[Weight, int]
 
     @classmethod
     def of(cls, graph: Graph) -> _Uses:
         weights = Counter(w for node in graph.nodes for w in node.weights)
-        return cls(graph.readers(), graph.wanted, weights)
+        return cls(graph.readers(), graph.returned, weights)
 
     def leave(self, value: Value, numbers: set[int]) -> bool:
-        if value in self.wanted:
+        if value in self.returned:
             return True
         readers = self.readers.get(value, ())
         return any(node.number not in numbers for node in readers)

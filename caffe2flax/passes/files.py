@@ -64,6 +64,5 @@ def feed_files(graph: Graph) -> Graph:
         inputs=(*graph.inputs, *made.values()),
         nodes=tuple(nodes),
         blobs={**graph.blobs, **{value.blob: value for value in shapes}},
-        shapes={**graph.shapes, **shapes},
-        scaled={**graph.scaled, **shapes},
+        sizes=graph.sizes.with_shapes(shapes, shapes),
     ).with_notes(*notes)

@@ -61,8 +61,7 @@ def assign_layouts(graph: Graph) -> Graph:
     return replace(
         graph,
         nodes=tuple(best.nodes),
-        shapes={**graph.shapes, **best.shapes},
-        scaled={**graph.scaled, **best.scaled},
+        sizes=graph.sizes.with_shapes(best.shapes, best.larger_batch),
         layouts=best.layouts,
         outputs=tuple(best.leaving(graph.outputs)),
         taps=tuple(best.leaving(graph.taps)),
@@ -94,7 +93,7 @@ class _Walk:
         self.nodes: list[Node] = []
         self.layouts: dict[Value, Layout] = {}
         self.shapes: dict[Value, Shape] = {}
-        self.scaled: dict[Value, Shape] = {}
+        self.larger_batch: dict[Value, Shape] = {}
         self.moved: dict[tuple[Value, Layout], Value] = {}
         self.cost = 0
 
@@ -114,8 +113,9 @@ class _Walk:
         return (self._move(value, _outward(self.layouts[value])) for value in values)
 
     def _operand(self, value: Value) -> Operand:
-        graph = self.graph
-        return Operand(graph.shapes[value], self.layouts[value], graph.scaled[value])
+        sizes = self.graph.sizes
+        layout = self.layouts[value]
+        return Operand(sizes.shapes[value], layout, sizes.larger_batch[value])
 
     def _move(self, value: Value, want: Layout) -> Value:
         """`value` in the layout `want`: itself, or the output of a Relayout."""
@@ -133,7 +133,7 @@ class _Walk:
         self.moved[value, want] = made
         self.layouts[made] = want
         self.shapes[made] = self.graph.shapes[value]
-        self.scaled[made] = self.graph.scaled[value]
+        self.larger_batch[made] = self.graph.sizes.larger_batch[value]
         self.cost += 1
         number = -1 - len(self.moved)
         layer = Relayout(have, want)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from caffe2flax.errors import ConversionError, Problem, UnknownShape
-from caffe2flax.ir.graph import Graph, Node, Share, Value, Weight
+from caffe2flax.ir.graph import Graph, Node, Share, Sizes, Value, Weight
 from caffe2flax.ir.layer import Blob
 from caffe2flax.ir.layout import BATCH_SCALE, Shape
 from caffe2flax.limits import current
-from caffe2flax.passes.assumption import Unknown, agree, assume, guesses
+from caffe2flax.passes.assumption import Unknown, agree, assumption_notes, guesses
 
 Shapes = dict[Value, Shape]
 
@@ -37,41 +37,39 @@ def infer_shapes(graph: Graph) -> Graph:
     """
     problems: list[Problem] = []
     shapes, unknown = _sources(graph, problems)
-    if unknown and not problems:
-        graph, shapes = _assumed(graph, shapes, unknown)
+    guess = _guess(graph, shapes, unknown) if unknown and not problems else {}
+    shapes |= guess
     problems += [p for u in unknown if u.value not in shapes for p in u.problems]
     nodes = _walk(graph, shapes, problems)
     if problems:
         raise ConversionError(problems)
     _check_activations(shapes)
-    slots: dict[str, tuple[Weight, ...]] = {}
-    for node in nodes:
-        if node.layer.has_method:
-            continue  # its blobs are not known
-        slots.setdefault(node.name, node.weights)
-    done = replace(graph, nodes=tuple(nodes), shapes=shapes, slots=slots)
-    return replace(done, scaled=_scaled(done, shapes))
+    done = replace(graph, nodes=tuple(nodes))
+    sizes = Sizes(shapes, _larger_batch(done, shapes), frozenset(guess))
+    notes = assumption_notes(graph, unknown, guess) if guess else ()
+    return replace(done, sizes=sizes).with_notes(*notes)
 
 
-def _assumed(
+def _guess(
     graph: Graph, shapes: Shapes, unknown: list[Unknown]
-) -> tuple[Graph, Shapes]:
-    """Usual shapes for inputs of unknown size, if the net can take some."""
+) -> Mapping[Value, Shape]:
+    """Usual shapes for the inputs of unknown size; none where the net takes none."""
     for guess in guesses(graph, unknown, shapes.values()):
         problems: list[Problem] = []
         nodes = _walk(graph, {**shapes, **guess}, problems)
-        if not problems and agree(nodes, graph.held):
-            return assume(graph, unknown, guess), {**shapes, **guess}
-    return graph, shapes
+        if not problems and agree(nodes, graph.given.weight_shapes):
+            return guess
+    return {}
 
 
 def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknown]]:
     """The shapes of the inputs, and those inputs of which only their data tells it."""
     shapes: Shapes = {}
     unknown: list[Unknown] = []
+    unread = graph.unread
     for node in graph.inputs:
         for i, value in enumerate(node.outputs):
-            if value in graph.unread:
+            if value in unread:
                 continue
             try:
                 shapes[value] = _fed(graph, node, i, value.blob)
@@ -86,15 +84,15 @@ def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknow
 
 
 def _fed(graph: Graph, node: Node, top: int, blob: str) -> Shape:
-    given = graph.input_shapes.get(blob)
-    if given is not None:
-        return given
+    given = graph.given
+    if blob in given.input_shapes:
+        return given.input_shapes[blob]
     try:
         return node.layer.feed(top)
     except ConversionError:
-        if blob not in graph.at_hand:
+        if blob not in given.array_shapes:
             raise
-        return graph.at_hand[blob]
+        return given.array_shapes[blob]
 
 
 def _check_size(
@@ -128,7 +126,7 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
             continue
         try:
             outputs = node.layer.infer(*inputs)
-            weights = owners.resolve(node, _held(node.layer.blobs(*inputs)))
+            weights = owners.resolve(node, _checked(node.layer.blobs(*inputs)))
         except ConversionError as error:
             name = f"layer {node.name!r}: "
             problems += [
@@ -142,7 +140,7 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
     return nodes
 
 
-def _held(blobs: tuple[Blob, ...]) -> tuple[Blob, ...]:
+def _checked(blobs: tuple[Blob, ...]) -> tuple[Blob, ...]:
     """`blobs`, if Caffe can hold each. Raises ConversionError."""
     for i, blob in enumerate(blobs):
         if prod(blob.shape) > MAX_ELEMENTS:
@@ -201,10 +199,11 @@ class _Owners:
                 raise ConversionError(Problem(text, share.span))
 
 
-def _scaled(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
-    """Shapes under a scaled batch, for the largest set of inputs that can be scaled
+def _larger_batch(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
+    """Shapes under a larger batch, for the largest set of inputs that can be scaled
     together."""
-    arguments = [value for value in graph.arguments if shapes[value]]
+    inputs = graph.arguments
+    arguments = [value for value in inputs if shapes[value]]
     if not arguments:
         return dict(shapes)
     first = arguments[0]
@@ -217,7 +216,7 @@ def _scaled(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
     if graph.dynamic:
         choices.append(lambda value: False)
     for chosen in choices:
-        scaled = {v: s for v, s in shapes.items() if v in graph.arguments}
+        scaled = {value: shapes[value] for value in inputs}
         for value in filter(chosen, arguments):
             leading, *rest = shapes[value]
             scaled[value] = (leading * BATCH_SCALE, *rest)

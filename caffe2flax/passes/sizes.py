@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.graph import Graph, Node, Sizes, Value
 from caffe2flax.ir.layer import Site
 from caffe2flax.ir.layout import Shape
 from caffe2flax.passes.layout import assign_layouts
@@ -18,7 +18,7 @@ Shapes = Mapping[Value, Shape]
 
 
 def find_free_sizes(graph: Graph) -> Graph:
-    """Notes the axes of each input whose extent nothing fixes: with twice the extent
+    """Finds the axes of each input whose extent nothing fixes: with twice the extent
     no shape of a weight may change, nor what is written for a layer, but for the pads
     of a window, which stay those of the file's size.
 
@@ -26,7 +26,7 @@ def find_free_sizes(graph: Graph) -> Graph:
     layer. Channels are fixed whatever the layers say, so that N, C, H, W is told from
     N, H, W, C. Of sequences (T, N, ...) N is free, too.
     """
-    known = [value for value in graph.arguments if value not in graph.assumed]
+    known = [value for value in graph.arguments if value not in graph.sizes.assumed]
     usual: object = None
     free: set[tuple[Value, int]] = set()
     for axes in dict.fromkeys(map(tuple, _choices(graph, known))):
@@ -36,9 +36,8 @@ def find_free_sizes(graph: Graph) -> Graph:
         usual = usual or _written(graph, ())  # most nets never ask
         if grown == usual:
             free.update(axes)
-    return replace(
-        graph, free={v: frozenset(a for w, a in free if w == v) for v in known}
-    )
+    axes_of = {v: frozenset(axis for value, axis in free if value == v) for v in known}
+    return replace(graph, sizes=replace(graph.sizes, free_axes=axes_of))
 
 
 def _choices(graph: Graph, known: Sequence[Value]) -> Iterable[Axes]:
@@ -82,9 +81,9 @@ def _written(graph: Graph, axes: Axes) -> object:
                 return None
             outputs = node.layer.infer(*inputs)
             shapes.update(zip(node.outputs, outputs, strict=True))
-        scaled = propagate(graph, shapes, _grown(graph, graph.scaled, axes))
-        whole = replace(graph, shapes=shapes, scaled=scaled, padding={})
-        done = assign_layouts(reconcile_padding(whole))
+        larger = _grown(graph, graph.sizes.larger_batch, axes)
+        sizes = Sizes(shapes, propagate(graph, shapes, larger))
+        done = assign_layouts(reconcile_padding(replace(graph, sizes=sizes)))
         return [_text(done, node) for node in done.nodes]
     except (ConversionError, ValueError):
         return None

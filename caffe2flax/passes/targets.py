@@ -22,8 +22,6 @@ def feed_targets(graph: Graph) -> Graph:
     computed = {v for node in nodes for v in node.outputs}
     asked = [v for node in fed for v in node.inputs if v in computed and v not in read]
     outputs = [v for v in graph.outputs if v not in made]
-    optional = (v for n in graph.inputs if n.layer.optional for v in n.outputs)
-    unread = {v for v in (*optional, *made) if v not in read and v not in outputs}
     notes = (
         f"{node.span}: what {node.layer.type} layer {node.name!r} computes is the "
         f"caller's part: {', '.join(v.blob for v in node.outputs)} are inputs"
@@ -34,5 +32,4 @@ def feed_targets(graph: Graph) -> Graph:
         inputs=(*graph.inputs, *(replace(node, inputs=()) for node in fed)),
         nodes=tuple(nodes),
         outputs=tuple(dict.fromkeys((*outputs, *asked))),
-        unread=graph.unread | unread,
     ).with_notes(*notes)

@@ -41,10 +41,10 @@ def with_transform(graph: Graph, mean: Sequence[float], scale: float | None) -> 
     if scale is not None:
         changed = replace(changed, scale=float(scale))
     said = own.note(value.blob, graph.phase)
-    notes = (note for note in graph.notes if note != said)
+    notes = (note for note in graph.remarks.notes if note != said)
     new = changed.note(value.blob, graph.phase)
     return replace(
         graph,
         transforms={**graph.transforms, value.blob: changed},
-        notes=(*notes, *filter(None, [new])),
+        remarks=replace(graph.remarks, notes=(*notes, *filter(None, [new]))),
     )

@@ -52,7 +52,7 @@ def _hidden_losses(graph: Graph) -> Iterable[str]:
     because other layers read them."""
     for node in graph.nodes:
         for value, weight in zip(node.outputs, node.loss_weights, strict=False):
-            if weight and value not in graph.wanted:
+            if weight and value not in graph.returned:
                 yield (
                     f"{node.span}: {value.blob!r} counts {weight} times in Caffe's "
                     "total loss, but is no output, as another layer reads it: tap it"
@@ -96,7 +96,7 @@ def _weighed(nodes: list[Node]) -> set[Value]:
 
 
 def _leaves(node: Node, graph: Graph) -> bool:
-    return not graph.wanted.isdisjoint(node.outputs)
+    return not graph.returned.isdisjoint(node.outputs)
 
 
 def _labels(graph: Graph) -> set[Value]:
@@ -138,13 +138,12 @@ def _without(
             kept.append(node)
         else:
             dropped.append(_dropped(node, "only dropped layers read it"))
-    optional = (v for n in graph.inputs if n.layer.optional for v in n.outputs)
+    remarks = graph.remarks
     return replace(
         graph,
         nodes=tuple(reversed(kept)),
         outputs=outputs,
-        unread=frozenset(value for value in optional if value not in needed),
-        dropped=(*graph.dropped, *dropped),
+        remarks=replace(remarks, dropped=(*remarks.dropped, *dropped)),
     )
 
 

@@ -73,7 +73,7 @@ def batch_size(graph: Graph, wanted: int | None, images: int) -> int:
     where the net is fixed to another number."""
     value = image_input(graph)
     own = graph.shapes[value][0]
-    if graph.scaled[value] != graph.shapes[value]:
+    if graph.sizes.larger_batch[value] != graph.shapes[value]:
         return wanted or max(1, min(BATCH, images))
     if wanted not in (None, own):
         text = f"the net takes {own} images at once and no other number"

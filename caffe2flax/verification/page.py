@@ -12,6 +12,7 @@ from caffe2flax.errors import printable
 from caffe2flax.inspection.tables import by
 from caffe2flax.inspection.text import pairs
 from caffe2flax.ir.graph import Graph
+from caffe2flax.passes.padding import paddings
 from caffe2flax.verification.comparison import Culprit, Row
 from caffe2flax.verification.report import Output, Report
 from caffe2flax.verification.text import AGAINST
@@ -213,11 +214,12 @@ def _link(lines: Lines) -> str:
 
 
 def _paddings(graph: Graph) -> Iterator[str]:
-    if not graph.padding:
+    windowed = list(paddings(graph))
+    if not windowed:
         return
     yield "<h2>Padding</h2>"
     yield '<div class="scroll"><table><tr><th>layer<th>Caffe<th>SAME<th>emitted<th>why'
-    for name, padding in graph.padding.items():
+    for node, padding in windowed:
         cells: Mapping[str, object] = {
             "Caffe": pairs(padding.caffe),
             "SAME": pairs(padding.same),
@@ -227,7 +229,7 @@ def _paddings(graph: Graph) -> Iterator[str]:
             "why": padding.reason,
         }
         shown = "".join(f"<td>{text(cell)}" for cell in cells.values())
-        yield f'<tr><td class="c">{text(name)}{shown}</tr>'
+        yield f'<tr><td class="c">{text(node.name)}{shown}</tr>'
     yield "</table></div>"
 
 

@@ -44,7 +44,7 @@ def verify(
     conversion = convert(
         prototxt,
         weights,
-        arrays={blob: np.shape(array) for blob, array in arrays.items()},
+        array_shapes={blob: np.shape(array) for blob, array in arrays.items()},
         filled=True,
         stand_in=noise_blobs,
         **options,

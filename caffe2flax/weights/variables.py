@@ -38,9 +38,10 @@ def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str
     blobs: Blobs = {}
     problems: list[Problem] = []
     foreign: dict[str, None] = {}
+    layer_weights = graph.layer_weights
     for file in files:
         for layer in file.layers:
-            slots = graph.slots.get(layer.name)
+            slots = layer_weights.get(layer.name)
             if slots is None:
                 if layer.blobs:
                     foreign[layer.name] = None
@@ -130,7 +131,7 @@ def _notes(
     graph: Graph, foreign: Iterable[str], unfilled: Iterable[str]
 ) -> Iterable[str]:
     """Weights that find no layer, and layers that find no weights."""
-    dropped = {d.name for d in graph.dropped}
+    dropped = {d.name for d in graph.remarks.dropped}
     strange = [name for name in foreign if name not in dropped]
     if strange:
         yield f"weights of layers that the net lacks are left out: {_listed(strange)}"

@@ -104,7 +104,7 @@ def test_what_is_decided_ends_with_the_run(programs: Path) -> None:
 def test_emitted_tests(net: str, tmp_path: Path) -> None:
     source, weights = tmp_path / "small.prototxt", tmp_path / "small.caffemodel"
     source.write_text(net)
-    slots = caffe2flax.convert(source).graph.slots
+    slots = caffe2flax.convert(source).graph.layer_weights
     draw = np.random.default_rng(0)
     blobs = {
         name: [draw.standard_normal(w.shape) for w in weights]

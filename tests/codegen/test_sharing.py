@@ -179,7 +179,7 @@ def weighted(name: str, path: Path) -> caffe2flax.Conversion:
     rng = np.random.default_rng(0)
     layers = (
         entry(name, *(np.abs(rng.standard_normal(w.shape)) for w in slots))
-        for name, slots in graph.slots.items()
+        for name, slots in graph.layer_weights.items()
         if slots
     )
     path.write_bytes(b"".join(layers))

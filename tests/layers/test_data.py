@@ -92,7 +92,7 @@ def test_shapes(name: str) -> None:
         graph = caffe2flax.convert(net(type_, params)).graph
         assert {v.blob: graph.shapes[v] for v in graph.arguments} == {"data": shape}
         assert [v.blob for v in graph.outputs] == ["out"]
-        assert [d.name for d in graph.dropped] == ["loss"]
+        assert [d.name for d in graph.remarks.dropped] == ["loss"]
     flat = "layer { name: 'r' type: 'InnerProduct' bottom: 'data' top: 'out' "
     flat += "inner_product_param { num_output: 3 } }"
     graph = caffe2flax.convert(net(type_, params, more=flat), phase="TRAIN").graph
@@ -383,7 +383,7 @@ def test_written_outputs_are_passed_over() -> None:
         + output
     )
     graph = caffe2flax.convert(text).graph
-    assert [d.name for d in graph.dropped] == ["h"]
+    assert [d.name for d in graph.remarks.dropped] == ["h"]
     assert [v.blob for v in graph.arguments] == ["data", "label"]
     assert [v.blob for v in graph.outputs] == ["out", "label"]
     more = "layer { name: 's' type: 'ReLU' bottom: 'data' top: 'rest' }"

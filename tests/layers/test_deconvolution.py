@@ -60,7 +60,7 @@ def test_adjoint(
     down = f"convolution_param {{ num_output: {shape[axis]} {common} }}"
     text = net(single("Deconvolution", up), x=shape)
     graph = caffe2flax.convert(text).graph
-    weight = numbers(*graph.slots["l"][0].shape)
+    weight = numbers(*graph.layer_weights["l"][0].shape)
     path = save(tmp_path / "w.caffemodel", {"l": [weight]})
     x = numbers(*shape, seed=1)
     y = run(text, path, x=x)
@@ -162,7 +162,9 @@ def test_im2col(shape: tuple[int, ...], parameters: str, tmp_path: Path) -> None
     columns = run(text, x=x)
     convolution = f"convolution_param {{ num_output: 2 bias_term: false {parameters} }}"
     text = net(single("Convolution", convolution), x=shape)
-    weight = numbers(*caffe2flax.convert(text).graph.slots["l"][0].shape, seed=1)
+    weight = numbers(
+        *caffe2flax.convert(text).graph.layer_weights["l"][0].shape, seed=1
+    )
     y = run(text, save(tmp_path / "w.caffemodel", {"l": [weight]}), x=x)
     axis = y.shape.index(2, len(shape) - weight.ndim + 1)
     product = np.tensordot(weight.reshape(2, -1), columns, (1, axis))

@@ -82,7 +82,7 @@ def test_assumed(name: str) -> None:
     conversion = caffe2flax.convert(text, phase=phase)
     graph = conversion.graph
     assert {v.blob: graph.shapes[v] for v in graph.arguments} == shapes
-    assert {v.blob for v in graph.assumed} == set(shapes)
+    assert {v.blob for v in graph.sizes.assumed} == set(shapes)
     notes = [note for note in conversion.notes if "taken to be" in note]
     assert len(notes) == len(shapes)
     for note, (blob, shape) in zip(notes, shapes.items(), strict=True):
@@ -112,7 +112,7 @@ def test_nothing_is_assumed_where_it_is_told(name: str) -> None:
     graph = caffe2flax.convert(
         STORED + CONV + FC, input_shapes={"data": fed.shape}
     ).graph
-    assert not graph.assumed
+    assert not graph.sizes.assumed
 
 
 def trained(path: Path, channels: int, inputs: int, extra: int = 0) -> Path:
@@ -140,4 +140,4 @@ def test_weights_that_fit_no_usual_size(tmp_path: Path) -> None:
     found = caffe2flax.convert(
         STORED + CONV + FC, weights, input_shapes={"data": (1, 3, 11, 11)}
     )
-    assert not found.graph.assumed
+    assert not found.graph.sizes.assumed

@@ -118,7 +118,7 @@ def evaluate(net: str, folder: Path) -> tuple[Path, dict[str, np.ndarray], np.nd
     rng = np.random.default_rng(0)
     path = folder / "net.caffemodel"
     chunks = []
-    for name, weights in graph.slots.items():
+    for name, weights in graph.layer_weights.items():
         blobs = [
             wireformat.dims(*w.shape)
             + wireformat.chunk(

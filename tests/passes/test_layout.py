@@ -277,7 +277,7 @@ def weights_of(graph: Graph, rng: np.random.Generator) -> dict[str, list[np.ndar
     """Some numbers for every weight blob."""
     return {
         name: [0.3 * rng.standard_normal(slot.shape) for slot in slots]
-        for name, slots in graph.slots.items()
+        for name, slots in graph.layer_weights.items()
         if slots
     }
 
@@ -291,7 +291,7 @@ def compare(text: str, folder: Path, batch: int | None = None) -> Conversion:
     graph = conversion.graph
     (data,) = graph.arguments
     shape = graph.shapes[data]
-    if batch is not None and graph.scaled[data] != shape:
+    if batch is not None and graph.sizes.larger_batch[data] != shape:
         shape = (batch, *shape[1:])
     inputs = {"data": rng.standard_normal(shape).astype(np.float32)}
     expected = reference.evaluate(graph, conversion.blobs, inputs)

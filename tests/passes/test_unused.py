@@ -145,8 +145,8 @@ def test_at_test(name: str) -> None:
     graph = convert(text).graph
     assert [value.blob for value in graph.arguments] == inputs.split()
     assert sorted(v.blob for v in graph.outputs) == sorted(outputs.split())
-    assert sorted(d.name for d in graph.dropped) == sorted(dropped.split())
-    assert all(d.reason and d.span.line for d in graph.dropped)
+    assert sorted(d.name for d in graph.remarks.dropped) == sorted(dropped.split())
+    assert all(d.reason and d.span.line for d in graph.remarks.dropped)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -154,7 +154,7 @@ def test_in_training(name: str) -> None:
     """Nothing but Silence is left out, and every loss is an output or noted."""
     text = NETS[name][0]
     graph = convert(text, phase="TRAIN").graph
-    assert all(d.type == "Silence" for d in graph.dropped)
+    assert all(d.type == "Silence" for d in graph.remarks.dropped)
     losses = {
         value.blob
         for node in graph.nodes
@@ -162,7 +162,7 @@ def test_in_training(name: str) -> None:
         if weight
     }
     hidden = losses - {value.blob for value in graph.outputs}
-    noted = [note for note in graph.notes if "total loss" in note]
+    noted = [note for note in graph.remarks.notes if "total loss" in note]
     assert len(noted) == len(hidden)
     assert all(any(repr(blob) in note for note in noted) for blob in hidden)
 

@@ -302,7 +302,7 @@ def small(tmp_path: Path) -> Path:
     graph = _convert(SMALL, None).graph
     blobs = {
         name: [numbers.uniform(0.5, 1.5, w.shape) for w in weights]
-        for name, weights in graph.slots.items()
+        for name, weights in graph.layer_weights.items()
         if weights
     }
     return save(tmp_path / "small.caffemodel", blobs)

@@ -366,7 +366,7 @@ def test_training_layers_are_left_out_at_test(metric: str) -> None:
     assert [value.blob for value in graph.arguments] == ["data"]
     assert graph.shapes[graph.arguments[0]] == (2, 3, 30, 40)
     assert "p" in [value.blob for value in graph.outputs]
-    assert len(graph.dropped) == 1
+    assert len(graph.remarks.dropped) == 1
 
 
 @pytest.mark.parametrize("metric", [LOSS, SCORE])

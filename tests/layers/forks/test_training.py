@@ -82,10 +82,13 @@ def test_dense_image_data(text: str, size: tuple[int, int]) -> None:
 def test_dense_images_of_unknown_size() -> None:
     net = 'layer { name: "d" type: "DenseImageData" top: "data" top: "label" }'
     graph = caffe2flax.convert(net).graph
-    assert graph.assumed == set(graph.arguments)
+    assert graph.sizes.assumed == set(graph.arguments)
     shapes = [graph.shapes[v] for v in graph.arguments]
     assert shapes == [(1, 3, 224, 224), (1, 1, 224, 224)]
-    assert [note.partition("=")[0][-5:] for note in graph.notes] == [" data", "label"]
+    assert [note.partition("=")[0][-5:] for note in graph.remarks.notes] == [
+        " data",
+        "label",
+    ]
 
 
 def test_class_weights() -> None:
@@ -143,7 +146,7 @@ PYTHON = (
 def test_python_for_training(phase: str) -> None:
     """Code that nothing goes into is data; a loss serves training alone."""
     net = PYTHON.format(name="EuclideanLossLayer")
-    (assumed,) = caffe2flax.convert(net, phase=phase).graph.assumed
+    (assumed,) = caffe2flax.convert(net, phase=phase).graph.sizes.assumed
     assert assumed.blob == "data"
     conversion = caffe2flax.convert(net, phase=phase, input_shapes={"data": (2, 3)})
     assert [value.blob for value in conversion.graph.outputs] == ["score"]
