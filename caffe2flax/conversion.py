@@ -28,6 +28,7 @@ from caffe2flax.frontend.source import (
     read_net,
 )
 from caffe2flax.frontend.upgrade import inline_net, upgrade
+from caffe2flax.ir.abilities import WritesMethod
 from caffe2flax.ir.build import build
 from caffe2flax.ir.dialects import check_dialects
 from caffe2flax.ir.graph import Graph
@@ -199,5 +200,6 @@ def read_graph(
     done = run_passes(graph, passes).with_notes(*skipped, *lent)
     done = with_transform(done, options.get("mean", ()), options.get("scale"))
     # A method belongs to one class.
-    flat = options.get("flat") or any(node.layer.has_method for node in done.nodes)
+    methods = any(isinstance(node.layer, WritesMethod) for node in done.nodes)
+    flat = options.get("flat") or methods
     return replace(done, blocks=()) if flat else done

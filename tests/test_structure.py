@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 import pytest
 
+from caffe2flax.ir.layer import Layer
+from caffe2flax.ir.registry import FAMILIES, LAYERS
+from caffe2flax.layers import register_all
+
 ROOT = Path(__file__).parents[1]
 ORDER = (
     {"caffe2flax.cpu", "caffe2flax.ops"},
@@ -226,3 +230,21 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_nothing_undeclared_is_imported() -> None:
     known = {"caffe2flax", "numpy", *HEAVY, *sys.stdlib_module_names}
     assert not lines(found for found in ALL if found.top not in known)
+
+
+def members(cls: type) -> set[str]:
+    """What stands in the body of a class, annotations included."""
+    names = {*vars(cls), *vars(cls).get("__annotations__", {})}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_a_layer_has_few_members() -> None:
+    assert len(members(Layer)) <= 20
+
+
+def test_what_few_layers_override_is_no_member_of_layer() -> None:
+    register_all()
+    registered = {*LAYERS.values(), *(cls for _, cls in FAMILIES)}
+    classes = {base for cls in registered for base in cls.__mro__} - {Layer}
+    overridden = [name for cls in classes for name in members(cls) & members(Layer)]
+    assert {name for name in members(Layer) if overridden.count(name) < 3} == set()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
+from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.blockclass import BlockClass, Instance, common_shape
 from caffe2flax.codegen.body import Body, Labels
 from caffe2flax.codegen.calls import parse_call
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.places import Home
 from caffe2flax.ir.graph import Block, Graph, Node, Value
-from caffe2flax.ir.layer import Array, Layer, Site
-from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.layer import Site
 from caffe2flax.ir.registry import LAYERS
 
 KNOWN_STEMS = {"res": "Bottleneck", "resx": "Bottleneck"}
@@ -28,37 +27,6 @@ CLASS_HEAD = 8
 Members = dict[int, tuple[int, str]]
 """For each node of a block, by number, the number of the call that holds it and the
 path of attributes there."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockCall(Layer):
-    """A block, or a run of `count` equal ones, as one layer of the net that holds
-    it."""
-
-    cls: str
-    given: str
-    passed_on: tuple[str, ...]
-    random: bool
-    count: int = 1
-    section: ClassVar[str] = "blocks"
-
-    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        raise AssertionError("shapes are known before blocks are made")
-
-    def build(self, at: Site) -> str:
-        passed = (f"{name}={name}" for name in self.passed_on)
-        given = ", ".join(filter(None, (self.given, *passed, "rngs=rngs")))
-        made = f"{self.cls}({given})"
-        if self.count == 1:
-            return made
-        return f"nnx.Sequential(*[{made} for _ in range({self.count})])"
-
-    def call(self, at: Site) -> str:
-        rngs = ", rngs=rngs" if self.random else ""
-        return f"{at.module}({', '.join(at.args)}{rngs})"
-
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        raise AssertionError("the reference runs the layers of a block one by one")
 
 
 @dataclass(frozen=True, slots=True)

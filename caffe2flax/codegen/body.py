@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.calls import PASSED_ON, assignments
 from caffe2flax.codegen.format import WIDTH
 from caffe2flax.codegen.library import library
 from caffe2flax.codegen.names import Namespace, layer_names
 from caffe2flax.codegen.places import Spot
 from caffe2flax.codegen.sharing import Ties
+from caffe2flax.ir.abilities import EndsSection, WritesMethod
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Site
@@ -111,7 +113,7 @@ class Body:
             self.variables[value] = blobs[value.blob]
         keys = layer_names()
         for node in self.graph.nodes:
-            if node.layer.carried:
+            if node.carried:
                 key = keys.claim(node.name)
                 self.states[node.number] = key, names.claim(key, "_state")
 
@@ -127,8 +129,8 @@ class Body:
         ties = Ties(Counter(w for node in self.graph.nodes for w in node.weights))
         for node in self.graph.nodes:
             site = self._site(node)
-            if node.layer.has_method:
-                self._add_method(node, names.claim(node.name))
+            if isinstance(node.layer, WritesMethod):
+                self._add_method(node, node.layer, names.claim(node.name))
                 continue
             expression = node.layer.build(site)
             if expression is None:
@@ -146,12 +148,12 @@ class Body:
                     expression = _without(expression, views)
                 self.built.append((attribute, expression))
 
-    def _add_method(self, node: Node, name: str) -> None:
+    def _add_method(self, node: Node, layer: WritesMethod, name: str) -> None:
         taken = [self.variables[value] for value in node.inputs]
         if len(set(taken)) < len(taken) or "self" in taken:
             taken = [f"x{i}" for i in range(len(taken))]
         self.attributes[node.number] = name
-        text = node.layer.write_method(name, taken, self.sites[node.number])
+        text = layer.write_method(name, taken, self.sites[node.number])
         self.methods += ["", *(f"    {line}".rstrip() for line in text.splitlines())]
 
     def _site(self, node: Node) -> Site:
@@ -193,10 +195,17 @@ class Body:
                     self._targets(node),
                     expression,
                     self._comment(node),
-                    node.layer.section or _section(value.blob, current),
-                    node.layer.ends_section,
+                    self._section(node, current),
+                    isinstance(node.layer, EndsSection),
                 )
             )
+
+    @staticmethod
+    def _section(node: Node, current: str) -> str:
+        """Calls of one section stand together, as those of blocks do."""
+        if isinstance(node.layer, BlockCall):
+            return "blocks"
+        return _section(node.outputs[0].blob, current)
 
     def _place(self, expressions: Mapping[int, str]) -> None:
         """Keeps that the next statement makes these calls."""
@@ -237,7 +246,7 @@ class Body:
     def _nests(self, node: Node, following: tuple[Node, ...]) -> bool:
         """Whether an in-place layer is all that reads this output: then the call goes
         inside."""
-        if len(node.outputs) != 1 or len(following) != 1 or node.layer.carried:
+        if len(node.outputs) != 1 or len(following) != 1 or node.carried:
             return False
         value = node.outputs[0]
         if value in self.graph.wanted:

@@ -44,7 +44,7 @@ def split_last(graph: Graph) -> tuple[Graph, Node | None]:
     """The net without the layer that turns scores into probabilities, and that layer,
     where a net ends in one and gives nothing else."""
     last = graph.nodes[-1] if graph.nodes else None
-    carried = any(node.layer.carried for node in graph.nodes)
+    carried = any(node.carried for node in graph.nodes)
     if last is None or last.layer.type not in SCORES or carried or graph.taps:
         return graph, None
     if last.outputs != graph.outputs or last.inputs[0] in graph.arguments:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from caffe2flax.errors import ConversionError, Span
+from caffe2flax.ir.abilities import DataDependentShape, Source, Stateful, Stochastic
 from caffe2flax.ir.layout import Layout, Operand, Shape
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ class Node:
     def layers(self) -> tuple[Node, ...]:
         """The layers of the net, as the prototxt has them."""
         return self.parts or (self,)
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """States that its layer keeps from one call of the net to the next."""
+        return self.layer.carried if isinstance(self.layer, Stateful) else ()
 
     def fail(self, error: ConversionError) -> ConversionError:
         """`error` with this layer's place where it has none."""
@@ -157,6 +163,16 @@ class Graph:
         return tuple(value for value in made if value not in self.unread)
 
     @property
+    def optional(self) -> tuple[Value, ...]:
+        """Tops of sources that are inputs only where the net reads them."""
+        return tuple(
+            value
+            for node in self.inputs
+            if isinstance(node.layer, Source) and node.layer.optional
+            for value in node.outputs
+        )
+
+    @property
     def wanted(self) -> frozenset[Value]:
         """Values that leave the module."""
         return frozenset(self.outputs) | frozenset(self.taps)
@@ -164,7 +180,20 @@ class Graph:
     @property
     def dynamic(self) -> tuple[str, ...]:
         """Layers whose tops follow the data in size, so that nothing can be jitted."""
-        return tuple(node.name for node in self.nodes if node.layer.dynamic)
+        return tuple(
+            node.name
+            for node in self.nodes
+            if isinstance(node.layer, DataDependentShape)
+        )
+
+    @property
+    def random(self) -> tuple[str, ...]:
+        """Layers whose tops are random in this phase."""
+        return tuple(
+            node.name
+            for node in self.nodes
+            if isinstance(node.layer, Stochastic) and node.layer.draws(self.phase)
+        )
 
     def readers(self) -> Mapping[Value, tuple[Node, ...]]:
         """The nodes that read each value; one that reads it twice stands twice."""

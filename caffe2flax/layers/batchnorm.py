@@ -10,7 +10,9 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message
+from caffe2flax.ir.abilities import Foldable
 from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.coordinates import Pointwise
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Elementwise, Layer, Layouts, Site
 from caffe2flax.ir.layout import Operand, Shape
@@ -35,7 +37,7 @@ ZEROS = Filler()
 
 @layer("BatchNorm", "batch_norm_param")
 @dataclass(frozen=True, slots=True)
-class BatchNorm(Elementwise):
+class BatchNorm(Elementwise, Foldable):
     """(x - mean) / sqrt(variance + eps), a channel at a time.
 
     At test with running statistics, as an nnx.BatchNorm; in training with those of the
@@ -166,14 +168,13 @@ def _check_frozen(params: Params) -> None:
 
 @layer("Scale", "scale_param")
 @dataclass(frozen=True, slots=True)
-class Scale(Layer):
+class Scale(Layer, Pointwise):
     """x * scale + bias, on `num_axes` axes of x from `axis` on.
 
     A second bottom, where there is one, is the scale.
     """
 
     bottoms = (1, 2)
-    pointwise = True
 
     bias: bool = False
     cover: Cover = CHANNELS

@@ -11,9 +11,11 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Windowed
 from caffe2flax.ir.call import arguments, literal, same, unless
+from caffe2flax.ir.coordinates import CoordinateMap, Spatial, shrinking
 from caffe2flax.ir.filler import Filler
-from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Placing, Site
+from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer as register
@@ -27,7 +29,6 @@ from caffe2flax.layers._fields import (
     one_shape,
     output_counts,
 )
-from caffe2flax.layers._placing import shrinking
 
 MATRIX = 2**19
 """Numbers in a matrix of the reference: 4 MB, which memory is found for again and
@@ -36,7 +37,7 @@ again, and much of which stays in the cache."""
 
 @register("Convolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Convolution(Layer):
+class Convolution(Layer, Spatial, Windowed):
     """y[o, i] = b[o] + sum of w[o, c, k] * x[c, stride * i + dilation * k - pad]."""
 
     bottoms = (1, None)
@@ -94,7 +95,7 @@ class Convolution(Layer):
         windows = self.sliding.windows(inputs[0])
         return f"{self.num_output}, {caption(windows)}{group}"
 
-    def placing(self) -> Placing | None:
+    def coordinate_map(self) -> CoordinateMap | None:
         return shrinking(self.sliding.windows((1,) * 4))
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
@@ -286,5 +287,5 @@ class Convolution3D(Convolution):
             raise ConversionError(f"frames need a blob of 5 axes, not {inputs[0]}")
         return super(Convolution3D, self).infer(*inputs)
 
-    def placing(self) -> None:
+    def coordinate_map(self) -> None:
         return None

@@ -12,8 +12,9 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.call import arguments, literal, same, unless
+from caffe2flax.ir.coordinates import CoordinateMap, Spatial, growing
 from caffe2flax.ir.filler import Filler
-from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Placing, Site
+from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
@@ -27,7 +28,6 @@ from caffe2flax.layers._fields import (
     one_shape,
     output_counts,
 )
-from caffe2flax.layers._placing import growing
 
 DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 """Fillers that look the same in a blob of any arrangement, turned around or not."""
@@ -35,7 +35,7 @@ DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 
 @layer("Deconvolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Deconvolution(Layer):
+class Deconvolution(Layer, Spatial):
     """y[o, stride * i + dilation * k - pad] = b[o] + sum of w[c, o, k] * x[c, i]."""
 
     bottoms: ClassVar[Arity] = (1, None)
@@ -91,7 +91,7 @@ class Deconvolution(Layer):
         windows = self.sliding.windows(inputs[0])
         return f"{self.num_output}, {caption(windows)}{group}"
 
-    def placing(self) -> Placing | None:
+    def coordinate_map(self) -> CoordinateMap | None:
         return growing(self.sliding.windows((1,) * 4))
 
     def layouts(self, *inputs: Operand) -> Layouts:
@@ -232,5 +232,5 @@ class Deconvolution3D(Deconvolution):
             raise ConversionError(f"frames need a blob of 5 axes, not {inputs[0]}")
         return super().infer(*inputs)
 
-    def placing(self) -> None:
+    def coordinate_map(self) -> None:
         return None

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.files.mapped import loaded
+from caffe2flax.ir.abilities import ReadsWeights
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site, canonical_axis
@@ -24,12 +25,10 @@ ROWS = 2**18
 
 @layer("InnerProduct", "inner_product_param")
 @dataclass(frozen=True, slots=True)
-class InnerProduct(Layer):
+class InnerProduct(Layer, ReadsWeights):
     """y = W x + b, x being all axes from `axis` on in one."""
 
     in_place = False
-
-    converts_weights = True
 
     num_output: int
     bias: bool = True

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from caffe2flax.ir.abilities import Stochastic
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.layer import Array, Elementwise, Site
 from caffe2flax.ir.params import Params
@@ -14,7 +15,7 @@ from caffe2flax.ir.registry import layer
 
 @layer("Dropout", "dropout_param")
 @dataclass(frozen=True, slots=True)
-class Dropout(Elementwise):
+class Dropout(Elementwise, Stochastic):
     """x at test; in training x * mask / (1 - dropout_ratio).
 
     `scale_train: false`, of Faster R-CNN's fork: (1 - dropout_ratio) * x at test, and

@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
+from caffe2flax.ir.abilities import Stochastic
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Site
@@ -19,7 +20,7 @@ from caffe2flax.layers._fields import blob_shape, read_filler
 
 @layer("DummyData", "dummy_data_param")
 @dataclass(frozen=True, slots=True)
-class DummyData(Layer):
+class DummyData(Layer, Stochastic):
     """Each top as its filler fills it, a random one anew at every call."""
 
     bottoms = 0

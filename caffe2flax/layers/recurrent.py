@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Stateful
 from caffe2flax.ir.call import arguments
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Site
@@ -23,7 +24,7 @@ ZEROS = Filler()
 
 
 @dataclass(frozen=True, slots=True)
-class Recurrent(Layer):
+class Recurrent(Layer, Stateful):
     """x (T, N, ...), cont (T, N), maybe x_static (N, ...) -> tops (T, N, num_output).
 
     With `expose_hidden` the first states are bottoms and the last ones tops.

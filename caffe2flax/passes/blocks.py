@@ -88,7 +88,7 @@ def _block(nodes: tuple[Node, ...], uses: _Uses) -> Block | None:
     """The group as a block; None where it is no closed unit."""
     if sum(bool(node.weights) for node in nodes) < LEAST_MODULES:
         return None
-    if any(node.layer.carried for node in nodes):
+    if any(node.carried for node in nodes):
         return None  # only the net itself passes states on
     numbers = {node.number for node in nodes}
     made = {value for node in nodes for value in node.outputs}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from caffe2flax.ir.abilities import Windowed
 from caffe2flax.ir.graph import Graph
 
 
@@ -19,11 +20,10 @@ def reconcile_padding(graph: Graph) -> Graph:
     decided = {}
     nodes = []
     for node in graph.nodes:
-        if node.inputs:
+        if isinstance(node.layer, Windowed):
             shape, out = graph.shapes[node.inputs[0]], graph.shapes[node.outputs[0]]
             padding = node.layer.windows(shape, out)
-            if padding is not None:
-                decided[node.name] = padding
-                node = replace(node, layer=node.layer.with_padding(padding))
+            decided[node.name] = padding
+            node = replace(node, layer=node.layer.with_padding(padding))
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes), padding=decided)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from caffe2flax.ir.graph import Graph
+from caffe2flax.ir.abilities import ComputedByCaller
+from caffe2flax.ir.graph import Graph, Node
 
 
 def feed_targets(graph: Graph) -> Graph:
@@ -13,17 +14,16 @@ def feed_targets(graph: Graph) -> Graph:
     Before: rois, labels = ProposalTarget(proposals, gt_boxes); fc6 = ...(rois)
     After:  rois, labels are inputs; proposals, which only it read, are an output.
     """
-    fed = [node for node in graph.nodes if node.layer.fed]
+    fed = [node for node in graph.nodes if _is_fed(node)]
     if not fed:
         return graph
-    nodes = [node for node in graph.nodes if not node.layer.fed]
+    nodes = [node for node in graph.nodes if not _is_fed(node)]
     read = {v for node in nodes for v in node.inputs} | set(graph.taps)
     made = {v for node in fed for v in node.outputs}
     computed = {v for node in nodes for v in node.outputs}
     asked = [v for node in fed for v in node.inputs if v in computed and v not in read]
     outputs = [v for v in graph.outputs if v not in made]
-    optional = (v for n in graph.inputs if n.layer.optional for v in n.outputs)
-    unread = {v for v in (*optional, *made) if v not in read and v not in outputs}
+    unread = {v for v in (*graph.optional, *made) if v not in read and v not in outputs}
     notes = (
         f"{node.span}: what {node.layer.type} layer {node.name!r} computes is the "
         f"caller's part: {', '.join(v.blob for v in node.outputs)} are inputs"
@@ -36,3 +36,7 @@ def feed_targets(graph: Graph) -> Graph:
         outputs=tuple(dict.fromkeys((*outputs, *asked))),
         unread=graph.unread | unread,
     ).with_notes(*notes)
+
+
+def _is_fed(node: Node) -> bool:
+    return isinstance(node.layer, ComputedByCaller)

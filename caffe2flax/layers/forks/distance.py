@@ -15,7 +15,6 @@ from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import (
     Array,
     Blob,
-    Elementwise,
     Layer,
     Layouts,
     Site,
@@ -125,10 +124,9 @@ class InnerDistance(Layer):
 
 @layer("L2Normalize")
 @dataclass(frozen=True, slots=True)
-class L2Normalize(Elementwise):
+class L2Normalize(Layer):
     """Each item divided by the root of (1e-7 + its sum of squares)."""
 
-    pointwise = False
     in_place = False
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:

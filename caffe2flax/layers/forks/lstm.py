@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Stateful
 from caffe2flax.ir.call import arguments
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
@@ -21,7 +22,7 @@ from caffe2flax.layers._fields import filler
 
 @layer("Lstm", "lstm_param")
 @dataclass(frozen=True, slots=True)
-class Lstm(Layer):
+class Lstm(Layer, Stateful):
     """c = cont sigmoid(f) c + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c).
 
     The bottom is (T * batch_size, ...), all streams of a step one behind the other, or
