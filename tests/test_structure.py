@@ -248,3 +248,18 @@ def test_what_few_layers_override_is_no_member_of_layer() -> None:
     classes = {base for cls in registered for base in cls.__mro__} - {Layer}
     overridden = [name for cls in classes for name in members(cls) & members(Layer)]
     assert {name for name in members(Layer) if overridden.count(name) < 3} == set()
+
+
+def test_codegen_names_no_layer_type() -> None:
+    register_all()
+    files = (ROOT / "caffe2flax" / "codegen").glob("*.py")
+    trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    wrong = [
+        f"{name}:{node.lineno}: {node.value}"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value in LAYERS
+    ]
+    assert not wrong

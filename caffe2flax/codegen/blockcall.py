@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from caffe2flax.ir.call import Call, Repeated
 from caffe2flax.ir.layer import Array, Layer, Site
 from caffe2flax.ir.layout import Shape
 
@@ -14,22 +15,18 @@ class BlockCall(Layer):
     """A block, or a run of `count` equal ones, as one layer of the net that holds
     it."""
 
-    cls: str
-    given: str
-    passed_on: tuple[str, ...]
+    block: Call
+    """What makes its module."""
     random: bool
     count: int = 1
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         raise AssertionError("shapes are known before blocks are made")
 
-    def build(self, at: Site) -> str:
-        passed = (f"{name}={name}" for name in self.passed_on)
-        given = ", ".join(filter(None, (self.given, *passed, "rngs=rngs")))
-        made = f"{self.cls}({given})"
+    def build(self, at: Site) -> Call:
         if self.count == 1:
-            return made
-        return f"nnx.Sequential(*[{made} for _ in range({self.count})])"
+            return self.block
+        return Call("nnx.Sequential", (Repeated(self.block, self.count),))
 
     def call(self, at: Site) -> str:
         rngs = ", rngs=rngs" if self.random else ""

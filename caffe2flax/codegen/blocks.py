@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.blockclass import BlockClass, Instance, common_shape
-from caffe2flax.codegen.body import Body, Labels
-from caffe2flax.codegen.calls import parse_call
+from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.places import Home
+from caffe2flax.codegen.variables import Labels
+from caffe2flax.ir.abilities import Abbreviated
 from caffe2flax.ir.graph import Block, Graph, Node, Value
 from caffe2flax.ir.layer import Site
 from caffe2flax.ir.registry import LAYERS
@@ -45,8 +46,6 @@ def factor(graph: Graph, names: Namespace, *, initialise: bool) -> Factored:
     kinds: dict[object, list[Instance]] = {}
     for block in graph.blocks:
         instance = _instance(block, graph, initialise)
-        if instance is None:
-            continue
         kinds.setdefault(common_shape(instance), []).append(instance)
     groups = [group for group in kinds.values() if _pays_off(group)]
     calls: dict[int, Node] = {}
@@ -83,9 +82,8 @@ def _pays_off(group: Sequence[Instance]) -> bool:
     return len(group) * (lines - 2) > lines + CLASS_HEAD
 
 
-def _instance(block: Block, graph: Graph, initialise: bool) -> Instance | None:
-    """The block as a net of its own; None where a module is made by other than a
-    call."""
+def _instance(block: Block, graph: Graph, initialise: bool) -> Instance:
+    """The block as a net of its own."""
     numbers = set(block.nodes)
     nodes = tuple(node for node in graph.nodes if node.number in numbers)
     source = replace(nodes[0], inputs=(), outputs=block.inputs)
@@ -97,15 +95,11 @@ def _instance(block: Block, graph: Graph, initialise: bool) -> Instance | None:
         taps=(),
         blocks=(),
     )
-    body = Body(part, initialise, _labels(block, nodes))
-    calls = [parse_call(attribute, text) for attribute, text in body.built]
-    made = tuple(call for call in calls if call)
-    return Instance(block, body, made) if len(made) == len(calls) else None
+    return Instance(block, Body(part, initialise, _labels(block, nodes)))
 
 
 def _labels(block: Block, nodes: Sequence[Node]) -> Labels:
     """Names inside the block: `conv_1x1` for what is only `1x1`, x for the input."""
-    short = {"Convolution": "conv", "InnerProduct": "linear", "Pooling": "pool"}
     prefixes: dict[Value, str] = {}
 
     def label(name: str, prefix: str) -> str:
@@ -117,9 +111,9 @@ def _labels(block: Block, nodes: Sequence[Node]) -> Labels:
     values: dict[Value, str] = {}
     made: dict[str, str] = {}
     for node, name in zip(nodes, block.names, strict=True):
-        type_ = node.layer.type
-        inherited = prefixes.get(node.inputs[0], type_.lower())
-        prefix = short.get(type_, inherited)
+        prefix = prefixes.get(node.inputs[0], node.layer.type.lower())
+        if isinstance(node.layer, Abbreviated):
+            prefix = node.layer.abbreviation
         attributes[node.number] = label(name, prefix)
         for value in node.outputs:
             prefixes[value] = prefix
@@ -156,27 +150,21 @@ def _base_name(instance: Instance) -> str:
     if name not in ("Conv", "Layer", *LAYERS):
         return name
     separable = any(
-        "1" != call.positional[0] == call.argument("feature_group_count")
+        call.args[0] != 1 and call.args[0] == call.argument("feature_group_count")
         for call in instance.calls
-        if call.func == "nnx.Conv"
+        if call.function == "nnx.Conv"
     )
     return "SeparableConv" if separable else f"{name}Block"
 
 
 def _call(made: BlockClass, i: int, graph: Graph) -> Node:
     """The node that stands for instance `i`."""
-    block, body, _ = made.instances[i]
+    block, body = made.instances[i]
     head = next(node for node in graph.nodes if node.number == block.nodes[0])
-    layer = BlockCall(
-        made.name,
-        made.given(i),
-        body.passed_on,
-        body.is_random,
-    )
     return replace(
         head,
         name=block.name,
-        layer=layer,
+        layer=BlockCall(made.call(i), body.is_random),
         inputs=block.inputs,
         outputs=(block.output,),
         weights=(),

@@ -44,6 +44,31 @@ class Source(Layer):
         raise AssertionError("its tops are arguments, not computed")
 
 
+class Abbreviated:
+    """A layer that has a short name in generated code, where Caffe's name of it is only
+    a number or a size, as in `conv_1x1`."""
+
+    __slots__ = ()
+
+    abbreviation: ClassVar[str]
+
+
+class Probabilities:
+    """A layer that turns scores into probabilities."""
+
+    __slots__ = ()
+
+    of_classes: ClassVar[bool] = False
+    """They are those of classes that exclude one another."""
+
+
+class Rearranges:
+    """A layer that moves, repeats or leaves out entries of axes: it may depend on how
+    many there are of them."""
+
+    __slots__ = ()
+
+
 class ComputedByCaller:
     """A layer whose work is the caller's, as it needs ground truth that no net has: its
     tops become inputs of the module."""
@@ -144,6 +169,11 @@ class Stochastic(ABC):
     @abstractmethod
     def draws(self, phase: str) -> bool:
         """Whether they are."""
+
+    @property
+    def takes_rngs(self) -> bool:
+        """Whether its expression takes `rngs`, be it in use or not."""
+        return True
 
 
 class ReadsFiles(ABC):

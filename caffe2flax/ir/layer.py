@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import is_atom
+from caffe2flax.ir.call import Call, is_atom
 from caffe2flax.ir.coordinates import Pointwise
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layout import Layout, Merged, Operand, Shape
@@ -139,8 +139,8 @@ class Layer(ABC):
             tuple(Layout.caffe(len(shape)) for shape in outputs),
         )
 
-    def build(self, at: Site) -> str | None:
-        """The expression that makes the nnx module; None where it needs none."""
+    def build(self, at: Site) -> Call | None:
+        """The call that makes the nnx module; None where it needs none."""
         return None
 
     @abstractmethod

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal, same, unless
+from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, same
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, growing
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Site
@@ -99,7 +99,7 @@ class Deconvolution(Layer, Spatial):
         layout = Layout.channels_last(len(shape), self.sliding.channel_axis(shape))
         return Layouts((layout,) * len(inputs), (layout,) * len(inputs))
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         """nnx.ConvTranspose; as that has no groups, a grouped one is an nnx.Conv over
         the dilated input."""
         shape = at.input.shape
@@ -107,38 +107,33 @@ class Deconvolution(Layer, Spatial):
         # Flax counts pads from where a window touches a single pixel.
         padding = tuple((w.extent - 1 - w.pad,) * 2 for w in spatial)
         even = len(set(padding)) == 1
-        stride = unless(same([w.stride for w in spatial] or [1]), 1)
-        grouped = self.group > 1
+        stride = same([w.stride for w in spatial] or [1])
         blobs = self.blobs(shape)
-        return "{}({})".format(
-            "nnx.Conv" if grouped else "nnx.ConvTranspose",
-            arguments(
-                shape[self.sliding.channel_axis(shape)],
-                self.num_output,
-                literal(tuple(w.kernel for w in spatial)),
-                strides=None if grouped else stride,
-                padding=literal(padding[0][0] if even else padding)
-                if spatial
-                else None,
-                input_dilation=stride if grouped else None,
-                kernel_dilation=unless(same([w.dilation for w in spatial] or [1]), 1),
-                feature_group_count=unless(self.group, 1),
-                use_bias=unless(self.bias, True),
-                transpose_kernel=None if grouped else True,
-                **initialisers(at, blobs, self._kernel_init(blobs[0])),
-                dtype="dtype",
-                precision="precision",
-                rngs="rngs",
-            ),
+        own: dict[str, object] = {"strides": stride, "transpose_kernel": True}
+        if self.group > 1:
+            own = {"input_dilation": stride, "feature_group_count": self.group}
+        return Call.of(
+            "nnx.Conv" if self.group > 1 else "nnx.ConvTranspose",
+            shape[self.sliding.channel_axis(shape)],
+            self.num_output,
+            tuple(w.kernel for w in spatial),
+            padding=(padding[0][0] if even else padding) if spatial else None,
+            kernel_dilation=same([w.dilation for w in spatial] or [1]),
+            use_bias=self.bias,
+            **own,
+            **initialisers(at, blobs, self._kernel_init(blobs[0])),
+            dtype=DTYPE,
+            precision=PRECISION,
+            rngs=RNGS,
         )
 
-    def _kernel_init(self, weight: Blob) -> str:
+    def _kernel_init(self, weight: Blob) -> Code | Call:
         axes = kernel_axes(len(weight.shape))
-        init = weight.filler.initializer(weight.shape, axes)
+        init = Code(weight.filler.initializer(weight.shape, axes))
         direct = weight.filler.type in DIRECT and weight.filler.sparse < 0
         if self.group == 1 or direct:
             return init
-        return f"grouped_transpose_init({init}, {self.group})"
+        return Call("grouped_transpose_init", (init, self.group))
 
     def call(self, at: Site) -> str:
         return ", ".join(f"{at.module}({x})" for x in at.args)

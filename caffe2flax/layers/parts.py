@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import Aligned
+from caffe2flax.ir.abilities import Aligned, Rearranges
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.coordinates import CoordinateMap, Pointwise, Spatial
 from caffe2flax.ir.dialects import listed
@@ -68,7 +68,7 @@ class Silence(Layer):
 
 @layer("Slice", "slice_param")
 @dataclass(frozen=True, slots=True)
-class Slice(Layer):
+class Slice(Layer, Rearranges):
     """Its bottom cut along `axis` at each `slice_point`, or into equal parts."""
 
     tops = (1, None)
@@ -147,7 +147,7 @@ class Slice(Layer):
 
 @layer("Crop", "crop_param")
 @dataclass(frozen=True, slots=True)
-class Crop(Layer, Spatial, Aligned):
+class Crop(Layer, Spatial, Aligned, Rearranges):
     """The first bottom from `offset` on, in the size of the second from `axis` on."""
 
     bottoms = 2
@@ -259,7 +259,7 @@ class Crop(Layer, Spatial, Aligned):
 
 @layer("Tile", "tile_param")
 @dataclass(frozen=True, slots=True)
-class Tile(Layer):
+class Tile(Layer, Rearranges):
     """Its bottom `tiles` times, one copy behind the other along `axis`."""
 
     in_place = False

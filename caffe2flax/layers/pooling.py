@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import EndsSection, Windowed
+from caffe2flax.ir.abilities import Abbreviated, EndsSection, Windowed
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, shrinking
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
@@ -34,8 +34,10 @@ LOWEST = float(np.finfo(np.float32).min)
 
 @layer("Pooling", "pooling_param")
 @dataclass(frozen=True, slots=True)
-class Pooling(Layer, Spatial, Windowed, EndsSection):
+class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
     """Largest value (MAX) or mean (AVE) of each window; sizes round up."""
+
+    abbreviation = "pool"
 
     in_place = False
     tops = (1, 2)

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.call import RNGS, Call, arguments, literal, unless
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import (
     Array,
@@ -90,13 +90,12 @@ class InnerDistance(Layer):
     def names(self) -> tuple[str, ...]:
         return ("value",)
 
-    def build(self, at: Site) -> str | None:
+    def build(self, at: Site) -> Call | None:
         if len(at.inputs) == 2:
             return None
         ((shape, own),) = self.blobs(at.input.shape)
         init = initializer(at.initialise, own, shape, Filler())
-        given = arguments(literal(shape), value_init=init, rngs="rngs")
-        return f"Points({given})"
+        return Call.of("Points", shape, value_init=init, rngs=RNGS)
 
     def call(self, at: Site) -> str:
         axis, _ = self._flat(at.input.shape)
