@@ -208,9 +208,8 @@ def _reason_not_to_compile(graph: Graph) -> str:
     """Why `caffe2flax.compile` does not take the module; nothing where it does."""
     if graph.phase == "TRAIN":
         return "in TRAIN a module may change its variables"
-    random = [node.name for node in graph.nodes if node.layer.draws(graph.phase)]
-    if random:
-        return f"{random[0]} draws random numbers"
+    if graph.random:
+        return f"{graph.random[0]} draws random numbers"
     if graph.dynamic:
         return f"what shape {graph.dynamic[0]} gives depends on its input"
     return ""

@@ -15,6 +15,9 @@ import pytest
 
 import caffe2flax
 from caffe2flax.ir.graph import Graph
+from caffe2flax.ir.layer import Layer
+from caffe2flax.ir.registry import FAMILIES, LAYERS
+from caffe2flax.layers import register_all
 from caffe2flax.options import ConversionOptions
 
 ROOT = Path(__file__).parents[1]
@@ -268,3 +271,36 @@ def test_options_are_documented_once() -> None:
 def test_a_graph_has_few_fields() -> None:
     """What passes find out goes into its sub-structures, or is their result."""
     assert len(fields(Graph)) <= 12
+
+
+def members(cls: type) -> set[str]:
+    """What stands in the body of a class, annotations included."""
+    names = {*vars(cls), *vars(cls).get("__annotations__", {})}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_a_layer_has_few_members() -> None:
+    assert len(members(Layer)) <= 20
+
+
+def test_what_few_layers_override_is_no_member_of_layer() -> None:
+    register_all()
+    registered = {*LAYERS.values(), *(cls for _, cls in FAMILIES)}
+    classes = {base for cls in registered for base in cls.__mro__} - {Layer}
+    overridden = [name for cls in classes for name in members(cls) & members(Layer)]
+    assert {name for name in members(Layer) if overridden.count(name) < 3} == set()
+
+
+def test_codegen_names_no_layer_type() -> None:
+    register_all()
+    files = (ROOT / "caffe2flax" / "codegen").glob("*.py")
+    trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    wrong = [
+        f"{name}:{node.lineno}: {node.value}"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value in LAYERS
+    ]
+    assert not wrong

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
@@ -10,15 +9,15 @@ from typing import NamedTuple
 
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.calls import (
-    FLAX_DEFAULTS,
     PASSED_ON,
-    Call,
+    Assignment,
     assignments,
     in_order,
     snake_case,
 )
 from caffe2flax.codegen.format import WIDTH
 from caffe2flax.codegen.names import Namespace, identifier
+from caffe2flax.ir.call import DEFAULTS, RNGS, Call, Code, is_literal, literal
 from caffe2flax.passes.blocks import Block
 
 WIDE = ("nnx.Conv", "nnx.Linear", "nnx.ConvTranspose")
@@ -26,25 +25,33 @@ WIDE = ("nnx.Conv", "nnx.Linear", "nnx.ConvTranspose")
 
 FEATURES = "features_in"
 
+Texts = tuple[str, ...]
+"""The source of an argument in each instance of a block."""
+
 
 class Instance(NamedTuple):
-    """A block, what its class would hold, and the calls that make its modules."""
+    """A block, and what its class would hold."""
 
     block: Block
     body: Body
-    calls: tuple[Call, ...]
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """Those that make its modules."""
+        return tuple(call for _, call in self.body.built)
 
 
 class Parameter(NamedTuple):
-    """An argument of a block class: its value in each instance, and the default."""
+    """An argument of a block class: its value in each instance, and the default, None
+    for none."""
 
     name: str
-    values: tuple[str, ...]
-    default: str = ""
+    values: tuple[object, ...]
+    default: object = None
 
     def declaration(self) -> str:
-        types = sorted({type(ast.literal_eval(v)).__name__ for v in self.values})
-        default = f" = {self.default}" if self.default else ""
+        types = sorted({type(value).__name__ for value in self.values})
+        default = "" if self.default is None else f" = {literal(self.default)}"
         return f"{self.name}: {' | '.join(types)}{default}"
 
 
@@ -52,90 +59,93 @@ def common_shape(instance: Instance) -> object:
     """What instances must have in common to be one class: all but literal arguments of
     their modules."""
     return (
-        tuple(map(_call_shape, instance.calls)),
+        tuple(map(_call_shape, instance.body.built)),
         tuple(instance.body.call_lines(comments=False)),
         len(instance.block.inputs),
     )
 
 
-def _call_shape(call: Call) -> object:
-    defaults = FLAX_DEFAULTS.get(call.func, {})
-    fixed = {k: "" if _is_literal(v) else v for k, v in call.keywords.items()}
+def _call_shape(assignment: Assignment) -> object:
+    attribute, call = assignment
+    defaults = DEFAULTS.get(call.function, {})
+    fixed = {k: _fixed(v) for k, v in call.keywords.items()}
     named = sorted((k, v) for k, v in fixed.items() if v or k not in defaults)
-    positional = tuple("" if _is_literal(a) else a for a in call.positional)
-    return call.attribute, call.func, positional, tuple(named)
+    return attribute, call.function, tuple(map(_fixed, call.args)), tuple(named)
 
 
-def _is_literal(text: str) -> bool:
-    try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return False
-    return True
+def _fixed(value: object) -> str:
+    """What an argument must be in all instances, "" for any value."""
+    return "" if is_literal(value) else literal(value)
 
 
 @dataclass(frozen=True, slots=True)
 class BlockClass:
     """A class for the instances of a block.
 
-    parameters: by their vectors of values, one value an instance; arguments that agree
-    in every instance are one parameter.
+    parameters: by the texts of their values, one value an instance; arguments that
+    agree in every instance are one parameter.
     """
 
     name: str
     instances: Sequence[Instance]
-    parameters: Mapping[tuple[str, ...], Parameter]
+    parameters: Mapping[Texts, Parameter]
 
     @classmethod
     def of(cls, name: str, instances: Sequence[Instance]) -> BlockClass:
-        slots: dict[tuple[str, ...], list[tuple[Call, int | str]]] = {}
-        for i, call in enumerate(instances[0].calls):
-            for slot in (*range(len(call.positional)), *_keywords(instances, i)):
-                vector = _vector(instances, i, slot)
-                if len(set(vector)) > 1:
-                    slots.setdefault(vector, []).append((call, slot))
-        calls = instances[0].calls
-        names = Namespace({snake_case(call.func) for call in calls})
-        made = [_parameter(v, places, names) for v, places in slots.items()]
-        width = [call.attribute for call in calls]
-        made.sort(key=lambda p: width.index(p.name) if p.name in width else len(width))
-        made.sort(key=lambda p: (p.name != FEATURES, bool(p.default)))
-        return cls(name, instances, {p.values: p for p in made})
+        slots: dict[Texts, list[_Slot]] = {}
+        for i, (attribute, call) in enumerate(instances[0].body.built):
+            for slot in (*range(len(call.args)), *_keywords(instances, i)):
+                values = _values(instances, i, slot)
+                texts = tuple(map(literal, values))
+                if len(set(texts)) > 1:
+                    found = _Slot(attribute, call.function, slot, values)
+                    slots.setdefault(texts, []).append(found)
+        names = Namespace({snake_case(c.function) for c in instances[0].calls})
+        made = {texts: _parameter(same, names) for texts, same in slots.items()}
+        widths = [attribute for attribute, _ in instances[0].body.built]
+
+        def place(texts: Texts) -> tuple[bool, bool, int]:
+            parameter = made[texts]
+            width = parameter.name in widths
+            return (
+                parameter.name != FEATURES,
+                parameter.default is not None,
+                widths.index(parameter.name) if width else len(widths),
+            )
+
+        ordered = sorted(made, key=place)
+        return cls(name, instances, {texts: made[texts] for texts in ordered})
 
     def source(self) -> str:
-        first = self.instances[0]
-        body = first.body
+        block, body = self.instances[0]
         built = [
-            (call.attribute, self._template(i, call))
-            for i, call in enumerate(first.calls)
+            Assignment(attribute, self._template(i, call))
+            for i, (attribute, call) in enumerate(body.built)
         ]
-        declared = [p.declaration() for p in self.parameters.values()]
-        head = [text for text in declared if text.startswith(f"{FEATURES}:")]
-        rest = [text for text in declared if text not in head]
-        rest += [f"{name}: {PASSED_ON[name]} = None" for name in body.passed_on]
-        star = [] if self._is_terse() else ["*"]
-        signature = ", ".join(["self", *head, *star, *rest, "rngs: nnx.Rngs"])
-        if self._is_terse():
-            required = [t for t in rest if " = " not in t]
-            options = [t for t in rest if " = " in t]
-            signature = ", ".join(
-                ["self", *head, *required, "*", *options, "rngs: nnx.Rngs"]
-            )
         lines = assignments(built, (p.name for p in self.parameters.values()))
-        inputs = [f"{body.variables[v]}: Array" for v in first.block.inputs]
+        inputs = [f"{body.variables[v]}: Array" for v in block.inputs]
         inputs += ["*", "rngs: nnx.Rngs | None = None"] if body.is_random else []
         return "\n".join(
             [
                 f"class {self.name}(nnx.Module):",
                 *self._docstring(),
                 "",
-                f"    def __init__({signature}):",
+                f"    def __init__({self._signature()}):",
                 *(f"        {line}" if line else "" for line in lines),
                 "",
                 f"    def __call__(self, {', '.join(inputs)}) -> Array:",
                 *body.call_lines(comments=False),
             ]
         )
+
+    def _signature(self) -> str:
+        before, behind = ["self"], ["*"]
+        for parameter in self.parameters.values():
+            side = before if self._is_positional(parameter) else behind
+            side.append(parameter.declaration())
+        passed = self.instances[0].body.passed_on
+        behind += [f"{name}: {PASSED_ON[name]} = None" for name in passed]
+        return ", ".join([*before, *behind, "rngs: nnx.Rngs"])
 
     def _docstring(self) -> list[str]:
         blocks = [each.block for each in self.instances]
@@ -145,91 +155,105 @@ class BlockClass:
         lines = wrap(f'"""{", ".join(names)}."""', WIDTH - 4)
         return [f"    {line}" for line in lines]
 
-    def _template(self, i: int, call: Call) -> str:
+    def _template(self, i: int, call: Call) -> Call:
         """The call with parameters in place of what differs."""
 
-        def shown(slot: int | str) -> str:
-            vector = _vector(self.instances, i, slot)
-            known = self.parameters.get(vector)
-            return known.name if known else vector[0]
+        def shown(slot: int | str) -> object:
+            values = _values(self.instances, i, slot)
+            known = self.parameters.get(tuple(map(literal, values)))
+            return Code(known.name) if known else values[0]
 
-        arguments = [shown(j) for j in range(len(call.positional))]
-        defaults = FLAX_DEFAULTS.get(call.func, {})
-        arguments += [
-            f"{k}={shown(k)}"
-            for k in _keywords(self.instances, i)
-            if shown(k) != defaults.get(k)
-        ]
-        comment = f"  # {call.comment}" if call.comment else ""
-        return f"{call.func}({', '.join(arguments)}){comment}"
+        positional = map(shown, range(len(call.args)))
+        keywords = {name: shown(name) for name in _keywords(self.instances, i)}
+        made = Call.of(call.function, *positional, **keywords)
+        return Call(made.function, made.args, made.keywords, call.comment)
+
+    def _is_positional(self, parameter: Parameter) -> bool:
+        if parameter.name == FEATURES:
+            return True
+        return parameter.default is None and self._is_terse()
 
     def _is_terse(self) -> bool:
         """Whether keywords would break the lines of calls: then widths go by
         position."""
-        longest = max(
-            len(self._given(i, named=True)) for i in range(len(self.instances))
-        )
-        return longest > WIDTH - 12
+        calls = (self._given(i, named=True) for i in range(len(self.instances)))
+        return max(len(", ".join(call.arguments())) for call in calls) > WIDTH - 12
 
-    def _given(self, i: int, *, named: bool) -> str:
-        given = []
+    def _given(self, i: int, *, named: bool) -> Call:
+        positional: list[object] = []
+        keywords: dict[str, object] = {}
         for parameter in self.parameters.values():
             value = parameter.values[i]
             if value == parameter.default:
                 continue
-            bare = parameter.name == FEATURES or not (named or parameter.default)
-            given.append(value if bare else f"{parameter.name}={value}")
-        return ", ".join(given)
+            if parameter.name == FEATURES or not (
+                named or parameter.default is not None
+            ):
+                positional.append(value)
+            else:
+                keywords[parameter.name] = value
+        return Call(self.name, tuple(positional), keywords)
 
-    def given(self, i: int) -> str:
-        """The arguments of instance `i`."""
-        return self._given(i, named=not self._is_terse())
+    def call(self, i: int) -> Call:
+        """What makes instance `i`."""
+        given = self._given(i, named=not self._is_terse())
+        passed = {name: Code(name) for name in self.instances[i].body.passed_on}
+        keywords = {**given.keywords, **passed, RNGS.text: RNGS}
+        return Call(self.name, given.args, keywords)
+
+
+class _Slot(NamedTuple):
+    """An argument of what makes the module `attribute`, and its values."""
+
+    attribute: str
+    function: str
+    slot: int | str
+    values: tuple[object, ...]
 
 
 def _keywords(instances: Sequence[Instance], i: int) -> list[str]:
     return in_order(k for instance in instances for k in instance.calls[i].keywords)
 
 
-def _vector(instances: Sequence[Instance], i: int, slot: int | str) -> tuple[str, ...]:
+def _values(
+    instances: Sequence[Instance], i: int, slot: int | str
+) -> tuple[object, ...]:
     """The argument in each instance; SAME is spelt out where others spell their
     pads."""
     calls = [instance.calls[i] for instance in instances]
-    vector = tuple(call.argument(slot) for call in calls)
-    if slot != "padding" or len(set(vector)) == 1:
-        return vector
+    values = tuple(call.argument(slot) for call in calls)
+    if slot != "padding" or len(set(values)) == 1:
+        return values
     explicit = tuple(map(_explicit_padding, calls))
-    return explicit if len(set(explicit)) == 1 else vector
+    return explicit if len(set(explicit)) == 1 else values
 
 
-def _explicit_padding(call: Call) -> str:
+def _explicit_padding(call: Call) -> object:
     """The pads that SAME stands for at stride 1, else the argument as it is."""
-    padding, strides = call.argument("padding"), call.argument("strides")
-    if padding != "'SAME'" or strides != "1" or call.func != "nnx.Conv":
+    padding = call.argument("padding")
+    if call.function != "nnx.Conv" or padding != "SAME":
         return padding
-    kernel = set(ast.literal_eval(call.positional[2]))
-    dilation = ast.literal_eval(call.argument("kernel_dilation"))
-    if len(kernel) > 1 or not isinstance(dilation, int):
+    kernel, dilation = call.args[2], call.argument("kernel_dilation")
+    if call.argument("strides") != 1 or not isinstance(dilation, int):
         return padding
-    span = (kernel.pop() - 1) * dilation
-    return padding if span % 2 else str(span // 2)
+    if not isinstance(kernel, tuple) or len(set(kernel)) != 1:
+        return padding
+    span = int(kernel[0] - 1) * dilation
+    return padding if span % 2 else span // 2
 
 
-def _parameter(
-    vector: tuple[str, ...],
-    places: Sequence[tuple[Call, int | str]],
-    names: Namespace,
-) -> Parameter:
+def _parameter(slots: Sequence[_Slot], names: Namespace) -> Parameter:
     """Named by the layer whose width it is, or else by what it is."""
-    for call, slot in places:
-        if slot == 1 and call.func in WIDE:
-            return Parameter(names.claim(call.attribute), vector)
-    for call, slot in places:
-        if slot == 0 and call.func in WIDE:
-            return Parameter(names.claim(FEATURES), vector)
-    call, slot = places[0]
+    attribute, slot, values = slots[0].attribute, slots[0].slot, slots[0].values
+    for each in slots:
+        if each.slot == 1 and each.function in WIDE:
+            return Parameter(names.claim(each.attribute), each.values)
+    for each in slots:
+        if each.slot == 0 and each.function in WIDE:
+            return Parameter(names.claim(FEATURES), each.values)
     if isinstance(slot, int):
-        return Parameter(names.claim(f"{call.attribute}_{slot}"), vector)
-    same = all(other == slot for _, other in places)
-    defaults = {FLAX_DEFAULTS.get(c.func, {}).get(slot, "") for c, _ in places}
-    default = defaults.pop() if same and len(defaults) == 1 else ""
-    return Parameter(names.claim(slot), vector, default if default in vector else "")
+        return Parameter(names.claim(f"{attribute}_{slot}"), values)
+    same = all(each.slot == slot for each in slots)
+    defaults = {DEFAULTS.get(each.function, {}).get(slot) for each in slots}
+    default = defaults.pop() if same and len(defaults) == 1 else None
+    return Parameter(names.claim(slot), values, default if default in values else None)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
+from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.blockclass import BlockClass, Instance, common_shape
-from caffe2flax.codegen.body import Body, Labels
-from caffe2flax.codegen.calls import parse_call
+from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.places import Home
+from caffe2flax.codegen.variables import Labels
+from caffe2flax.ir.abilities import Abbreviated
 from caffe2flax.ir.graph import Graph, Node, Value
-from caffe2flax.ir.layer import Array, Layer, Site
-from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.layer import Site
 from caffe2flax.ir.registry import LAYERS
 from caffe2flax.passes.blocks import Block
 
@@ -29,37 +29,6 @@ CLASS_HEAD = 8
 Members = dict[int, tuple[int, str]]
 """For each node of a block, by number, the number of the call that holds it and the
 path of attributes there."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockCall(Layer):
-    """A block, or a run of `count` equal ones, as one layer of the net that holds
-    it."""
-
-    cls: str
-    given: str
-    passed_on: tuple[str, ...]
-    random: bool
-    count: int = 1
-    section: ClassVar[str] = "blocks"
-
-    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        raise AssertionError("shapes are known before blocks are made")
-
-    def build(self, at: Site) -> str:
-        passed = (f"{name}={name}" for name in self.passed_on)
-        given = ", ".join(filter(None, (self.given, *passed, "rngs=rngs")))
-        made = f"{self.cls}({given})"
-        if self.count == 1:
-            return made
-        return f"nnx.Sequential(*[{made} for _ in range({self.count})])"
-
-    def call(self, at: Site) -> str:
-        rngs = ", rngs=rngs" if self.random else ""
-        return f"{at.module}({', '.join(at.args)}{rngs})"
-
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        raise AssertionError("the reference runs the layers of a block one by one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +49,6 @@ def factor(
     kinds: dict[object, list[Instance]] = {}
     for block in blocks:
         instance = _instance(block, graph, initialise)
-        if instance is None:
-            continue
         kinds.setdefault(common_shape(instance), []).append(instance)
     groups = [group for group in kinds.values() if _pays_off(group)]
     calls: dict[int, Node] = {}
@@ -118,9 +85,8 @@ def _pays_off(group: Sequence[Instance]) -> bool:
     return len(group) * (lines - 2) > lines + CLASS_HEAD
 
 
-def _instance(block: Block, graph: Graph, initialise: bool) -> Instance | None:
-    """The block as a net of its own; None where a module is made by other than a
-    call."""
+def _instance(block: Block, graph: Graph, initialise: bool) -> Instance:
+    """The block as a net of its own."""
     numbers = set(block.nodes)
     nodes = tuple(node for node in graph.nodes if node.number in numbers)
     source = replace(nodes[0], inputs=(), outputs=block.inputs)
@@ -131,15 +97,11 @@ def _instance(block: Block, graph: Graph, initialise: bool) -> Instance | None:
         outputs=(block.output,),
         taps=(),
     )
-    body = Body(part, initialise, _labels(block, nodes))
-    calls = [parse_call(attribute, text) for attribute, text in body.built]
-    made = tuple(call for call in calls if call)
-    return Instance(block, body, made) if len(made) == len(calls) else None
+    return Instance(block, Body(part, initialise, _labels(block, nodes)))
 
 
 def _labels(block: Block, nodes: Sequence[Node]) -> Labels:
     """Names inside the block: `conv_1x1` for what is only `1x1`, x for the input."""
-    short = {"Convolution": "conv", "InnerProduct": "linear", "Pooling": "pool"}
     prefixes: dict[Value, str] = {}
 
     def label(name: str, prefix: str) -> str:
@@ -151,9 +113,9 @@ def _labels(block: Block, nodes: Sequence[Node]) -> Labels:
     values: dict[Value, str] = {}
     made: dict[str, str] = {}
     for node, name in zip(nodes, block.names, strict=True):
-        type_ = node.layer.type
-        inherited = prefixes.get(node.inputs[0], type_.lower())
-        prefix = short.get(type_, inherited)
+        prefix = prefixes.get(node.inputs[0], node.layer.type.lower())
+        if isinstance(node.layer, Abbreviated):
+            prefix = node.layer.abbreviation
         attributes[node.number] = label(name, prefix)
         for value in node.outputs:
             prefixes[value] = prefix
@@ -190,27 +152,21 @@ def _base_name(instance: Instance) -> str:
     if name not in ("Conv", "Layer", *LAYERS):
         return name
     separable = any(
-        "1" != call.positional[0] == call.argument("feature_group_count")
+        call.args[0] != 1 and call.args[0] == call.argument("feature_group_count")
         for call in instance.calls
-        if call.func == "nnx.Conv"
+        if call.function == "nnx.Conv"
     )
     return "SeparableConv" if separable else f"{name}Block"
 
 
 def _call(made: BlockClass, i: int, graph: Graph) -> Node:
     """The node that stands for instance `i`."""
-    block, body, _ = made.instances[i]
+    block, body = made.instances[i]
     head = next(node for node in graph.nodes if node.number == block.nodes[0])
-    layer = BlockCall(
-        made.name,
-        made.given(i),
-        body.passed_on,
-        body.is_random,
-    )
     return replace(
         head,
         name=block.name,
-        layer=layer,
+        layer=BlockCall(made.call(i), body.is_random),
         inputs=block.inputs,
         outputs=(block.output,),
         weights=(),

@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from caffe2flax.codegen.calls import PASSED_ON, assignments
-from caffe2flax.codegen.format import WIDTH
-from caffe2flax.codegen.library import library
-from caffe2flax.codegen.names import Namespace, layer_names
+from caffe2flax.codegen.blockcall import BlockCall
+from caffe2flax.codegen.calls import Assignment, assignments, passed_on
+from caffe2flax.codegen.names import layer_names
 from caffe2flax.codegen.places import Spot
 from caffe2flax.codegen.sharing import Ties
-from caffe2flax.ir.call import arguments, literal
+from caffe2flax.codegen.statements import (
+    Statement,
+    commented,
+    dictionary,
+    lines,
+    section,
+    shape_checks,
+)
+from caffe2flax.codegen.variables import Labels, name_variables
+from caffe2flax.ir.abilities import EndsSection, Stochastic, WritesMethod
+from caffe2flax.ir.call import Call, arguments, literal
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Site
-from caffe2flax.ir.layout import Operand
-
-LETTERS = {4: "NCHW", 5: "NCDHW"}
-"""What Caffe's axes are called, by how many there are."""
 
 DEEPEST = 8
 """Calls inside one another; Python's parser ends at a hundred or two."""
-
-
-@dataclass(slots=True)
-class Statement:
-    """`target = expression  # comment`.
-
-    A blank line stands before a statement of another section, and behind a pool.
-    """
-
-    targets: tuple[str, ...]
-    expression: str
-    comment: str = ""
-    section: str = ""
-    ends_section: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """Names to use in place of Caffe's: of nodes by number, and of values."""
-
-    nodes: Mapping[int, str]
-    values: Mapping[Value, str]
 
 
 @dataclass(slots=True)
@@ -52,7 +34,7 @@ class Body:
     """What a class holds and does for the nodes of `graph`.
 
     attributes: the attribute that holds each node's nnx module, by the node's number.
-    built: (attribute, expression) of each nnx module. statements: the calls.
+    built: what makes each nnx module. statements: the calls.
     """
 
     graph: Graph
@@ -60,12 +42,12 @@ class Body:
     labels: Labels | None = None
     attributes: dict[int, str] = field(default_factory=dict)
     sites: dict[int, Site] = field(default_factory=dict)
-    variables: dict[Value, str] = field(default_factory=dict)
-    built: list[tuple[str, str]] = field(default_factory=list)
+    variables: Mapping[Value, str] = field(default_factory=dict)
+    built: list[Assignment] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
     """The lines of the methods of layers, indented."""
-    states: dict[int, tuple[str, str]] = field(default_factory=dict)
+    states: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     """Key and variable of the state that a node carries to the next call, by number."""
     tied: dict[str, dict[str, str]] = field(default_factory=dict)
     """For an attribute, expressions of the variables that another module holds."""
@@ -79,46 +61,19 @@ class Body:
     """The nodes whose calls are in a pending expression, and their expressions."""
 
     def __post_init__(self) -> None:
-        self._name_variables()
+        self.variables, self.states = name_variables(self.graph, self.labels)
         self._build()
         self._state()
 
     @property
     def passed_on(self) -> tuple[str, ...]:
         """Arguments of the class that it hands to its modules as they are."""
-        texts = [text for _, text in self.built]
-        return tuple(k for k in PASSED_ON if any(f"{k}={k}" in t for t in texts))
+        return passed_on(self.built)
 
     @property
     def is_random(self) -> bool:
-        return any("rngs=rngs" in s.expression for s in self.statements)
-
-    def _name_variables(self) -> None:
-        """One variable for all versions of a blob, another for its copy in another
-        layout."""
-        names = Namespace(library().definitions)
-        blobs: dict[str, str] = {}
-        for value in self._values():
-            label = self.labels.values.get(value) if self.labels else None
-            if value.version > self.graph.blobs[value.blob].version:
-                layout = self.graph.layouts[value]
-                usual = layout.is_caffe and layout.rank == 4
-                suffix = "_nchw" if usual else "_moved"
-                self.variables[value] = names.claim(label or value.blob, suffix)
-                continue
-            if value.blob not in blobs:
-                blobs[value.blob] = names.claim(label or value.blob)
-            self.variables[value] = blobs[value.blob]
-        keys = layer_names()
-        for node in self.graph.nodes:
-            if node.layer.carried:
-                key = keys.claim(node.name)
-                self.states[node.number] = key, names.claim(key, "_state")
-
-    def _values(self) -> Iterable[Value]:
-        yield from self.graph.arguments
-        for node in self.graph.nodes:
-            yield from node.outputs
+        """Whether its `__call__` takes `rngs`."""
+        return any(map(_takes_rngs, self.graph.nodes))
 
     def _build(self) -> None:
         """Every nnx module, each shared one once."""
@@ -127,13 +82,13 @@ class Body:
         ties = Ties(Counter(w for node in self.graph.nodes for w in node.weights))
         for node in self.graph.nodes:
             site = self._site(node)
-            if node.layer.has_method:
-                self._add_method(node, names.claim(node.name))
+            if isinstance(node.layer, WritesMethod):
+                self._add_method(node, node.layer, names.claim(node.name))
                 continue
-            expression = node.layer.build(site)
-            if expression is None:
+            call = node.layer.build(site)
+            if call is None:
                 continue
-            key = (node.weights, expression, ties.arrangement(node, site))
+            key = (node.weights, str(call), ties.arrangement(node, site))
             shared = made.get(key) if node.weights else None
             label = self.labels.nodes.get(node.number) if self.labels else None
             attribute = shared or names.claim(label or node.name)
@@ -143,15 +98,15 @@ class Body:
                 views = ties.add(node, site, attribute)
                 if views:
                     self.tied[attribute] = views
-                    expression = _without(expression, views)
-                self.built.append((attribute, expression))
+                    call = _without(call, views)
+                self.built.append(Assignment.of(attribute, call))
 
-    def _add_method(self, node: Node, name: str) -> None:
+    def _add_method(self, node: Node, layer: WritesMethod, name: str) -> None:
         taken = [self.variables[value] for value in node.inputs]
         if len(set(taken)) < len(taken) or "self" in taken:
             taken = [f"x{i}" for i in range(len(taken))]
         self.attributes[node.number] = name
-        text = node.layer.write_method(name, taken, self.sites[node.number])
+        text = layer.write_method(name, taken, self.sites[node.number])
         self.methods += ["", *(f"    {line}".rstrip() for line in text.splitlines())]
 
     def _site(self, node: Node) -> Site:
@@ -193,10 +148,17 @@ class Body:
                     self._targets(node),
                     expression,
                     self._comment(node),
-                    node.layer.section or _section(value.blob, current),
-                    node.layer.ends_section,
+                    self._section(node, current),
+                    isinstance(node.layer, EndsSection),
                 )
             )
+
+    @staticmethod
+    def _section(node: Node, current: str) -> str:
+        """Calls of one section stand together, as those of blocks do."""
+        if isinstance(node.layer, BlockCall):
+            return "blocks"
+        return section(node.outputs[0].blob, current)
 
     def _place(self, expressions: Mapping[int, str]) -> None:
         """Keeps that the next statement makes these calls."""
@@ -237,7 +199,7 @@ class Body:
     def _nests(self, node: Node, following: tuple[Node, ...]) -> bool:
         """Whether an in-place layer is all that reads this output: then the call goes
         inside."""
-        if len(node.outputs) != 1 or len(following) != 1 or node.layer.carried:
+        if len(node.outputs) != 1 or len(following) != 1 or node.carried:
             return False
         value = node.outputs[0]
         if value in self.graph.returned:
@@ -264,8 +226,8 @@ class Body:
 
     def init_lines(self, parameters: Iterable[str]) -> list[str]:
         """The lines of an `__init__` with these parameters, indented."""
-        lines = assignments(self.built, parameters)
-        return [f"        {line}" if line else "" for line in lines]
+        made = assignments(self.built, parameters)
+        return [f"        {line}" if line else "" for line in made]
 
     @property
     def result_is_last(self) -> bool:
@@ -278,41 +240,15 @@ class Body:
         """The lines of `__call__` behind its signature, indented."""
         statements = list(self.statements)
         result = self._result(statements)
-        guards = [] if self.labels else list(self._guards())
-        lines: list[str] = []
-        section, ended = "", False
-        for statement in statements:
-            new = statement.section not in ("", section)
-            left = section and not statement.section
-            apart = new or left or (ended and not statement.section)
-            if lines and apart and not statement.ends_section:
-                lines.append("")
-            target = ", ".join(statement.targets)
-            comment = statement.comment if comments else ""
-            lines += _commented(f"{target} = {statement.expression}", comment)
-            section, ended = statement.section, statement.ends_section
+        checks = [] if self.labels else shape_checks(self.graph, self.variables)
+        called = lines(statements, comments=comments)
         if self.states:
             taken = (f"{literal(key)}: {name}" for key, name in self.states.values())
             first = f"({result})" if self.graph.taps else result
             result = f"{first}, {{{', '.join(taken)}}}"
         shown = comments and self.result_is_last
         comment = self.statements[-1].comment if shown else ""
-        return [*guards, *lines, *_commented(f"return {result}", comment)]
-
-    def _guards(self) -> Iterable[str]:
-        """What refuses inputs of another shape."""
-        for value in self.graph.arguments:
-            operand = self.graph.operand(value)
-            free = self.graph.sizes.free_axes.get(value, ())
-            sizes = [
-                _letter(axis, operand)
-                if axis in free or operand.is_batch(axis)
-                else size
-                for axis, size in enumerate(operand.shape)
-            ]
-            name = self.variables[value]
-            wanted = map(literal, operand.layout.arrange_each(sizes))
-            yield f"        check_shape({arguments(literal(name), name, *wanted)})"
+        return [*checks, *called, *commented(f"return {result}", comment)]
 
     def _result(self, statements: list[Statement]) -> str:
         """What is returned; the last statement goes into it where that is the only
@@ -320,43 +256,21 @@ class Body:
         outputs, taps = self.graph.outputs, self.graph.taps
         if self.result_is_last:
             return statements.pop().expression
-        shown = self.variables[outputs[0]] if len(outputs) == 1 else self._dict(outputs)
-        return f"{shown}, {self._dict(taps)}" if taps else shown
-
-    def _dict(self, values: Iterable[Value]) -> str:
-        items = (f"{literal(v.blob)}: {self.variables[v]}" for v in values)
-        return "{" + ", ".join(items) + "}"
-
-
-def _letter(axis: int, operand: Operand) -> str:
-    """What stands for an extent of Caffe's `axis` that may be any."""
-    known = LETTERS.get(len(operand.shape), "N")
-    return known[axis] if axis < len(known) else "*"
+        if len(outputs) == 1:
+            shown = self.variables[outputs[0]]
+        else:
+            shown = dictionary(outputs, self.variables)
+        return f"{shown}, {dictionary(taps, self.variables)}" if taps else shown
 
 
-def _without(expression: str, names: Iterable[str]) -> str:
+def _takes_rngs(node: Node) -> bool:
+    layer = node.layer
+    if isinstance(layer, BlockCall):
+        return layer.random
+    return isinstance(layer, Stochastic) and layer.takes_rngs
+
+
+def _without(call: Call, names: Iterable[str]) -> Call:
     """The module without variables that another one holds."""
-    call, hash_, comment = expression.partition("  # ")
-    return f"without({arguments(call, *map(literal, names))}){hash_}{comment}"
-
-
-def _commented(statement: str, comment: str) -> list[str]:
-    """The statement with its comment behind it, or above where that would break the
-    line."""
-    indent = " " * 8
-    if not comment:
-        return [f"{indent}{statement}"]
-    line = f"{indent}{statement}  # {comment}"
-    fits = len(line) <= WIDTH
-    return [line] if fits else [f"{indent}# {comment}", f"{indent}{statement}"]
-
-
-def _section(name: str, current: str) -> str:
-    """The part of a blob's name that it has in common with its block."""
-    if name == current:
-        return current
-    head, slash, _ = name.rpartition("/")
-    if slash:
-        return head
-    match = re.match(r"(.+?)_branch", name)
-    return match.group(1) if match else ""
+    inner = replace(call, comment="")
+    return Call("without", (inner, *names), comment=call.comment)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.places import Spot
+from caffe2flax.ir.abilities import Probabilities
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph, Node
 from caffe2flax.ir.layer import Site
@@ -36,16 +37,14 @@ def stepping(body: Body, arguments: Sequence[str], returns: str) -> list[str]:
     ]
 
 
-SCORES = ("Softmax", "Sigmoid")
-"""Layers that turn scores into probabilities."""
-
-
 def split_last(graph: Graph) -> tuple[Graph, Node | None]:
     """The net without the layer that turns scores into probabilities, and that layer,
     where a net ends in one and gives nothing else."""
     last = graph.nodes[-1] if graph.nodes else None
-    carried = any(node.layer.carried for node in graph.nodes)
-    if last is None or last.layer.type not in SCORES or carried or graph.taps:
+    carried = any(node.carried for node in graph.nodes)
+    if last is None or not isinstance(last.layer, Probabilities):
+        return graph, None
+    if carried or graph.taps:
         return graph, None
     if last.outputs != graph.outputs or last.inputs[0] in graph.arguments:
         return graph, None

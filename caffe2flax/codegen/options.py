@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
 from caffe2flax.codegen.body import Body
-from caffe2flax.codegen.calls import Call, parse_call
+from caffe2flax.codegen.calls import Assignment
 from caffe2flax.codegen.names import Namespace
+from caffe2flax.ir.abilities import Probabilities, Rearranges
+from caffe2flax.ir.call import Call, Code, literal
 from caffe2flax.ir.graph import Graph, Node
 
 CLASSES = "num_classes"
-HEADS = {
-    "nnx.Linear": "InnerProduct",
-    "nnx.Conv": "Convolution",
-}
+LINEAR = "nnx.Linear"
+HEADS = (LINEAR, "nnx.Conv")
 DROPOUT = "nnx.Dropout"
 
 
@@ -40,73 +41,74 @@ def find_options(body: Body, graph: Graph) -> tuple[Option, ...]:
     After:  self.drop7 = nnx.Dropout(dropout)
             self.fc8 = nnx.Linear(4096, num_classes, ...)
     """
-    calls = [parse_call(attribute, text) for attribute, text in body.built]
-    found = [*_classes(body, graph, calls), *_dropouts(calls)]
-    for i, (_, option, slot) in enumerate(found):
-        at = found[i][0]
-        call = calls[at]
-        assert call is not None
-        positional = list(call.positional)
-        positional[slot] = option.name
-        calls[at] = call._replace(positional=tuple(positional))
-    for i, call in enumerate(calls):
-        if call is not None:
-            body.built[i] = (call.attribute, call.expression())
+    found = [*_classes(body, graph), *_dropouts(body.built)]
+    for at, option, slot in found:
+        attribute, call = body.built[at]
+        body.built[at] = Assignment(attribute, _reading(call, option, slot))
     return tuple(dict.fromkeys(option for _, option, _ in found))
+
+
+def _reading(call: Call, option: Option, slot: int) -> Call:
+    """The call with an option as its argument number `slot`."""
+    args = list(call.args)
+    args[slot] = Code(option.name)
+    return replace(call, args=tuple(args))
 
 
 Place = tuple[int, Option, int]
 """The number of a call, what it is given, and where."""
 
 
-def _classes(body: Body, graph: Graph, calls: Sequence[Call | None]) -> list[Place]:
+def _classes(body: Body, graph: Graph) -> list[Place]:
     """The width of the last layer with weights, where it is a classifier's."""
     if len(graph.outputs) != 1 or graph.taps:
         return []
     last = next((n for n in reversed(graph.nodes) if n.number in body.attributes), None)
-    if last is None or not _leads_out(last, graph):
+    if last is None:
         return []
     attribute = body.attributes[last.number]
-    for i, call in enumerate(calls):
-        if call is None or call.attribute != attribute or call.func not in HEADS:
+    for i, (name, call) in enumerate(body.built):
+        if name != attribute or call.function not in HEADS:
             continue
+        if not _leads_out(last, call, graph):
+            return []
         if "feature_group_count" in call.keywords or "kernel_init" in call.keywords:
             return []
-        width = call.positional[1]
+        width = literal(call.args[1])
         if any(re.search(rf"\b{width}\b", s.expression) for s in body.statements):
             return []
         return [(i, Option(CLASSES, "int", width, attribute), 1)]
     return []
 
 
-def _leads_out(last: Node, graph: Graph) -> bool:
-    """Whether all behind `last` is one chain to a distribution or to scores."""
+def _leads_out(last: Node, call: Call, graph: Graph) -> bool:
+    """Whether all behind `last`, whose module `call` makes, is one chain to a
+    distribution or to scores."""
     nodes = graph.nodes[graph.nodes.index(last) :]
     chain = all(
         later.inputs == node.outputs and len(later.outputs) == 1
         for node, later in pairwise(nodes)
     )
-    kinds = {node.layer.type for node in nodes}
-    scores = last.layer.type == "InnerProduct" or "Softmax" in kinds
-    reshaped = kinds & {"Reshape", "Slice", "Permute", "Crop", "Tile"}
+    layers = [node.layer for node in nodes]
+    scores = call.function == LINEAR or any(map(_is_distribution, layers))
+    reshaped = any(isinstance(layer, Rearranges) for layer in layers)
     return chain and scores and not reshaped and graph.outputs == nodes[-1].outputs
 
 
-def _dropouts(calls: Sequence[Call | None]) -> list[Place]:
+def _is_distribution(layer: object) -> bool:
+    return isinstance(layer, Probabilities) and layer.of_classes
+
+
+def _dropouts(built: Sequence[Assignment]) -> list[Place]:
     """One ratio for all where they agree, one for each layer elsewhere."""
-    found = [(i, call) for i, call in enumerate(calls) if call and call.func == DROPOUT]
-    ratios = {call.positional[0] for _, call in found}
-    one = len(ratios) == 1
+    found = [
+        (i, attribute, literal(call.args[0]))
+        for i, (attribute, call) in enumerate(built)
+        if call.function == DROPOUT
+    ]
+    one = len({ratio for _, _, ratio in found}) == 1
     names = Namespace([CLASSES])
     return [
-        (
-            i,
-            Option(
-                "dropout" if one else names.claim(call.attribute),
-                "float",
-                call.positional[0],
-            ),
-            0,
-        )
-        for i, call in found
+        (i, Option("dropout" if one else names.claim(attribute), "float", ratio), 0)
+        for i, attribute, ratio in found
     ]

@@ -45,47 +45,51 @@ def _function(name: str, graph: Graph, value: Value, transform: Transform) -> st
     orders = {1: "gray", 3: "B, G, R"}
     order = f"; {orders[channels]}" if channels in orders else ""
     given = "images: Array"
-    steps = ["x = jnp.asarray(images, jnp.float32)"]
+    steps = ["jnp.asarray(images, jnp.float32)"]
     blob = identifier(value.blob)
     about = f"Images ({border}{order}; 0 to 255) as `{blob}` wants them."
     more = []
+    sides: list[str] = []
     if transform.mean_file:
         given += ", mean: Array"
         inner = ", ".join(letters[axis] for axis in axes if axis)
         more.append(f"`mean` is the array of {_shown(transform.mean_file)} ({inner}).")
-        steps.append("x = x - jnp.asarray(mean, jnp.float32)[None]")
+        steps.append("x - jnp.asarray(mean, jnp.float32)[None]")
     elif len(set(transform.mean_value)) == 1:
         if transform.mean_value[0]:
-            steps.append(f"x = x - {literal(transform.mean_value[0])}")
+            steps.append(f"x - {literal(transform.mean_value[0])}")
     elif transform.mean_value:
         numbers = ", ".join(map(literal, transform.mean_value))
         shape = ", ".join("-1" if axis == 1 else "1" for axis in axes)
         mean = f"jnp.array([{numbers}], jnp.float32)"
-        steps.append(f"x = x - {mean}.reshape({shape})")
+        steps.append(f"x - {mean}.reshape({shape})")
     if transform.scale != 1:
-        steps.append(f"x = x * {literal(transform.scale)}")
+        steps.append(f"x * {literal(transform.scale)}")
     if transform.crop_size and graph.phase == "TEST":
-        steps += _crop(transform.crop_size, axes)
+        sides, middle = _crop(transform.crop_size, axes)
+        steps.append(middle)
     if graph.phase != "TEST" and (transform.crop_size or transform.mirror):
         more.append("Random crops and mirror images are the caller's.")
     doc = "\n\n".join(paragraph(text, WIDTH) for text in (about, *more))
-    steps[-1] = f"return {steps[-1].partition(' = ')[2]}"
-    lines = [f'"""{doc}{chr(10) if more else ""}"""', *steps]
+    *before, result = steps
+    statements = [*(f"x = {step}" for step in before), *sides, f"return {result}"]
+    lines = [f'"""{doc}{chr(10) if more else ""}"""', *statements]
     body = "\n".join(lines).replace("\n", "\n    ").replace("\n    \n", "\n\n")
     return f"def {name}({given}) -> Array:\n    {body}"
 
 
-def _crop(size: int, axes: tuple[int, ...]) -> Iterator[str]:
-    """Statements that leave the middle."""
+def _crop(size: int, axes: tuple[int, ...]) -> tuple[list[str], str]:
+    """Statements that say where the middle is, and the middle."""
     sides = {2: "top", 3: "left"}
-    for axis, side in sides.items():
-        place = axes.index(axis)
-        yield f"{side} = (x.shape[{place}] - {size}) // 2"
+    statements = [
+        f"{side} = (x.shape[{axes.index(axis)}] - {size}) // 2"
+        for axis, side in sides.items()
+    ]
     spans = {axis: f"{side} : {side} + {size}" for axis, side in sides.items()}
     cuts = [spans.get(axis, ":") for axis in axes]
     while cuts[-1] == ":":
         cuts.pop()
-    yield f"x = x[{', '.join(cuts)}]"
+    return statements, f"x[{', '.join(cuts)}]"
 
 
 def _shown(text: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.message import Message, Scalar
+from caffe2flax.ir.abilities import Source, WritesMethod
 from caffe2flax.ir.graph import Given, Graph, Node, Remarks, Share, Value
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
@@ -145,7 +146,7 @@ class _Builder:
             loss_weights=self._loss_weights(params, layer, len(tops)),
             propagate_down=() if self.force_backward else downward,
         )
-        (self.sources if layer.source else self.nodes).append(node)
+        (self.sources if isinstance(layer, Source) else self.nodes).append(node)
 
     def _prepare(self, transform: Transform, blob: str) -> None:
         self.transforms[blob] = transform
@@ -302,7 +303,7 @@ class _Builder:
             self.problems.append(Problem(text, spans[0]))
 
     def check_input_shapes(self, shapes: Mapping[str, Shape]) -> None:
-        stubs = (node for node in self.nodes if node.layer.has_method)
+        stubs = (n for n in self.nodes if isinstance(n.layer, WritesMethod))
         tops = [v.blob for node in (*self.sources, *stubs) for v in node.outputs]
         for blob in shapes:
             if blob not in tops:

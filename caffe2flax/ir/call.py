@@ -1,11 +1,108 @@
-"""Calls in generated code."""
+"""Calls in generated code: as data where they make nnx modules, as text elsewhere."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+
+DEFAULTS: Mapping[str, Mapping[str, object]] = {
+    "nnx.Conv": {
+        "strides": 1,
+        "padding": "SAME",
+        "input_dilation": 1,
+        "kernel_dilation": 1,
+        "feature_group_count": 1,
+        "use_bias": True,
+    },
+    "nnx.ConvTranspose": {"strides": 1, "kernel_dilation": 1, "use_bias": True},
+    "nnx.Linear": {"use_bias": True},
+    "nnx.BatchNorm": {
+        "axis": -1,
+        "momentum": 0.99,
+        "epsilon": 1e-5,
+        "use_bias": True,
+        "use_scale": True,
+        "use_fast_variance": True,
+    },
+    "MovingBatchNorm": {"axis": -1, "momentum": 0.999, "epsilon": 1e-5},
+    "Scale": {"use_bias": True},
+    "Normalize": {"axis": -1, "across_spatial": False, "epsilon": 1e-10},
+    "DenseBlock": {"narrow": False},
+}
+"""The defaults of keywords, of Flax's modules and of those in `ops/`: a `Call` leaves
+them out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """An expression that is written as it is: a name, or what makes an initializer."""
+
+    text: str
+
+
+RNGS, DTYPE, PRECISION = Code("rngs"), Code("dtype"), Code("precision")
+"""Arguments of a class that it hands to its modules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`function(*args, **keywords)  # comment`. The arguments are numbers, strings,
+    booleans, tuples of these, `Code`, `Repeated` and other calls."""
+
+    function: str
+    args: tuple[object, ...] = ()
+    keywords: Mapping[str, object] = field(default_factory=dict)
+    comment: str = ""
+
+    @classmethod
+    def of(cls, function: str, /, *args: object, **keywords: object) -> Call:
+        """The call without the keywords that are None or have their default."""
+        default = DEFAULTS.get(function, {})
+        given = {
+            name: value
+            for name, value in keywords.items()
+            if value is not None and not (name in default and value == default[name])
+        }
+        return cls(function, args, given)
+
+    def argument(self, slot: int | str) -> object:
+        """The argument in a place or under a keyword, which may be its default."""
+        if isinstance(slot, int):
+            return self.args[slot]
+        if slot in self.keywords:
+            return self.keywords[slot]
+        return DEFAULTS[self.function][slot]
+
+    def arguments(self) -> list[str]:
+        """The source text of each argument."""
+        keywords = (f"{k}={literal(v)}" for k, v in self.keywords.items())
+        return [*map(literal, self.args), *keywords]
+
+    def calls(self) -> Iterator[Call]:
+        """This call and those in its arguments."""
+        yield self
+        for value in (*self.args, *self.keywords.values()):
+            inner = value.call if isinstance(value, Repeated) else value
+            if isinstance(inner, Call):
+                yield from inner.calls()
+
+    def __str__(self) -> str:
+        """The source text without the comment."""
+        return f"{self.function}({', '.join(self.arguments())})"
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """As many arguments, each made by a call of its own."""
+
+    call: Call
+    count: int
+
+    def __str__(self) -> str:
+        return f"*[{self.call} for _ in range({self.count})]"
 
 
 def arguments(*positional: object, **named: object) -> str:
@@ -23,6 +120,10 @@ def unless(value: object, default: object) -> str | None:
 def literal(value: object) -> str:
     """`value` as Python source: strings escaped to ASCII, floats as short as they read
     back."""
+    if isinstance(value, Code):
+        return value.text
+    if isinstance(value, Call | Repeated):
+        return str(value)
     if isinstance(value, str):
         return ascii(value)
     if isinstance(value, float) and not np.isfinite(value):
@@ -31,6 +132,11 @@ def literal(value: object) -> str:
         inner = ", ".join(map(literal, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     return repr(value)
+
+
+def is_literal(value: object) -> bool:
+    """Whether an argument is a value, not an expression."""
+    return not isinstance(value, Code | Call | Repeated)
 
 
 def same(values: Sequence[int]) -> int | tuple[int, ...]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from caffe2flax.errors import ConversionError, Span
+from caffe2flax.ir.abilities import (
+    ComputedByCaller,
+    DataDependentShape,
+    Source,
+    Stateful,
+    Stochastic,
+    WritesMethod,
+)
+from caffe2flax.ir.filler import Filler
+from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Layout, Operand, Shape
-
-if TYPE_CHECKING:
-    from caffe2flax.ir.filler import Filler
-    from caffe2flax.ir.layer import Layer
-    from caffe2flax.ir.transform import Transform
+from caffe2flax.ir.transform import Transform
 
 
 class Value(NamedTuple):
@@ -69,6 +75,11 @@ class Node:
     def layers(self) -> tuple[Node, ...]:
         """The layers of the net, as the prototxt has them."""
         return self.parts or (self,)
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """States that its layer keeps from one call of the net to the next."""
+        return self.layer.carried if isinstance(self.layer, Stateful) else ()
 
     def fail(self, error: ConversionError) -> ConversionError:
         """`error` with this layer's place where it has none."""
@@ -184,7 +195,7 @@ class Graph:
     def unread(self) -> frozenset[Value]:
         """Tops of data layers, and of layers whose work is the caller's, that the net
         has no use for: labels at test."""
-        inputs = (n for n in self.inputs if n.layer.optional or n.layer.fed)
+        inputs = (node for node in self.inputs if _is_optional(node.layer))
         found = {value for node in inputs for value in node.outputs} - self.returned
         if found:
             found.difference_update(*(node.inputs for node in self.nodes))
@@ -198,14 +209,29 @@ class Graph:
     @property
     def dynamic(self) -> tuple[str, ...]:
         """Layers whose tops follow the data in size, so that nothing can be jitted."""
-        return tuple(node.name for node in self.nodes if node.layer.dynamic)
+        return tuple(
+            node.name
+            for node in self.nodes
+            if isinstance(node.layer, DataDependentShape)
+        )
+
+    @property
+    def random(self) -> tuple[str, ...]:
+        """Layers whose tops are random in this phase."""
+        return tuple(
+            node.name
+            for node in self.nodes
+            if isinstance(node.layer, Stochastic) and node.layer.draws(self.phase)
+        )
 
     @property
     def layer_weights(self) -> Mapping[str, tuple[Weight, ...]]:
         """The weights that a layer of this name in a weights file goes into: of the
         net's layers of one name, those of the first."""
         layers = (layer for node in self.nodes for layer in node.layers)
-        known = (x for x in layers if x.number >= 0 and not x.layer.has_method)
+        known = (
+            x for x in layers if x.number >= 0 and not isinstance(x.layer, WritesMethod)
+        )
         found: dict[str, tuple[Weight, ...]] = {}
         for layer in sorted(known, key=lambda x: x.number):
             found.setdefault(layer.name, layer.weights)
@@ -227,6 +253,13 @@ class Graph:
     def with_notes(self, *notes: str) -> Graph:
         added = replace(self.remarks, notes=(*self.remarks.notes, *notes))
         return replace(self, remarks=added)
+
+
+def _is_optional(layer: Layer) -> bool:
+    """Whether its tops are inputs of the module only where the net reads them."""
+    if isinstance(layer, ComputedByCaller):
+        return True
+    return isinstance(layer, Source) and layer.optional
 
 
 def check(graph: Graph) -> Graph:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import Code
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Layouts, canonical_axis
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -103,10 +104,11 @@ def along(blob: Array, x: Array, start: int) -> Array:
     return blob.reshape((1,) * start + blob.shape + (1,) * rest)
 
 
-def initializer(given: bool, filler: Filler, shape: Shape, usual: Filler) -> str | None:
-    """The source of a blob's initializer; None where none is `given` or it is the
-    `usual` one."""
-    return filler.initializer(shape) if given and filler != usual else None
+def initializer(
+    given: bool, filler: Filler, shape: Shape, usual: Filler
+) -> Code | None:
+    """A blob's initializer; None where none is `given` or it is the `usual` one."""
+    return Code(filler.initializer(shape)) if given and filler != usual else None
 
 
 def shapes(operands: Sequence[Operand]) -> tuple[Shape, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.call import Call, Code
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Blob, Site, canonical_axis
 from caffe2flax.ir.layout import Shape
@@ -197,17 +198,15 @@ def kernel_axes(rank: int) -> tuple[int, ...]:
 
 
 def initialisers(
-    at: Site, blobs: tuple[Blob, ...], kernel_init: str | None
-) -> dict[str, str | None]:
+    at: Site, blobs: tuple[Blob, ...], kernel_init: Code | Call
+) -> dict[str, object]:
     """The arguments of an nnx module that fill its kernel and bias as the file asks; a
     kernel that it does not mention is Flax's affair."""
     if not at.initialise:
         return {}
-    bias = blobs[1] if len(blobs) > 1 else None
-    plain = bias is None or bias.filler == Filler()
-    return {
-        "kernel_init": kernel_init if blobs[0].filler.given else None,
-        "bias_init": None
-        if plain or bias is None
-        else bias.filler.initializer(bias.shape),
-    }
+    made: dict[str, object] = {}
+    if blobs[0].filler.given:
+        made["kernel_init"] = kernel_init
+    if len(blobs) > 1 and blobs[1].filler != Filler():
+        made["bias_init"] = Code(blobs[1].filler.initializer(blobs[1].shape))
+    return made

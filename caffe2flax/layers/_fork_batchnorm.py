@@ -10,7 +10,7 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message, Scalar
-from caffe2flax.ir.call import arguments, unless
+from caffe2flax.ir.call import DTYPE, RNGS, Call
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Elementwise, Site
 from caffe2flax.ir.layout import Shape
@@ -130,24 +130,23 @@ class ScaledBatchNorm(Elementwise):
     def names(self) -> tuple[str, ...]:
         return tuple("" if name == "factor" else name for name in self.held)
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         channels = at.input.shape[1]
         scale = initializer(at.initialise, self.scale_filler, (channels,), ONES)
         bias = initializer(at.initialise, self.bias_filler, (channels,), ZEROS)
-        return "nnx.BatchNorm({})".format(
-            arguments(
-                channels,
-                axis=unless(at.axis(1), -1),
-                momentum=unless(self.momentum, 0.99),
-                epsilon=unless(self.eps, 1e-5),
-                use_bias=unless("bias" in self.held, True),
-                use_scale=unless("scale" in self.held, True),
-                scale_init=scale if "scale" in self.held else None,
-                bias_init=bias if "bias" in self.held else None,
-                use_fast_variance=unless(not self.training, True),
-                dtype="dtype",
-                rngs="rngs",
-            )
+        return Call.of(
+            "nnx.BatchNorm",
+            channels,
+            axis=at.axis(1),
+            momentum=self.momentum,
+            epsilon=self.eps,
+            use_bias="bias" in self.held,
+            use_scale="scale" in self.held,
+            scale_init=scale if "scale" in self.held else None,
+            bias_init=bias if "bias" in self.held else None,
+            use_fast_variance=not self.training,
+            dtype=DTYPE,
+            rngs=RNGS,
         )
 
     def call(self, at: Site) -> str:

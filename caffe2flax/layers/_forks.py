@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from caffe2flax.errors import ConversionError, UnknownShape
+from caffe2flax.ir.abilities import NotConverted, Source
 from caffe2flax.ir.layer import Arity, Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
@@ -26,7 +27,7 @@ def ignore_all(params: Params) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingOnly(Layer):
+class TrainingOnly(Layer, NotConverted):
     """A layer that compares with ground truth: left out of the net.
 
     Where weights depend on it, it is refused.
@@ -35,7 +36,6 @@ class TrainingOnly(Layer):
     bottoms: ClassVar[Arity] = (0, None)
     tops: ClassVar[Arity] = (0, None)
     metric = True
-    unconverted = True
 
     what: str = "This layer"
 
@@ -57,25 +57,16 @@ class TrainingOnly(Layer):
         raise AssertionError("refused by `infer`")
 
 
-class Feed(Layer):
-    """A layer whose tops the caller of the module provides."""
+class Feed(Source):
+    """A source of training data that says the shape of each top by itself."""
 
     __slots__ = ()
 
-    bottoms: ClassVar[Arity] = 0
-    tops: ClassVar[Arity] = (1, None)
-    source = True
     optional = True
     training_data = True
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         raise ConversionError("a source has a shape for each top")
-
-    def call(self, at: Site) -> str:
-        raise AssertionError("a source is an argument of the module, not a call")
-
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        raise AssertionError("a source is fed, not computed")
 
 
 def unknown_shape(blob: str, where: str, batch: int = 1) -> UnknownShape:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import ReadsFiles
 from caffe2flax.ir.call import arguments
 from caffe2flax.ir.layer import Arity, Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -25,7 +26,7 @@ THRESHOLD = 1e-20
 
 
 @dataclass(frozen=True, slots=True)
-class InfogainOfProbabilities(Layer):
+class InfogainOfProbabilities(Layer, ReadsFiles):
     """Mean over n of the sum of -H[label, k] * log(p[n, k]) over k."""
 
     type: ClassVar[str] = "InfogainLoss"

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from caffe2flax.ir.abilities import ComputedByCaller
 from caffe2flax.ir.layer import Arity, Array, Layer, Site
 from caffe2flax.ir.layout import Shape
 
 
-class Target(Layer):
+class Target(Layer, ComputedByCaller):
     """A layer whose tops are inputs of the module in training; left out at test."""
 
     __slots__ = ()
@@ -19,13 +20,12 @@ class Target(Layer):
     tops: ClassVar[Arity] = (1, None)
     in_place = False
     metric = True
-    fed = True
 
     def call(self, at: Site) -> str:
         raise AssertionError("its tops are arguments of the module")
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        raise AssertionError("its tops are fed, not computed")
+        raise AssertionError("its tops are arguments, not computed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.abilities import Probabilities
+from caffe2flax.ir.call import RNGS, Call, arguments, literal, unless
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Elementwise, Site
 from caffe2flax.ir.layout import Shape
@@ -70,19 +71,13 @@ class PReLU(Elementwise):
     def names(self) -> tuple[str, ...]:
         return ("negative_slope",)
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         shape, lacking = arranged(at.input, *self._cover.of(at.input.shape))
         (blob,) = self.blobs(at.input.shape)
         usual = Filler("constant", value=0.25)
         init = initializer(at.initialise, self.filler, blob.shape, usual)
-        return "PReLU({})".format(
-            arguments(
-                literal(shape),
-                *([literal(lacking)] if lacking else []),
-                slope_init=init,
-                rngs="rngs",
-            )
-        )
+        where = (shape, lacking) if lacking else (shape,)
+        return Call.of("PReLU", *where, slope_init=init, rngs=RNGS)
 
     def call(self, at: Site) -> str:
         return f"{at.module}({at.x})"
@@ -118,7 +113,7 @@ class ELU(Elementwise):
 
 @layer("Sigmoid", "sigmoid_param")
 @dataclass(frozen=True, slots=True)
-class Sigmoid(Elementwise):
+class Sigmoid(Elementwise, Probabilities):
     """1 / (1 + exp(-x))."""
 
     @classmethod

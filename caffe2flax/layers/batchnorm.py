@@ -10,7 +10,9 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message
-from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.abilities import Foldable
+from caffe2flax.ir.call import DTYPE, RNGS, Call, Code
+from caffe2flax.ir.coordinates import Pointwise
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Elementwise, Layer, Layouts, Site
 from caffe2flax.ir.layout import Operand, Shape
@@ -35,7 +37,7 @@ ZEROS = Filler()
 
 @layer("BatchNorm", "batch_norm_param")
 @dataclass(frozen=True, slots=True)
-class BatchNorm(Elementwise):
+class BatchNorm(Elementwise, Foldable):
     """(x - mean) / sqrt(variance + eps), a channel at a time.
 
     At test with running statistics, as an nnx.BatchNorm; in training with those of the
@@ -89,26 +91,21 @@ class BatchNorm(Elementwise):
             return None
         return replace(self, scale=following)
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         features = at.input.shape[1]
-        axis = unless(at.axis(1), -1)
+        usual = {"axis": at.axis(1), "momentum": self.momentum, "epsilon": self.eps}
         if self.moving:
-            momentum, eps = unless(self.momentum, 0.999), unless(self.eps, 1e-5)
-            given = arguments(features, axis=axis, momentum=momentum, epsilon=eps)
-            return f"MovingBatchNorm({given})"
+            return Call.of("MovingBatchNorm", features, **usual)
         scale = self.scale
-        return "nnx.BatchNorm({})".format(
-            arguments(
-                features,
-                axis=axis,
-                momentum=unless(self.momentum, 0.99),
-                epsilon=unless(self.eps, 1e-5),
-                use_bias=unless(scale is not None and scale.bias, True),
-                use_scale=unless(scale is not None, True),
-                **(scale.initializers(at) if scale else {}),
-                dtype="dtype",
-                rngs="rngs",
-            )
+        return Call.of(
+            "nnx.BatchNorm",
+            features,
+            **usual,
+            use_bias=scale is not None and scale.bias,
+            use_scale=scale is not None,
+            **(scale.initializers(at) if scale else {}),
+            dtype=DTYPE,
+            rngs=RNGS,
         )
 
     def call(self, at: Site) -> str:
@@ -166,14 +163,13 @@ def _check_frozen(params: Params) -> None:
 
 @layer("Scale", "scale_param")
 @dataclass(frozen=True, slots=True)
-class Scale(Layer):
+class Scale(Layer, Pointwise):
     """x * scale + bias, on `num_axes` axes of x from `axis` on.
 
     A second bottom, where there is one, is the scale.
     """
 
     bottoms = (1, 2)
-    pointwise = True
 
     bias: bool = False
     cover: Cover = CHANNELS
@@ -221,7 +217,7 @@ class Scale(Layer):
         x, other = inputs
         return joined(x, other, self._span(*shapes(inputs))[0])
 
-    def initializers(self, at: Site) -> dict[str, str | None]:
+    def initializers(self, at: Site) -> dict[str, Code | None]:
         """The fillers of the blobs as arguments, where they are wanted."""
         made = {}
         blobs = self.blobs(*shapes(at.inputs))
@@ -231,19 +227,17 @@ class Scale(Layer):
             made[f"{name}_init"] = init
         return made
 
-    def build(self, at: Site) -> str | None:
+    def build(self, at: Site) -> Call | None:
         if self.second and not self.bias:
             return None
         shape, lacking = arranged(at.input, *self._span(*shapes(at.inputs)))
-        use_bias = None if self.second else unless(self.bias, True)
-        given = arguments(
-            literal(shape),
-            *([literal(lacking)] if lacking else []),
-            use_bias=use_bias,
+        return Call.of(
+            "Bias" if self.second else "Scale",
+            *((shape, lacking) if lacking else (shape,)),
+            use_bias=None if self.second else self.bias,
             **self.initializers(at),
-            rngs="rngs",
+            rngs=RNGS,
         )
-        return f"{'Bias' if self.second else 'Scale'}({given})"
 
     def call(self, at: Site) -> str:
         if not self.second:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.call import RNGS, Call
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Operand, Shape
@@ -67,18 +67,14 @@ class Bias(Layer):
         x, other = inputs
         return joined(x, other, self._span(*shapes(inputs))[0])
 
-    def build(self, at: Site) -> str | None:
+    def build(self, at: Site) -> Call | None:
         if self.second:
             return None
         shape, lacking = arranged(at.input, *self._span(at.input.shape))
         (blob,) = self.blobs(at.input.shape)
-        given = arguments(
-            literal(shape),
-            *([literal(lacking)] if lacking else []),
-            bias_init=initializer(at.initialise, blob.filler, blob.shape, Filler()),
-            rngs="rngs",
-        )
-        return f"Bias({given})"
+        init = initializer(at.initialise, blob.filler, blob.shape, Filler())
+        where = (shape, lacking) if lacking else (shape,)
+        return Call.of("Bias", *where, bias_init=init, rngs=RNGS)
 
     def call(self, at: Site) -> str:
         if not self.second:

@@ -11,6 +11,7 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.call import literal
+from caffe2flax.ir.coordinates import Pointwise
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site, canonical_axis
 from caffe2flax.ir.layout import Layout, Operand, Shape, join_orders
 from caffe2flax.ir.params import Params
@@ -30,11 +31,10 @@ def shared_layout(inputs: Sequence[Operand]) -> Layout:
 
 @layer("Eltwise", "eltwise_param")
 @dataclass(frozen=True, slots=True)
-class Eltwise(Layer):
+class Eltwise(Layer, Pointwise):
     """Sum with coefficients (SUM), product (PROD) or maximum (MAX) of several blobs."""
 
     bottoms = (2, None)
-    pointwise = True
 
     operation: str = "SUM"
     coeff: tuple[float, ...] = ()
@@ -99,12 +99,11 @@ def _term(coeff: float, x: str) -> str:
 
 @layer("Concat", "concat_param")
 @dataclass(frozen=True, slots=True)
-class Concat(Layer):
+class Concat(Layer, Pointwise):
     """The bottoms one behind the other along `axis`."""
 
     bottoms = (1, None)
     in_place = False
-    pointwise = True
 
     concat_axis: int = 1
 

@@ -11,9 +11,11 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal, same, unless
+from caffe2flax.ir.abilities import Abbreviated, Windowed
+from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, same
+from caffe2flax.ir.coordinates import CoordinateMap, Spatial, shrinking
 from caffe2flax.ir.filler import Filler
-from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Placing, Site
+from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer as register
@@ -27,7 +29,6 @@ from caffe2flax.layers._fields import (
     one_shape,
     output_counts,
 )
-from caffe2flax.layers._placing import shrinking
 
 MATRIX = 2**19
 """Numbers in a matrix of the reference: 4 MB, which memory is found for again and
@@ -36,8 +37,10 @@ again, and much of which stays in the cache."""
 
 @register("Convolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Convolution(Layer):
+class Convolution(Layer, Spatial, Windowed, Abbreviated):
     """y[o, i] = b[o] + sum of w[o, c, k] * x[c, stride * i + dilation * k - pad]."""
+
+    abbreviation = "conv"
 
     bottoms = (1, None)
     tops = (1, None)
@@ -94,7 +97,7 @@ class Convolution(Layer):
         windows = self.sliding.windows(inputs[0])
         return f"{self.num_output}, {caption(windows)}{group}"
 
-    def placing(self) -> Placing | None:
+    def coordinate_map(self) -> CoordinateMap | None:
         return shrinking(self.sliding.windows((1,) * 4))
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
@@ -109,45 +112,38 @@ class Convolution(Layer):
         layout = Layout.channels_last(len(shape), self.sliding.channel_axis(shape))
         return Layouts((layout,) * len(inputs), (layout,) * len(inputs))
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         shape = at.input.shape
         spatial = self.sliding.windows(shape)
         channels = shape[self.sliding.channel_axis(shape)]
         blobs = self.blobs(shape)
         weight = blobs[0]
-        return "nnx.Conv({})".format(
-            arguments(
-                channels,
-                self.num_output,
-                literal(tuple(w.kernel for w in spatial)),
-                strides=unless(same([w.stride for w in spatial] or [1]), 1),
-                padding=self._padding(spatial),
-                kernel_dilation=unless(same([w.dilation for w in spatial] or [1]), 1),
-                feature_group_count=unless(self.group, 1),
-                use_bias=unless(self.bias, True),
-                **initialisers(
-                    at,
-                    blobs,
-                    weight.filler.initializer(
-                        weight.shape, kernel_axes(len(weight.shape))
-                    ),
-                ),
-                dtype="dtype",
-                precision="precision",
-                rngs="rngs",
-            )
+        axes = kernel_axes(len(weight.shape))
+        kernel_init = Code(weight.filler.initializer(weight.shape, axes))
+        return Call.of(
+            "nnx.Conv",
+            channels,
+            self.num_output,
+            tuple(w.kernel for w in spatial),
+            strides=same([w.stride for w in spatial] or [1]),
+            padding=self._padding(spatial),
+            kernel_dilation=same([w.dilation for w in spatial] or [1]),
+            feature_group_count=self.group,
+            use_bias=self.bias,
+            **initialisers(at, blobs, kernel_init),
+            dtype=DTYPE,
+            precision=PRECISION,
+            rngs=RNGS,
         )
 
-    def _padding(self, spatial: tuple[Window, ...]) -> str | None:
+    def _padding(self, spatial: tuple[Window, ...]) -> object:
         assert self.padding is not None, "reconcile_padding has not run"
         if all(w.kernel == 1 and w.pad == 0 for w in spatial):
-            return None  # a single pixel: SAME pads nothing, whatever the stride
+            return "SAME"  # a single pixel: it pads nothing, whatever the stride
         emitted = self.padding.emitted
-        if isinstance(emitted, str):
-            return unless(emitted, "SAME")
-        if all(low == high for low, high in emitted):
-            return literal(same([low for low, _ in emitted]))
-        return literal(emitted)
+        if not isinstance(emitted, str) and all(low == high for low, high in emitted):
+            return same([low for low, _ in emitted])
+        return emitted
 
     def call(self, at: Site) -> str:
         return ", ".join(f"{at.module}({x})" for x in at.args)
@@ -286,5 +282,5 @@ class Convolution3D(Convolution):
             raise ConversionError(f"frames need a blob of 5 axes, not {inputs[0]}")
         return super(Convolution3D, self).infer(*inputs)
 
-    def placing(self) -> None:
+    def coordinate_map(self) -> None:
         return None

@@ -7,27 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from caffe2flax.errors import ConversionError, UnknownShape
-from caffe2flax.ir.layer import Arity, Array, Layer, Site
+from caffe2flax.ir.abilities import Source
+from caffe2flax.ir.layer import Arity
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.layers._fields import blob_shape
-
-
-class Source(Layer):
-    """A layer whose tops the caller of the module provides."""
-
-    __slots__ = ()
-
-    bottoms: ClassVar[Arity] = 0
-    tops: ClassVar[Arity] = (1, None)
-    source = True
-
-    def call(self, at: Site) -> str:
-        raise AssertionError("a source is an argument of the module, not a call")
-
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        raise AssertionError("a source is fed, not computed")
 
 
 @layer("Input", "input_param")

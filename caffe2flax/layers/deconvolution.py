@@ -11,9 +11,10 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal, same, unless
+from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, same
+from caffe2flax.ir.coordinates import CoordinateMap, Spatial, growing
 from caffe2flax.ir.filler import Filler
-from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Placing, Site
+from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
@@ -27,7 +28,6 @@ from caffe2flax.layers._fields import (
     one_shape,
     output_counts,
 )
-from caffe2flax.layers._placing import growing
 
 DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 """Fillers that look the same in a blob of any arrangement, turned around or not."""
@@ -35,7 +35,7 @@ DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 
 @layer("Deconvolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Deconvolution(Layer):
+class Deconvolution(Layer, Spatial):
     """y[o, stride * i + dilation * k - pad] = b[o] + sum of w[c, o, k] * x[c, i]."""
 
     bottoms: ClassVar[Arity] = (1, None)
@@ -91,7 +91,7 @@ class Deconvolution(Layer):
         windows = self.sliding.windows(inputs[0])
         return f"{self.num_output}, {caption(windows)}{group}"
 
-    def placing(self) -> Placing | None:
+    def coordinate_map(self) -> CoordinateMap | None:
         return growing(self.sliding.windows((1,) * 4))
 
     def layouts(self, *inputs: Operand) -> Layouts:
@@ -99,7 +99,7 @@ class Deconvolution(Layer):
         layout = Layout.channels_last(len(shape), self.sliding.channel_axis(shape))
         return Layouts((layout,) * len(inputs), (layout,) * len(inputs))
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         """nnx.ConvTranspose; as that has no groups, a grouped one is an nnx.Conv over
         the dilated input."""
         shape = at.input.shape
@@ -107,38 +107,33 @@ class Deconvolution(Layer):
         # Flax counts pads from where a window touches a single pixel.
         padding = tuple((w.extent - 1 - w.pad,) * 2 for w in spatial)
         even = len(set(padding)) == 1
-        stride = unless(same([w.stride for w in spatial] or [1]), 1)
-        grouped = self.group > 1
+        stride = same([w.stride for w in spatial] or [1])
         blobs = self.blobs(shape)
-        return "{}({})".format(
-            "nnx.Conv" if grouped else "nnx.ConvTranspose",
-            arguments(
-                shape[self.sliding.channel_axis(shape)],
-                self.num_output,
-                literal(tuple(w.kernel for w in spatial)),
-                strides=None if grouped else stride,
-                padding=literal(padding[0][0] if even else padding)
-                if spatial
-                else None,
-                input_dilation=stride if grouped else None,
-                kernel_dilation=unless(same([w.dilation for w in spatial] or [1]), 1),
-                feature_group_count=unless(self.group, 1),
-                use_bias=unless(self.bias, True),
-                transpose_kernel=None if grouped else True,
-                **initialisers(at, blobs, self._kernel_init(blobs[0])),
-                dtype="dtype",
-                precision="precision",
-                rngs="rngs",
-            ),
+        own: dict[str, object] = {"strides": stride, "transpose_kernel": True}
+        if self.group > 1:
+            own = {"input_dilation": stride, "feature_group_count": self.group}
+        return Call.of(
+            "nnx.Conv" if self.group > 1 else "nnx.ConvTranspose",
+            shape[self.sliding.channel_axis(shape)],
+            self.num_output,
+            tuple(w.kernel for w in spatial),
+            padding=(padding[0][0] if even else padding) if spatial else None,
+            kernel_dilation=same([w.dilation for w in spatial] or [1]),
+            use_bias=self.bias,
+            **own,
+            **initialisers(at, blobs, self._kernel_init(blobs[0])),
+            dtype=DTYPE,
+            precision=PRECISION,
+            rngs=RNGS,
         )
 
-    def _kernel_init(self, weight: Blob) -> str:
+    def _kernel_init(self, weight: Blob) -> Code | Call:
         axes = kernel_axes(len(weight.shape))
-        init = weight.filler.initializer(weight.shape, axes)
+        init = Code(weight.filler.initializer(weight.shape, axes))
         direct = weight.filler.type in DIRECT and weight.filler.sparse < 0
         if self.group == 1 or direct:
             return init
-        return f"grouped_transpose_init({init}, {self.group})"
+        return Call("grouped_transpose_init", (init, self.group))
 
     def call(self, at: Site) -> str:
         return ", ".join(f"{at.module}({x})" for x in at.args)
@@ -232,5 +227,5 @@ class Deconvolution3D(Deconvolution):
             raise ConversionError(f"frames need a blob of 5 axes, not {inputs[0]}")
         return super().infer(*inputs)
 
-    def placing(self) -> None:
+    def coordinate_map(self) -> None:
         return None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Self
 
 import numpy as np
 
 from caffe2flax.files.mapped import loaded
-from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.abilities import Abbreviated, ReadsWeights
+from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, literal
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site, canonical_axis
 from caffe2flax.ir.layout import Layout, Merged, Operand, Shape
@@ -24,12 +25,12 @@ ROWS = 2**18
 
 @layer("InnerProduct", "inner_product_param")
 @dataclass(frozen=True, slots=True)
-class InnerProduct(Layer):
+class InnerProduct(Layer, ReadsWeights, Abbreviated):
     """y = W x + b, x being all axes from `axis` on in one."""
 
-    in_place = False
+    abbreviation = "linear"
 
-    converts_weights = True
+    in_place = False
 
     num_output: int
     bias: bool = True
@@ -82,24 +83,24 @@ class InnerProduct(Layer):
         wanted = x.layout if x.leads(axis) else Layout.caffe(len(x.shape))
         return Layouts((wanted,), (Layout.caffe(axis + 1),))
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         axis = self._axis(at.input.shape)
         features = prod(at.input.shape[axis:])
         blobs = self.blobs(at.input.shape)
         shape, axes = blobs[0].shape, (0, 1) if self.transpose else (1, 0)
-        made = "nnx.Linear({})".format(
-            arguments(
-                features,
-                self.num_output,
-                use_bias=unless(self.bias, True),
-                **initialisers(at, blobs, blobs[0].filler.initializer(shape, axes)),
-                dtype="dtype",
-                precision="precision",
-                rngs="rngs",
-            ),
-        )
+        kernel_init = Code(blobs[0].filler.initializer(shape, axes))
         reordered = not np.all(np.diff(at.input.flat_indices(axis)) == 1)
-        return made + ("  # rows in H, W, C order" if reordered else "")
+        made = Call.of(
+            "nnx.Linear",
+            features,
+            self.num_output,
+            use_bias=self.bias,
+            **initialisers(at, blobs, kernel_init),
+            dtype=DTYPE,
+            precision=PRECISION,
+            rngs=RNGS,
+        )
+        return replace(made, comment="rows in H, W, C order") if reordered else made
 
     def call(self, at: Site) -> str:
         axis = self._axis(at.input.shape)
@@ -184,16 +185,16 @@ class Embed(Layer):
         output = Layout((*layout.axes, layout.rank), (*layout.orders, ()))
         return Layouts((layout,), (output,))
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         weight, *bias = self.blobs()
-        inits: dict[str, str | None] = {}
+        inits = {}
         if at.initialise:
-            inits["embedding_init"] = weight.filler.initializer(weight.shape)
+            inits["embedding_init"] = Code(weight.filler.initializer(weight.shape))
         if at.initialise and bias and bias[0].filler != Filler():
-            inits["bias_init"] = bias[0].filler.initializer(bias[0].shape)
+            inits["bias_init"] = Code(bias[0].filler.initializer(bias[0].shape))
+        function = "BiasedEmbed" if self.bias else "nnx.Embed"
         sizes = (self.input_dim, self.num_output)
-        given = arguments(*sizes, **inits, dtype="dtype", rngs="rngs")
-        return f"{'BiasedEmbed' if self.bias else 'nnx.Embed'}({given})"
+        return Call.of(function, *sizes, **inits, dtype=DTYPE, rngs=RNGS)
 
     def call(self, at: Site) -> str:
         return f"{at.module}({at.operands[0]}.astype(jnp.int32))"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.abilities import Stochastic
+from caffe2flax.ir.call import Call, arguments, literal
 from caffe2flax.ir.layer import Array, Elementwise, Site
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
@@ -14,7 +15,7 @@ from caffe2flax.ir.registry import layer
 
 @layer("Dropout", "dropout_param")
 @dataclass(frozen=True, slots=True)
-class Dropout(Elementwise):
+class Dropout(Elementwise, Stochastic):
     """x at test; in training x * mask / (1 - dropout_ratio).
 
     `scale_train: false`, of Faster R-CNN's fork: (1 - dropout_ratio) * x at test, and
@@ -48,8 +49,8 @@ class Dropout(Elementwise):
     def draws(self, phase: str) -> bool:
         return self.ratio > 0 and (phase == "TRAIN" or self.always)
 
-    def build(self, at: Site) -> str:
-        return f"nnx.Dropout({literal(self.ratio)})"
+    def build(self, at: Site) -> Call:
+        return Call.of("nnx.Dropout", self.ratio)
 
     def call(self, at: Site) -> str:
         deterministic = "False" if self.always else None

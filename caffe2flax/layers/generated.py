@@ -8,7 +8,8 @@ from typing import Self, TypeVar
 
 import numpy as np
 
-from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.abilities import Stochastic
+from caffe2flax.ir.call import DTYPE, RNGS, Call, literal
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Site
 from caffe2flax.ir.layout import Shape
@@ -19,7 +20,7 @@ from caffe2flax.layers._fields import blob_shape, read_filler
 
 @layer("DummyData", "dummy_data_param")
 @dataclass(frozen=True, slots=True)
-class DummyData(Layer):
+class DummyData(Layer, Stochastic):
     """Each top as its filler fills it, a random one anew at every call."""
 
     bottoms = 0
@@ -57,6 +58,10 @@ class DummyData(Layer):
         return self.shapes
 
     def draws(self, phase: str) -> bool:
+        return self.takes_rngs
+
+    @property
+    def takes_rngs(self) -> bool:
         return any(filler.type != "constant" for filler in self.fillers)
 
     def call(self, at: Site) -> str:
@@ -114,9 +119,8 @@ class Parameter(Layer):
     def names(self) -> tuple[str, ...]:
         return ("value",)
 
-    def build(self, at: Site) -> str:
-        shape = literal(self.shape)
-        return f"Parameter({arguments(shape, dtype='dtype', rngs='rngs')})"
+    def build(self, at: Site) -> Call:
+        return Call.of("Parameter", self.shape, dtype=DTYPE, rngs=RNGS)
 
     def call(self, at: Site) -> str:
         return f"{at.module}()"

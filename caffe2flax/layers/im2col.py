@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Windowed
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -22,7 +23,7 @@ from caffe2flax.layers._fields import Sliding
 
 @layer("Im2col", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Im2col(Layer):
+class Im2col(Layer, Windowed):
     """y[(c, k), i] = x[c, stride * i + dilation * k - pad]."""
 
     in_place = False

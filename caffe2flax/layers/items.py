@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import DataDependentShape
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
@@ -56,13 +57,12 @@ class BatchReindex(Layer):
 
 @layer("Filter")
 @dataclass(frozen=True, slots=True)
-class Filter(Layer):
+class Filter(Layer, DataDependentShape):
     """The items for which the last bottom is not 0; how many, the data decides."""
 
     bottoms = (2, None)
     tops = (1, None)
     in_place = False
-    dynamic = True
 
     @classmethod
     def parse(cls, params: Params) -> Self:

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import ReadsFiles
 from caffe2flax.ir.call import arguments, unless
 from caffe2flax.ir.layer import Arity, Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -113,7 +114,7 @@ class SoftmaxWithLoss(ClassLoss):
 
 @layer("InfogainLoss", "infogain_loss_param", "loss_param")
 @dataclass(frozen=True, slots=True)
-class InfogainLoss(ClassLoss):
+class InfogainLoss(ClassLoss, ReadsFiles):
     """Sum of -H[label, k] * log(softmax(x)[k]) over k along `axis` / normalizer."""
 
     bottoms = (2, 3)

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Probabilities
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Elementwise, Layer, Layouts, Site, canonical_axis
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -75,8 +76,10 @@ class MVN(Layer):
 
 @layer("Softmax", "softmax_param")
 @dataclass(frozen=True, slots=True)
-class Softmax(Elementwise):
+class Softmax(Elementwise, Probabilities):
     """exp(x) / sum of exp(x) along `axis`."""
+
+    of_classes = True
 
     softmax_axis: int = 1
 

@@ -11,9 +11,11 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Aligned, Rearranges
 from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.coordinates import CoordinateMap, Pointwise, Spatial
 from caffe2flax.ir.dialects import listed
-from caffe2flax.ir.layer import Array, Layer, Layouts, Placing, Site, canonical_axis
+from caffe2flax.ir.layer import Array, Layer, Layouts, Site, canonical_axis
 from caffe2flax.ir.layout import Layout, Operand, Shape, repeat_order, split_order
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
@@ -21,12 +23,11 @@ from caffe2flax.ir.registry import layer
 
 @layer("Split")
 @dataclass(frozen=True, slots=True)
-class Split(Layer):
+class Split(Layer, Pointwise):
     """Its bottom, once for each top."""
 
     tops = (1, None)
     in_place = False
-    pointwise = True
 
     count: int = 1
 
@@ -67,7 +68,7 @@ class Silence(Layer):
 
 @layer("Slice", "slice_param")
 @dataclass(frozen=True, slots=True)
-class Slice(Layer):
+class Slice(Layer, Rearranges):
     """Its bottom cut along `axis` at each `slice_point`, or into equal parts."""
 
     tops = (1, None)
@@ -146,7 +147,7 @@ class Slice(Layer):
 
 @layer("Crop", "crop_param")
 @dataclass(frozen=True, slots=True)
-class Crop(Layer):
+class Crop(Layer, Spatial, Aligned, Rearranges):
     """The first bottom from `offset` on, in the size of the second from `axis` on."""
 
     bottoms = 2
@@ -170,7 +171,7 @@ class Crop(Layer):
             params.error("offset", f"offset cannot be negative: {offset}")
         return cls(params.get("axis", 2), offset)
 
-    def placing(self) -> Placing | None:
+    def coordinate_map(self) -> CoordinateMap | None:
         starts = self.offset * 2 if len(self.offset) < 2 else self.offset
         if self.derived == "open" or self.first_axis not in (2, -2):
             return None
@@ -258,7 +259,7 @@ class Crop(Layer):
 
 @layer("Tile", "tile_param")
 @dataclass(frozen=True, slots=True)
-class Tile(Layer):
+class Tile(Layer, Rearranges):
     """Its bottom `tiles` times, one copy behind the other along `axis`."""
 
     in_place = False

@@ -10,8 +10,10 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Abbreviated, EndsSection, Windowed
 from caffe2flax.ir.call import arguments, literal
-from caffe2flax.ir.layer import Array, Layer, Layouts, Placing, Site
+from caffe2flax.ir.coordinates import CoordinateMap, Spatial, shrinking
+from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Segment, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
@@ -24,7 +26,6 @@ from caffe2flax.ir.window import (
     reconcile,
 )
 from caffe2flax.layers._fields import pair, windows
-from caffe2flax.layers._placing import shrinking
 from caffe2flax.layers._pooling import avg_pool, max_pool, overhangs
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -33,10 +34,11 @@ LOWEST = float(np.finfo(np.float32).min)
 
 @layer("Pooling", "pooling_param")
 @dataclass(frozen=True, slots=True)
-class Pooling(Layer):
+class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
     """Largest value (MAX) or mean (AVE) of each window; sizes round up."""
 
-    ends_section = True
+    abbreviation = "pool"
+
     in_place = False
     tops = (1, 2)
 
@@ -88,7 +90,7 @@ class Pooling(Layer):
         sizes = pooled(shape[2:], self._windows(shape), ceil=self.ceil)
         return ((*shape[:2], *sizes),) * self.tops_made
 
-    def placing(self) -> Placing | None:
+    def coordinate_map(self) -> CoordinateMap | None:
         flat = max(map(len, (self.kernel, self.stride, self.pad))) < 3
         if self.everywhere or not flat:
             return None

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.abilities import Stochastic
+from caffe2flax.ir.call import Call, arguments, literal
 from caffe2flax.ir.layer import Array, Elementwise, Layer, Site
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
@@ -151,7 +152,7 @@ def _images(params: Params) -> Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class SpatialDropout(Elementwise):
+class SpatialDropout(Elementwise, Stochastic):
     """x / (1 - p), of which whole channels are left out in training.
 
     ENet's own code: which of both it is stands in its `param_str`, and it scales at
@@ -162,13 +163,18 @@ class SpatialDropout(Elementwise):
     training: bool
     always: bool
 
-    def build(self, at: Site) -> str | None:
+    def build(self, at: Site) -> Call | None:
         if not self.training:
             return None
         spatial = sorted(at.input.layout.axes.index(a) for a in (2, 3))
-        return (
-            f"nnx.Dropout({literal(self.p)}, broadcast_dims={literal(tuple(spatial))})"
-        )
+        return Call.of("nnx.Dropout", self.p, broadcast_dims=tuple(spatial))
+
+    def draws(self, phase: str) -> bool:
+        return self.training
+
+    @property
+    def takes_rngs(self) -> bool:
+        return self.training
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         if len(inputs[0]) != 4:

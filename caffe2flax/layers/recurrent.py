@@ -11,7 +11,8 @@ from typing import ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments
+from caffe2flax.ir.abilities import Stateful
+from caffe2flax.ir.call import DTYPE, RNGS, Call, Code, arguments
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -23,7 +24,7 @@ ZEROS = Filler()
 
 
 @dataclass(frozen=True, slots=True)
-class Recurrent(Layer):
+class Recurrent(Layer, Stateful):
     """x (T, N, ...), cont (T, N), maybe x_static (N, ...) -> tops (T, N, num_output).
 
     With `expose_hidden` the first states are bottoms and the last ones tops.
@@ -125,20 +126,20 @@ class Recurrent(Layer):
         outputs = self.infer(*(operand.shape for operand in inputs))
         return Layouts(tuple(wanted), tuple(Layout.caffe(len(s)) for s in outputs))
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         blobs = self.blobs(*(operand.shape for operand in at.inputs))
         # One for all kernels: their shapes are no part of an initializer.
         kernels = [blob for blob in blobs if len(blob.shape) > 1]
         inits = [k.filler.initializer(k.shape, (1, 0)) for k in kernels]
-        given = arguments(
+        return Call.of(
+            self.type,
             prod(at.input.shape[2:]),
             self.num_output,
             static_features=prod(at.inputs[2].shape[1:]) if self.static else None,
-            **initialisers(at, blobs, inits[0]),
-            dtype="dtype",
-            rngs="rngs",
+            **initialisers(at, blobs, Code(inits[0])),
+            dtype=DTYPE,
+            rngs=RNGS,
         )
-        return f"{self.type}({given})"
 
     def call(self, at: Site) -> str:
         x, cont, *others = at.args

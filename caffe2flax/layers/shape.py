@@ -7,6 +7,7 @@ from math import prod
 from typing import Self
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Rearranges
 from caffe2flax.ir.layer import canonical_axis
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
@@ -39,7 +40,7 @@ class Flatten(Regroup):
 
 @layer("Reshape", "reshape_param")
 @dataclass(frozen=True, slots=True)
-class Reshape(Regroup):
+class Reshape(Regroup, Rearranges):
     """`num_axes` axes from `axis` become `shape`: 0 copies, -1 takes what remains."""
 
     dims: Shape = ()

@@ -8,6 +8,7 @@ from typing import Self
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message, Scalar
+from caffe2flax.ir.abilities import WritesMethod
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.layer import Array, Layer, Site
 from caffe2flax.ir.layout import Operand, Shape
@@ -17,13 +18,12 @@ NOT_PARAMETERS = ("name", "type", "bottom", "top", "include", "exclude", "phase"
 
 
 @dataclass(frozen=True, slots=True)
-class Stub(Layer):
+class Stub(Layer, WritesMethod):
     """A method to be filled in: it takes and gives arrays in Caffe's axis order."""
 
     bottoms = (0, None)
     tops = (1, None)
     in_place = True
-    has_method = True
 
     kind: str
     name: str

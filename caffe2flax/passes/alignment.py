@@ -7,13 +7,12 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.ir.abilities import Aligned
+from caffe2flax.ir.coordinates import IDENTITY, CoordinateMap, Spatial
 from caffe2flax.ir.graph import Graph, Node, Value
-from caffe2flax.ir.layer import Placing
 
 WIDE = 30
 """Rows of border, beyond what keeps the size, that no layer has by chance."""
-
-IDENTITY: Placing = ((Fraction(1), Fraction(0)),) * 2
 
 
 class Place(NamedTuple):
@@ -21,7 +20,7 @@ class Place(NamedTuple):
     border that only a crop explains."""
 
     root: Value
-    placing: Placing
+    map: CoordinateMap
     wide: bool = False
 
 
@@ -40,7 +39,7 @@ def align_crops(graph: Graph) -> Graph:
     nodes, notes = [], []
     for node in graph.nodes:
         above = [places.get(value, Place(value, IDENTITY)) for value in node.inputs]
-        if node.layer.aligned:
+        if isinstance(node.layer, Aligned) and node.layer.aligned:
             try:
                 layer, note = node.layer.with_alignment(*_between(*above[:2]))
             except ConversionError as error:
@@ -57,14 +56,15 @@ def align_crops(graph: Graph) -> Graph:
 
 
 def _below(node: Node, top: Value, above: Place) -> Place:
+    step = None
     try:
-        step = node.layer.placing()
+        if isinstance(node.layer, Spatial):
+            step = node.layer.coordinate_map()
     except ConversionError:
-        # Its windows do not lie on two axes; `infer` says so where that is wrong.
-        step = None
+        pass  # its windows do not lie on two axes; `infer` says where that is wrong
     if step is None or len(step) != 2:
         return Place(top, IDENTITY)
-    pairs = zip(above.placing, step, strict=True)
+    pairs = zip(above.map, step, strict=True)
     total = tuple((scale * s, s * shift + b) for (scale, shift), (s, b) in pairs)
     wide = any(s <= 1 and abs(b / s) >= WIDE for s, b in step)
     return Place(above.root, total, above.wide or wide)
@@ -72,8 +72,8 @@ def _below(node: Node, top: Value, above: Place) -> Place:
 
 def _between(cropped: Place, like: Place) -> tuple[tuple[Fraction, ...] | None, bool]:
     """Where `like` begins in `cropped`, for each axis; None where nothing tells."""
-    scales = [[scale for scale, _ in place.placing] for place in (cropped, like)]
+    scales = [[scale for scale, _ in place.map] for place in (cropped, like)]
     if cropped.root != like.root or scales[0] != scales[1]:
         return None, False
-    pairs = zip(cropped.placing, like.placing, strict=True)
+    pairs = zip(cropped.map, like.map, strict=True)
     return tuple(a - b for (_, a), (_, b) in pairs), cropped.wide or like.wide

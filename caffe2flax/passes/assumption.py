@@ -13,8 +13,8 @@ from itertools import product
 from math import prod
 
 from caffe2flax.errors import Problem, UnknownShape
+from caffe2flax.ir.abilities import Windowed
 from caffe2flax.ir.graph import Graph, Node, Value
-from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 
 STORED = ((3, 32, 32), (1, 28, 28))
@@ -99,7 +99,7 @@ def guesses(
 
 
 def _is_windowed(node: Node) -> bool:
-    return type(node.layer).windows is not Layer.windows
+    return isinstance(node.layer, Windowed)
 
 
 def _filled(

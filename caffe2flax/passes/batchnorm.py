@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from caffe2flax.ir.abilities import Foldable
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Layer
 
 
 def fold_batchnorm(graph: Graph) -> Graph:
-    """Joins each layer with the one behind it that it can take in (`Layer.fold`).
+    """Joins each layer with the one behind it that it can take in (`Foldable`).
 
     Before: a = BatchNorm(x); b = Scale(a)
     After:  b = BatchNorm(x), with the weights of both
@@ -47,6 +48,8 @@ def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Layer]]:
     for node in graph.nodes:
         follower = _only_reader(node, readers, graph.returned)
         if follower is None or not all(follower.propagate_down):
+            continue
+        if not isinstance(node.layer, Foldable):
             continue
         layer = node.layer.fold(follower.layer)
         if layer is not None:

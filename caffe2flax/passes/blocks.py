@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+from caffe2flax.ir.abilities import WritesMethod
 from caffe2flax.ir.graph import Graph, Node, Value, Weight
 
 _NUMBERED = re.compile(
@@ -56,10 +57,10 @@ def find_blocks(graph: Graph) -> tuple[Block, ...]:
     are of one kind if they have the same layer types, wired alike, under the same names
     but for the number. A group counts if one value goes out of it, nothing inside is an
     output or a tap, and it shares no weights with the rest. There are none in a net
-    with a layer that is a method of its class (`Layer.has_method`): a method belongs to
+    with a layer that is a method of its class (`WritesMethod`): a method belongs to
     one class.
     """
-    if any(node.layer.has_method for node in graph.nodes):
+    if any(isinstance(node.layer, WritesMethod) for node in graph.nodes):
         return ()
     groups = [
         tuple(nodes)
@@ -111,7 +112,7 @@ def _block(nodes: tuple[Node, ...], uses: _Uses) -> Block | None:
     """The group as a block; None where it is no closed unit."""
     if sum(bool(node.weights) for node in nodes) < LEAST_MODULES:
         return None
-    if any(node.layer.carried for node in nodes):
+    if any(node.carried for node in nodes):
         return None  # only the net itself passes states on
     numbers = {node.number for node in nodes}
     made = {value for node in nodes for value in node.outputs}

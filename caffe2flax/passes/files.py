@@ -5,28 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.ir.abilities import ReadsFiles, Source
 from caffe2flax.ir.graph import Graph, Node, Value
-from caffe2flax.ir.layer import Array, Layer, Site
 from caffe2flax.ir.layout import Shape
 
 
 @dataclass(frozen=True, slots=True)
-class FileInput(Layer):
+class FileInput(Source):
     """An input of the module, for what stands in a file."""
-
-    bottoms = 0
-    source = True
 
     shape: Shape
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         return (self.shape,)
-
-    def call(self, at: Site) -> str:
-        raise AssertionError("an input is an argument of the module, not a call")
-
-    def reference(self, blobs: object, *inputs: Array) -> Array:
-        raise AssertionError("an input is fed, not computed")
 
 
 def feed_files(graph: Graph) -> Graph:
@@ -43,6 +34,9 @@ def feed_files(graph: Graph) -> Graph:
     made: dict[str, Node] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
+        if not isinstance(node.layer, ReadsFiles):
+            nodes.append(node)
+            continue
         named = node.layer.files(*(graph.shapes[value] for value in node.inputs))
         for file, shape in named.items():
             fresh = Node(file, FileInput(shape), (), (Value(file),), node.span, -1)

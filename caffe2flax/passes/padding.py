@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from caffe2flax.ir.abilities import Windowed
 from caffe2flax.ir.graph import Graph, Node
 from caffe2flax.ir.window import Padding
 
@@ -18,8 +19,8 @@ def reconcile_padding(graph: Graph) -> Graph:
     The arithmetic is `ir/window.py`.
     """
     padded = {
-        node.number: replace(node, layer=node.layer.with_padding(padding))
-        for node, padding in paddings(graph)
+        node.number: replace(node, layer=layer.with_padding(padding))
+        for node, layer, padding in _windowed(graph)
     }
     nodes = (padded.get(node.number, node) for node in graph.nodes)
     return replace(graph, nodes=tuple(nodes))
@@ -28,9 +29,11 @@ def reconcile_padding(graph: Graph) -> Graph:
 def paddings(graph: Graph) -> Iterator[tuple[Node, Padding]]:
     """The windowed layers, each with what Caffe pads, what SAME would have padded and
     what is emitted."""
+    return ((node, padding) for node, _, padding in _windowed(graph))
+
+
+def _windowed(graph: Graph) -> Iterator[tuple[Node, Windowed, Padding]]:
     for node in graph.nodes:
-        if node.inputs:
+        if isinstance(node.layer, Windowed):
             shape, out = graph.shapes[node.inputs[0]], graph.shapes[node.outputs[0]]
-            padding = node.layer.windows(shape, out)
-            if padding is not None:
-                yield node, padding
+            yield node, node.layer, node.layer.windows(shape, out)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from caffe2flax.errors import ConversionError, Problem, UnknownShape
+from caffe2flax.ir.abilities import DataDependentShape, Source, WritesMethod
 from caffe2flax.ir.graph import Graph, Node, Share, Sizes, Value, Weight
 from caffe2flax.ir.layer import Blob
 from caffe2flax.ir.layout import BATCH_SCALE, Shape
@@ -87,8 +88,10 @@ def _fed(graph: Graph, node: Node, top: int, blob: str) -> Shape:
     given = graph.given
     if blob in given.input_shapes:
         return given.input_shapes[blob]
+    source = node.layer
+    assert isinstance(source, Source), f"{node.name} is no source"
     try:
-        return node.layer.feed(top)
+        return source.feed(top)
     except ConversionError:
         if blob not in given.array_shapes:
             raise
@@ -158,7 +161,7 @@ class _Owners:
 
     def resolve(self, node: Node, blobs: tuple[Blob, ...]) -> tuple[Weight, ...]:
         """The node's weights; a shared one is its owner's. Raises ConversionError."""
-        if node.layer.has_method:
+        if isinstance(node.layer, WritesMethod):
             return ()  # what it holds is not known
         if len(node.shares) > len(blobs):
             raise ConversionError(
@@ -233,7 +236,7 @@ def propagate(graph: Graph, shapes: Mapping[Value, Shape], scaled: Shapes) -> Sh
     for node in graph.nodes:
         inputs = [scaled[value] for value in node.inputs]
         outputs = node.layer.infer(*inputs)
-        if node.layer.dynamic:
+        if isinstance(node.layer, DataDependentShape):
             leading = (shapes[value][0] * BATCH_SCALE for value in node.outputs)
             outputs = tuple(
                 (extent, *shape[1:])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Windowed
 from caffe2flax.ir.graph import Graph, Node, Sizes, Value
 from caffe2flax.ir.layer import Site
 from caffe2flax.ir.layout import Shape
@@ -95,5 +96,5 @@ def _text(graph: Graph, node: Node) -> object:
     outputs = tuple(map(graph.operand, node.outputs))
     args = tuple(f"x{i}" for i in range(len(inputs)))
     text = node.layer.call(Site(inputs, outputs, "module", args))
-    slides = node.layer.windows(inputs[0].shape, outputs[0].shape) if inputs else None
+    slides = isinstance(node.layer, Windowed)
     return text.partition("(")[0].removeprefix("nnx.") if slides else text

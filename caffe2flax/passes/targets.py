@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from caffe2flax.ir.graph import Graph
+from caffe2flax.ir.abilities import ComputedByCaller
+from caffe2flax.ir.graph import Graph, Node
 
 
 def feed_targets(graph: Graph) -> Graph:
@@ -13,10 +14,10 @@ def feed_targets(graph: Graph) -> Graph:
     Before: rois, labels = ProposalTarget(proposals, gt_boxes); fc6 = ...(rois)
     After:  rois, labels are inputs; proposals, which only it read, are an output.
     """
-    fed = [node for node in graph.nodes if node.layer.fed]
+    fed = [node for node in graph.nodes if _is_fed(node)]
     if not fed:
         return graph
-    nodes = [node for node in graph.nodes if not node.layer.fed]
+    nodes = [node for node in graph.nodes if not _is_fed(node)]
     read = {v for node in nodes for v in node.inputs} | set(graph.taps)
     made = {v for node in fed for v in node.outputs}
     computed = {v for node in nodes for v in node.outputs}
@@ -33,3 +34,7 @@ def feed_targets(graph: Graph) -> Graph:
         nodes=tuple(nodes),
         outputs=tuple(dict.fromkeys((*outputs, *asked))),
     ).with_notes(*notes)
+
+
+def _is_fed(node: Node) -> bool:
+    return isinstance(node.layer, ComputedByCaller)

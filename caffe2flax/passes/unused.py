@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from caffe2flax.ir.abilities import NotConverted, Source
 from caffe2flax.ir.graph import Dropped, Graph, Node, Value
 from caffe2flax.ir.layer import Layer
 
@@ -74,7 +75,7 @@ def _lost(graph: Graph, nodes: list[Node], labels: set[Value]) -> dict[int, str]
     for node in nodes:
         if not needed.isdisjoint(node.outputs):
             continue
-        if node.layer.unconverted and weighed.isdisjoint(node.outputs):
+        if isinstance(node.layer, NotConverted) and weighed.isdisjoint(node.outputs):
             lost[node.number] = f"{node.layer.type} serves training alone"
         elif node.layer.metric and not labels.isdisjoint(node.inputs):
             lost[node.number] = "its labels come from a data layer"
@@ -102,7 +103,7 @@ def _leaves(node: Node, graph: Graph) -> bool:
 def _labels(graph: Graph) -> set[Value]:
     """Values that come from data layers through layers without weights, and whose
     sources no layer with weights reads."""
-    sources = [node for node in graph.inputs if node.layer.training_data]
+    sources = [node for node in graph.inputs if _is_training_data(node.layer)]
     origin: dict[Value, set[Value]] = {
         value: {value} for node in sources for value in node.outputs
     }
@@ -117,6 +118,10 @@ def _labels(graph: Graph) -> set[Value]:
     if not weighed:  # a net without weights: what comes first is no label
         weighed = {node.outputs[0] for node in sources if node.outputs}
     return {value for value, roots in origin.items() if not roots & weighed}
+
+
+def _is_training_data(layer: Layer) -> bool:
+    return isinstance(layer, Source) and layer.training_data
 
 
 def _has_weights(layer: Layer) -> bool:

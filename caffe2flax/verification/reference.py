@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.files.mapped import loaded
+from caffe2flax.ir.abilities import ReadsWeights
 from caffe2flax.ir.graph import Graph, Node, Value
 
 Array = NDArray[Any]
@@ -41,7 +42,7 @@ def evaluate_node(
 ) -> dict[Value, Array]:
     """What one node makes of `values`."""
     weights = [blobs[w.owner, w.index].reshape(w.shape) for w in node.weights]
-    if not node.layer.converts_weights:
+    if not isinstance(node.layer, ReadsWeights):
         weights = [np.asarray(loaded(blob), np.float64) for blob in weights]
     made = node.layer.reference(weights, *(values[v] for v in node.inputs))
     outputs = made if isinstance(made, tuple) else (made,)

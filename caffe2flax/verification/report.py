@@ -196,9 +196,8 @@ def check_request(graph: Graph, against: str, tolerance: float) -> None:
         raise ConversionError(f"cannot verify against {against!r}, only {known}")
     if not tolerance > 0:
         raise ConversionError(f"the tolerance must be above 0, not {tolerance}")
-    random = [node.name for node in graph.nodes if node.layer.draws(graph.phase)]
-    if random:
-        names = ", ".join(random[:5])
+    if graph.random:
+        names = ", ".join(graph.random[:5])
         text = f"nothing to compare with: in {graph.phase} these layers are random: "
         raise ConversionError(text + names)
 

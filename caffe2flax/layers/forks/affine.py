@@ -8,7 +8,7 @@ from math import prod
 from typing import Self
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.call import RNGS, Call
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Elementwise, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -83,18 +83,17 @@ class EltwiseAffine(Elementwise):
     def names(self) -> tuple[str, ...]:
         return ("scale", "bias")
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         shape, lacking = arranged(at.input, 1, 1 if self.shared else 2)
         slope, bias = self.blobs(at.input.shape)
         ones, zeros = Filler("constant", value=1.0), Filler()
-        given = arguments(
-            literal(shape),
-            *([literal(lacking)] if lacking else []),
+        return Call.of(
+            "Scale",
+            *((shape, lacking) if lacking else (shape,)),
             scale_init=initializer(at.initialise, slope.filler, shape, ones),
             bias_init=initializer(at.initialise, bias.filler, shape, zeros),
-            rngs="rngs",
+            rngs=RNGS,
         )
-        return f"Scale({given})"
 
     def call(self, at: Site) -> str:
         return f"{at.module}({at.x})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.call import DTYPE, RNGS, Call, arguments, unless
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Elementwise, Layer, Site
 from caffe2flax.ir.layout import Shape
@@ -119,7 +119,7 @@ class TwoBlobs(Normalizing):
         shape = (1, inputs[0][1], 1, 1)
         return Blob(shape, self.scale_filler), Blob(shape, self.shift_filler)
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         shape, lacking = arranged(at.input, 1, 2)
         usual = Filler("constant", value=1.0), Filler()
         fillers = self.scale_filler, self.shift_filler
@@ -128,8 +128,8 @@ class TwoBlobs(Normalizing):
             name: initializer(at.initialise, given, shape, default)
             for name, given, default in zip(names, fillers, usual, strict=True)
         }
-        given = arguments(literal(shape), literal(lacking), **inits, rngs="rngs")
-        return f"{'Scale' if self.eps is None else 'BatchScale'}({given})"
+        function = "Scale" if self.eps is None else "BatchScale"
+        return Call.of(function, shape, lacking, **inits, rngs=RNGS)
 
     def call(self, at: Site) -> str:
         eps = None if self.eps is None else unless(self.eps, 1e-9)
@@ -181,7 +181,7 @@ class Running(Normalizing):
     def names(self) -> tuple[str, ...]:
         return ("scale", "bias", "mean", "var")
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         channels = at.input.shape[1]
         usual = Filler("constant", value=1.0), Filler()
         scale, bias = (
@@ -190,18 +190,17 @@ class Running(Normalizing):
                 (self.slope_filler, self.bias_filler), usual, strict=True
             )
         )
-        return "nnx.BatchNorm({})".format(
-            arguments(
-                channels,
-                axis=unless(at.axis(1), -1),
-                momentum=unless(self.momentum, 0.99),
-                epsilon=unless(self.eps, 1e-5),
-                scale_init=scale,
-                bias_init=bias,
-                use_fast_variance=unless(not self.training, True),
-                dtype="dtype",
-                rngs="rngs",
-            )
+        return Call.of(
+            "nnx.BatchNorm",
+            channels,
+            axis=at.axis(1),
+            momentum=self.momentum,
+            epsilon=self.eps,
+            scale_init=scale,
+            bias_init=bias,
+            use_fast_variance=not self.training,
+            dtype=DTYPE,
+            rngs=RNGS,
         )
 
     def call(self, at: Site) -> str:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import literal
+from caffe2flax.ir.call import RNGS, Call, literal
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -62,20 +62,21 @@ class Broadcast(Layer):
         plain = tuple(Layout.caffe(len(x.shape)) for x in inputs)
         return Layouts(plain, (Layout.caffe(len(shape)),))
 
-    def build(self, at: Site) -> str | None:
+    def build(self, at: Site) -> Call | None:
         if len(at.inputs) == 2:
             return None
         x, own = self._pair(at.input.shape)
-        return f"{self.module}({self._argument(x, own)}, rngs=rngs)"
-
-    def _argument(self, x: Shape, own: Shape) -> str:
         if len(own) > len(x):
             raise ConversionError(
                 f"a blob {own} of more axes than {x} is not converted"
             )
         lacking = tuple(range(len(x) - len(own))) if own else ()
-        shown = f"{literal(own)}, {literal(lacking)}" if lacking else literal(own)
-        return shown if self.module == "Bias" else f"{shown}, use_bias=False"
+        return Call.of(
+            self.module,
+            *((own, lacking) if lacking else (own,)),
+            use_bias=None if self.module == "Bias" else False,
+            rngs=RNGS,
+        )
 
     def call(self, at: Site) -> str:
         if len(at.inputs) == 1:

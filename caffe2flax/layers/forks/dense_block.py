@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, unless
+from caffe2flax.ir.call import DTYPE, RNGS, Call, Code
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -127,24 +127,25 @@ class DenseBlock(Layer):
     def layouts(self, *inputs: Operand) -> Layouts:
         return Layouts((Layout.channels_last(4),), (Layout.channels_last(4),))
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         shape, ones = (1, 1, 1, 1), Filler("constant", value=1.0)
         kernel, zeros = self.kernel_filler, Filler()
         kernel_init = None
         if at.initialise and kernel.given:
-            kernel_init = kernel.initializer((self.growth, 1, 3, 3), (2, 3, 1, 0))
-        given = arguments(
+            made = kernel.initializer((self.growth, 1, 3, 3), (2, 3, 1, 0))
+            kernel_init = Code(made)
+        return Call.of(
+            "DenseBlock",
             self.first,
             self.count,
             self.growth,
-            narrow=unless(self.narrow, False),
+            narrow=self.narrow,
             kernel_init=kernel_init,
             scale_init=initializer(at.initialise, self.scale_filler, shape, ones),
             bias_init=initializer(at.initialise, self.bias_filler, shape, zeros),
-            dtype="dtype",
-            rngs="rngs",
+            dtype=DTYPE,
+            rngs=RNGS,
         )
-        return f"DenseBlock({given})"
 
     def call(self, at: Site) -> str:
         return f"{at.module}({at.x})"

@@ -10,12 +10,11 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.call import RNGS, Call, arguments, literal, unless
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import (
     Array,
     Blob,
-    Elementwise,
     Layer,
     Layouts,
     Site,
@@ -91,13 +90,12 @@ class InnerDistance(Layer):
     def names(self) -> tuple[str, ...]:
         return ("value",)
 
-    def build(self, at: Site) -> str | None:
+    def build(self, at: Site) -> Call | None:
         if len(at.inputs) == 2:
             return None
         ((shape, own),) = self.blobs(at.input.shape)
         init = initializer(at.initialise, own, shape, Filler())
-        given = arguments(literal(shape), value_init=init, rngs="rngs")
-        return f"Points({given})"
+        return Call.of("Points", shape, value_init=init, rngs=RNGS)
 
     def call(self, at: Site) -> str:
         axis, _ = self._flat(at.input.shape)
@@ -125,10 +123,9 @@ class InnerDistance(Layer):
 
 @layer("L2Normalize")
 @dataclass(frozen=True, slots=True)
-class L2Normalize(Elementwise):
+class L2Normalize(Layer):
     """Each item divided by the root of (1e-7 + its sum of squares)."""
 
-    pointwise = False
     in_place = False
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:

@@ -10,7 +10,8 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments
+from caffe2flax.ir.abilities import Stateful
+from caffe2flax.ir.call import DTYPE, RNGS, Call, Code, arguments
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -21,7 +22,7 @@ from caffe2flax.layers._fields import filler
 
 @layer("Lstm", "lstm_param")
 @dataclass(frozen=True, slots=True)
-class Lstm(Layer):
+class Lstm(Layer, Stateful):
     """c = cont sigmoid(f) c + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c).
 
     The bottom is (T * batch_size, ...), all streams of a step one behind the other, or
@@ -126,19 +127,17 @@ class Lstm(Layer):
         plain = (Layout.caffe(len(operand.shape)) for operand in others)
         return Layouts((wanted, *plain), (Layout.caffe(len(shape)),))
 
-    def build(self, at: Site) -> str:
+    def build(self, at: Site) -> Call:
         features = self._parts(at.input.shape)[2]
         kernel, _, bias = self.blobs(at.input.shape)
         inits = {}
         if at.initialise:
-            plain = bias.filler == Filler()
-            inits["kernel_init"] = kernel.filler.initializer(kernel.shape, (1, 0))
-            if not plain:
-                inits["bias_init"] = bias.filler.initializer(bias.shape, (0,))
-        given = arguments(
-            features, self.num_output, **inits, dtype="dtype", rngs="rngs"
-        )
-        return f"Lstm({given})"
+            made = kernel.filler.initializer(kernel.shape, (1, 0))
+            inits["kernel_init"] = Code(made)
+            if bias.filler != Filler():
+                inits["bias_init"] = Code(bias.filler.initializer(bias.shape, (0,)))
+        sizes = features, self.num_output
+        return Call.of("Lstm", *sizes, **inits, dtype=DTYPE, rngs=RNGS)
 
     def call(self, at: Site) -> str:
         streams = self.streams if self._flat(at.input.shape) else None

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import ComputedByCaller
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -242,7 +243,5 @@ class DecodeBBox(Layer):
 
 
 @dataclass(frozen=True, slots=True)
-class ScreenedBBox(DecodeBBox):
+class ScreenedBBox(DecodeBBox, ComputedByCaller):
     """In training: those of the moved regions that ground truth leaves over."""
-
-    fed = True

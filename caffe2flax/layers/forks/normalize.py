@@ -9,12 +9,13 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.call import RNGS, Call, arguments, unless
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Elementwise, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
+from caffe2flax.layers._affine import initializer
 from caffe2flax.layers._fields import filler
 from caffe2flax.layers._forks import four_axes
 
@@ -89,22 +90,19 @@ class Normalize(Elementwise):
     def names(self) -> tuple[str, ...]:
         return ("scale",)
 
-    def build(self, at: Site) -> str | None:
+    def build(self, at: Site) -> Call | None:
         if not self.scaled:
             return None
         shape = () if self.channel_shared else (at.input.shape[1],)
-        plain = self.scale_filler == Filler("constant", value=1.0)
-        return "Normalize({})".format(
-            arguments(
-                literal(shape),
-                axis=unless(at.axis(1), -1),
-                across_spatial=unless(self.across_spatial, False),
-                epsilon=unless(self.eps, 1e-10),
-                scale_init=None
-                if plain or not at.initialise
-                else self.scale_filler.initializer(shape),
-                rngs="rngs",
-            )
+        ones = Filler("constant", value=1.0)
+        return Call.of(
+            "Normalize",
+            shape,
+            axis=at.axis(1),
+            across_spatial=self.across_spatial,
+            epsilon=self.eps,
+            scale_init=initializer(at.initialise, self.scale_filler, shape, ones),
+            rngs=RNGS,
         )
 
     def call(self, at: Site) -> str:

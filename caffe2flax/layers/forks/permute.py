@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Rearranges
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
@@ -15,7 +16,7 @@ from caffe2flax.ir.registry import layer
 
 @layer("Permute", "permute_param")
 @dataclass(frozen=True, slots=True)
-class Permute(Layer):
+class Permute(Layer, Rearranges):
     """The axes in the order `order`, those that it does not name behind them."""
 
     in_place = False

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import EndsSection, Windowed
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
@@ -23,10 +24,9 @@ LOWEST = float(np.finfo(np.float32).min)
 @layer("POOLING3D", "pooling_param")
 @layer("Pooling3D", "pooling3d_param", "pooling_param")
 @dataclass(frozen=True, slots=True)
-class Pooling3D(Layer):
+class Pooling3D(Layer, Windowed, EndsSection):
     """Largest value (MAX) or mean (AVE) of each window of frames; sizes round up."""
 
-    ends_section = True
     in_place = False
 
     method: str

@@ -287,6 +287,8 @@ def test_spatial_dropout_leaves_out_whole_channels() -> None:
     (ours,) = caffe2flax.run(prototxt, None, {"x": x}, phase="TRAIN").values()
     assert set(np.unique(ours)) == {0, 2}
     assert (ours == ours[:, :, :1, :1]).all()
+    with pytest.raises(caffe2flax.ConversionError, match="these layers are random"):
+        caffe2flax.verify(prototxt, phase="TRAIN")
 
 
 TRAINING = """
