@@ -7,17 +7,15 @@ import ast
 import inspect
 import linecache
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from math import prod
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax import cpu
-from caffe2flax.codegen.sourcemap import PROBE, SourceMap, probed
 from caffe2flax.conversion import Conversion
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.ir.graph import Graph, Value
@@ -35,7 +33,7 @@ def instantiate(conversion: Conversion, cls: Any = None) -> Any:
     own class."""
     from flax import nnx
 
-    cls = cls or _load_class(conversion.name, conversion.source)
+    cls = cls or load_class(conversion.name, conversion.source)
     if "rngs" not in _parameters(cls, "__init__"):
         return cls()
     if conversion.weights is None:
@@ -86,7 +84,7 @@ def _leaves(model: Any, weights: Mapping[str, Array]) -> list[tuple[Any, Any]]:
     return leaves
 
 
-def _load_class(
+def load_class(
     name: str,
     source: str,
     tree: ast.Module | None = None,
@@ -114,7 +112,7 @@ def execute(
     """Outputs, or the named blobs, in Caffe's axis order. Raises ConversionError for
     inputs that the net lacks, that are missing, or that have another shape."""
     graph = conversion.graph
-    _arguments(graph, inputs)  # refused before the module is made
+    arrange_inputs(graph, inputs)  # refused before the module is made
     _check_memory(graph)
     known = forward(conversion)(inputs)
     given = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
@@ -157,7 +155,7 @@ def forward(
 
     def call(inputs: Mapping[str, Array]) -> dict[str, Array]:
         with jax.default_matmul_precision(PRECISION):
-            result = run(*_arguments(graph, inputs))
+            result = run(*arrange_inputs(graph, inputs))
         outputs, taps = result if graph.taps else (result, {})
         if len(graph.outputs) == 1:
             outputs = {graph.outputs[0].blob: outputs}
@@ -180,7 +178,7 @@ def _compiled(model: Any, graph: Graph, strict: bool) -> Callable[..., Any]:
     `caffe2flax.compile` or not at all."""
     import jax
 
-    options = _prepared(model, graph)
+    options = call_options(model, graph)
 
     def call(model: Any, options: Any, *arguments: Any) -> Any:
         return model(*arguments, **options)
@@ -222,7 +220,7 @@ def check_compiles(graph: Graph) -> None:
         raise ConversionError(f"{UNCOMPILED}: {reason}")
 
 
-def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
+def call_options(model: Any, graph: Graph) -> dict[str, Any]:
     """Options of the call, for a model that is brought into the phase of `graph`."""
     from flax import nnx
 
@@ -232,102 +230,7 @@ def _prepared(model: Any, graph: Graph) -> dict[str, Any]:
     return {"rngs": nnx.Rngs(0)} if random else {}
 
 
-MISSHAPEN = (IndexError, ValueError)
-"""What bringing an array into Caffe's order raises where it has another shape."""
-
-QUICK: dict[str, str | bool] = {
-    "xla_backend_optimization_level": "0",
-    "xla_llvm_disable_expensive_passes": True,
-}
-"""Options of XLA on CPU: what runs once need not be fast, but compiled soon."""
-
-
-class Observed(NamedTuple):
-    """What the layers of a module computed, in Caffe's axis order; `stop` says why it
-    failed, where it did: the values that came before are there."""
-
-    values: Mapping[Value, Array]
-    stop: Problem | None = None
-
-
-def observe(
-    conversion: Conversion,
-    inputs: Mapping[str, Array],
-    explain: Callable[[Exception], Problem] | None = None,
-) -> Observed:
-    """Every value that the layers of the module compute: the module as it is written,
-    with a probe around each call. `explain` makes a problem of an exception of the
-    module; without it, exceptions are raised. Raises ConversionError as `execute`
-    does."""
-    import jax
-    from flax import nnx
-
-    graph = conversion.graph
-    arguments = _arguments(graph, inputs)
-    source = SourceMap.of(conversion.source, conversion.name)
-    tree, probes = probed(source, conversion.places)
-    seen: dict[tuple[str, str], Any] = {}
-    paths: dict[int, str] = {}
-    stop: Problem | None = None
-
-    def probe(instance: Any, key: str, value: Any) -> Any:
-        seen[paths[id(instance)], key] = value
-        return value
-
-    cls = _load_class(conversion.name, conversion.source, tree, {PROBE: probe})
-    model = instantiate(conversion, cls)
-    options = _prepared(model, graph)
-    definition, state = nnx.split(model)
-    instances = {found.path for found in probes.values()}
-
-    def call(state: Any, arguments: Any, options: Any) -> Any:
-        nonlocal stop
-        model = nnx.merge(definition, state)
-        paths.update((id(_follow(model, path)), path) for path in instances)
-        try:
-            model(*arguments, **options)
-        except Exception as error:  # of a module that was edited: whatever it is
-            if explain is None:
-                raise
-            stop = explain(error)
-        return dict(seen)
-
-    given = (state, arguments, options)
-    with jax.default_matmul_precision(PRECISION):
-        made = call(*given) if graph.dynamic else _once(call, *given)
-    values: dict[Value, Array] = {}
-    for node in graph.nodes:
-        found = probes.get(node.number)
-        if found is None or (found.path, found.key) not in made:
-            continue
-        tops = made[found.path, found.key]
-        tops = tops if isinstance(tops, tuple | list) else (tops,)
-        for value, top in zip(node.outputs, tops, strict=False):
-            values[value] = np.asarray(top)
-            with suppress(*(() if explain is None else MISSHAPEN)):
-                values[value] = graph.layouts[value].restore(values[value])
-    return Observed(values, stop)
-
-
-def _once(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function`, compiled for this call alone, makes of `arguments`."""
-    import jax
-
-    lowered = jax.jit(function).lower(*arguments)
-    if jax.default_backend() == "cpu":
-        with suppress(jax.errors.JaxRuntimeError):  # of a release without such options
-            return lowered.compile(QUICK)(*arguments)
-    return lowered.compile()(*arguments)
-
-
-def _follow(model: Any, path: str) -> Any:
-    """The module at a path of attributes and places in lists."""
-    for step in path.split(".") if path else ():
-        model = model[int(step)] if step.isdigit() else getattr(model, step)
-    return model
-
-
-def _arguments(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
+def arrange_inputs(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
     problems = []
     names = [value.blob for value in graph.arguments]
     unread = {value.blob for value in graph.unread}

@@ -24,8 +24,8 @@ from caffe2flax.drawing.picture import DRAWN, picture
 from caffe2flax.frontend.prototxt import parse
 from caffe2flax.frontend.upgrade.rewrite import upgraded_text
 from caffe2flax.inspection.where import locate
-from caffe2flax.runner import Observed
 from caffe2flax.verification.inputs import noise, noise_blobs
+from caffe2flax.verification.observe import Observed
 from caffe2flax.verification.page import page
 from caffe2flax.verification.parity import parity_test
 from caffe2flax.verification.reference import evaluate

@@ -10,28 +10,19 @@ from dataclasses import dataclass, field, replace
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.ir.abilities import Source, WritesMethod
-from caffe2flax.ir.graph import Given, Graph, Node, Remarks, Share, Value
+from caffe2flax.ir.common_fields import (
+    COMMON_FIELDS,
+    read_loss_weights,
+    read_shares,
+    read_transform,
+)
+from caffe2flax.ir.graph import Given, Graph, Node, Remarks, Value
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
-from caffe2flax.ir.read_transform import read_transform
 from caffe2flax.ir.refused import REFUSED
 from caffe2flax.ir.registry import LAYERS, PARAMETERS, check_arity, find_layer
 from caffe2flax.ir.transform import Transform
-
-COMMON_FIELDS = (
-    "name",
-    "type",
-    "bottom",
-    "top",
-    "loss_weight",
-    "param",
-    "propagate_down",
-    "phase",
-    "transform_param",
-    "loss_param",
-)
-"""LayerParameter fields that any layer may carry."""
 
 
 def build(
@@ -142,8 +133,8 @@ class _Builder:
             outputs,
             message.span,
             number,
-            shares=self._shares(params),
-            loss_weights=self._loss_weights(params, layer, len(tops)),
+            shares=read_shares(params),
+            loss_weights=read_loss_weights(params, layer, len(tops)),
             propagate_down=() if self.force_backward else downward,
         )
         (self.sources if isinstance(layer, Source) else self.nodes).append(node)
@@ -269,27 +260,6 @@ class _Builder:
         self.notes.append(
             f"{params.span()}: {text}; Caffe passes it over, and so do we"
         )
-
-    def _shares(self, params: Params) -> tuple[Share | None, ...]:
-        shares: list[Share | None] = []
-        for spec in params.subs("param"):
-            name = spec.get("name", "")
-            permissive = spec.choice("share_mode", "STRICT", "PERMISSIVE") != "STRICT"
-            factors = [spec.optional(f"{x}_mult", float) for x in ("lr", "decay")]
-            span = spec.span() or Span("")
-            shares.append(Share(name, permissive, span, *factors) if name else None)
-        return tuple(shares)
-
-    def _loss_weights(
-        self, params: Params, layer: Layer, tops: int
-    ) -> tuple[float, ...]:
-        given = params.all("loss_weight", float)
-        automatic = 1 if layer.default_loss else 0
-        expected = 1 if layer.default_loss and not given else len(given)
-        if expected and expected != max(tops, automatic):
-            often = "" if layer.default_loss else ", or never"
-            params.error("loss_weight", f"give loss_weight once for each top{often}")
-        return given or (layer.default_loss,) + (0.0,) * (tops - 1)
 
     def report_unsupported(self) -> None:
         """All unknown types in one place: what stands between the file and a

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from caffe2flax.codegen.sourcemap import SourceMap
 from caffe2flax.conversion import Conversion
 from caffe2flax.errors import ConversionError, Problem, Span
-from caffe2flax.runner import Observed, observe
 from caffe2flax.verification.match import carried_over
+from caffe2flax.verification.observe import Observed, observe
 
 Array = NDArray[Any]
 

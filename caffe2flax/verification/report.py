@@ -15,7 +15,6 @@ from caffe2flax.conversion import Conversion
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layout import Shape
-from caffe2flax.runner import Observed
 from caffe2flax.verification.comparison import (
     FAILURES,
     Culprit,
@@ -23,6 +22,7 @@ from caffe2flax.verification.comparison import (
     Row,
     difference,
 )
+from caffe2flax.verification.observe import Observed
 from caffe2flax.verification.oracles import ORACLES, Oracle, Task
 
 Array = NDArray[Any]

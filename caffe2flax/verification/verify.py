@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from caffe2flax.conversion import STAND_IN, Weights, convert, weight_paths
 from caffe2flax.frontend.source import PathOrText, carries_weights
 from caffe2flax.options import ConversionOptions
-from caffe2flax.runner import check_compiles, forward, observe
+from caffe2flax.runner import check_compiles, forward
 from caffe2flax.verification.edited import observe_edited, with_module
 from caffe2flax.verification.inputs import noise, noise_blobs, photo, read_arrays
+from caffe2flax.verification.observe import observe
 from caffe2flax.verification.report import (
     Report,
     Watch,

@@ -22,7 +22,7 @@ from caffe2flax.errors import ConversionError
 from caffe2flax.prediction.batches import rank
 from caffe2flax.prediction.images import Recipe, crop, decode, find, resize
 from caffe2flax.prediction.preparation import read_mean
-from caffe2flax.runner import _load_class
+from caffe2flax.runner import load_class
 from tests import wireformat
 from tests.smallnets import net, save
 
@@ -149,7 +149,7 @@ def test_preparing_is_the_data_transformers(
         "convolution_param { num_output: 1 kernel_size: 1 } }"
     )
     source = caffe2flax.convert(text).source
-    preprocess = _load_class("preprocess", source)
+    preprocess = load_class("preprocess", source)
     more = () if array is None else (array.transpose(1, 2, 0),)
     made = np.asarray(preprocess(np.stack([image, image]), *more))
     np.testing.assert_array_equal(made, np.stack([expected, expected]))
@@ -195,7 +195,7 @@ def test_preprocess_in_caffes_order_and_by_the_callers_numbers() -> None:
     value = conversion.graph.arguments[0]
     axes = conversion.graph.layouts[value].axes
     batch = image.transpose(2, 0, 1)[None].transpose(axes)
-    made = np.asarray(_load_class("preprocess", conversion.source)(batch))
+    made = np.asarray(load_class("preprocess", conversion.source)(batch))
     expected = (image.astype(np.float32) - np.array([1, 2, 3], np.float32)) / 2
     np.testing.assert_array_equal(
         made, expected.transpose(2, 0, 1)[None].transpose(axes)
@@ -701,7 +701,7 @@ def test_convert_writes_preprocess(identity: list[str], tmp_path: Path) -> None:
     source = (tmp_path / "out" / "net.py").read_text()
     assert "def preprocess(images: Array) -> Array:" in source
     image = picture(6, 8, 3)[None]
-    made = np.asarray(_load_class("preprocess", source)(image))
+    made = np.asarray(load_class("preprocess", source)(image))
     means = np.array([104, 117, 123], np.float32)
     expected = (image.astype(np.float32) - means) * np.float32(0.017)
     np.testing.assert_array_equal(made, expected)

@@ -21,9 +21,9 @@ from caffe2flax import cpu
 from caffe2flax.cli.main import main
 from caffe2flax.conversion import convert as _convert
 from caffe2flax.files.npz import write_npz
-from caffe2flax.runner import Observed, observe
 from caffe2flax.verification.comparison import BLOCK, difference
 from caffe2flax.verification.inputs import noise
+from caffe2flax.verification.observe import Observed, observe
 from caffe2flax.verification.oracles import Task, reference
 from caffe2flax.verification.page import page
 from caffe2flax.verification.reference import evaluate

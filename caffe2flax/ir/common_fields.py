@@ -1,9 +1,26 @@
-"""Reading `transform_param`."""
+"""Fields that any layer may carry."""
 
 from __future__ import annotations
 
+from caffe2flax.errors import Span
+from caffe2flax.ir.graph import Share
+from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.transform import Transform
+
+COMMON_FIELDS = (
+    "name",
+    "type",
+    "bottom",
+    "top",
+    "loss_weight",
+    "param",
+    "propagate_down",
+    "phase",
+    "transform_param",
+    "loss_param",
+)
+"""LayerParameter fields that any layer may carry."""
 
 AUGMENTATIONS = ("distort_param", "expand_param", "noise_param")
 """SSD's random changes of colour, size and content."""
@@ -44,3 +61,27 @@ def _resize(params: Params) -> tuple[int, int]:
     size = params.get("height", 0), params.get("width", 0)
     # The side that is not the small one follows from the image.
     return (0, 0) if mode == "FIT_SMALL_SIZE" else size
+
+
+def read_shares(params: Params) -> tuple[Share | None, ...]:
+    """`param`: the name under which each weight blob is shared, None where it is
+    not."""
+    shares: list[Share | None] = []
+    for spec in params.subs("param"):
+        name = spec.get("name", "")
+        permissive = spec.choice("share_mode", "STRICT", "PERMISSIVE") != "STRICT"
+        factors = [spec.optional(f"{x}_mult", float) for x in ("lr", "decay")]
+        span = spec.span() or Span("")
+        shares.append(Share(name, permissive, span, *factors) if name else None)
+    return tuple(shares)
+
+
+def read_loss_weights(params: Params, layer: Layer, tops: int) -> tuple[float, ...]:
+    """How often each top counts in the total loss. Problems go to `params`."""
+    given = params.all("loss_weight", float)
+    automatic = 1 if layer.default_loss else 0
+    expected = 1 if layer.default_loss and not given else len(given)
+    if expected and expected != max(tops, automatic):
+        often = "" if layer.default_loss else ", or never"
+        params.error("loss_weight", f"give loss_weight once for each top{often}")
+    return given or (layer.default_loss,) + (0.0,) * (tops - 1)
