@@ -131,7 +131,7 @@ def test_module_as_written(
     network: tuple[Path, Path], written: tuple[Path, str]
 ) -> None:
     """The file, imported by itself and called in either way that
-    the README names, gives Caffe's output."""
+    the documents name, gives Caffe's output."""
     net, _ = network
     path, name = written
     model = getattr(_import(path), name).from_pretrained()
