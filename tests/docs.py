@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import io
 import os
 import re
@@ -209,6 +210,18 @@ def plugin() -> str:
     return fenced("python", path.read_text(encoding="utf-8"))
 
 
+def layer_class() -> str:
+    """The class of a layer type, as an example of one."""
+    register_all()
+    return fenced("python", inspect.getsource(LAYERS["Truncation"]))
+
+
+def layer_case() -> str:
+    """The case of the same type that is written by hand."""
+    path = ROOT / "fixtures" / "layers" / "truncation.toml"
+    return fenced("toml", path.read_text(encoding="utf-8"))
+
+
 def printed(*argv: str) -> str:
     """What a command prints, on a terminal of 80 columns."""
     environment = {"COLUMNS": "80", "NO_COLOR": "1"}
@@ -281,6 +294,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "passes": passes,
     "options": option_table,
     "plugin": plugin,
+    "layer-class": layer_class,
+    "layer-case": layer_case,
     "errors": errors,
     "exactness": exactness_summary,
     "help": usage,
