@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import pytest
 
+import caffe2flax
 from caffe2flax.cli.main import main
 from tests import documented
 from tests.docs import (
@@ -29,6 +30,7 @@ from tests.docs import (
     with_part,
     written,
 )
+from tests.golden import cases
 
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -180,3 +182,22 @@ def test_example_programs(program: str) -> None:
     path = ROOT / "examples" / program
     assert f"python examples/{program}" in read(path)
     subprocess.run([sys.executable, path], cwd=ROOT, check=True)
+
+
+def test_the_cases_are_counted() -> None:
+    text = read(ROOT / "docs" / "exactness.md")
+    refused = sum("error" in case.facts for case in cases("layers"))
+    assert f"{len(cases('layers')) - refused} recorded cases of the layer types" in text
+    assert f"{refused} nets on which Caffe aborts" in text
+
+
+@pytest.mark.parametrize("name", ["GoogLeNet", "ResNet-50"])
+def test_the_lines_are_counted(name: str) -> None:
+    """Those up to the functions below the classes, flat and with blocks."""
+    net = ROOT / "fixtures/networks" / f"{name.lower().replace('-', '')}.prototxt"
+    sources = [caffe2flax.convert(net, flat=flat).source for flat in (True, False)]
+    flat, blocks = (
+        len(text.partition("\n\n\ndef check_shape")[0].splitlines()) for text in sources
+    )
+    row = f"| {name} | {flat} | {blocks} |"
+    assert row in read(ROOT / "docs" / "generated-code.md")
