@@ -3,6 +3,7 @@ commands and programs run as they are written."""
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import shutil
@@ -201,3 +202,18 @@ def test_the_lines_are_counted(name: str) -> None:
     )
     row = f"| {name} | {flat} | {blocks} |"
     assert row in read(ROOT / "docs" / "generated-code.md")
+
+
+def test_the_measured_ratios_are_those_of_the_results() -> None:
+    """docs/performance.md and README.md quote benchmarks/results.md."""
+    results = read(ROOT / "benchmarks" / "results.md")
+    text = read(ROOT / "docs" / "performance.md")
+    _, calls = results.split("### Milliseconds a call\n\n", 1)
+    rows = [row.split("|") for row in calls.split("\n\n")[0].splitlines()[2:]]
+    faster = [float(row[3]) / float(row[2]) for row in rows]
+    span = f"{math.floor(10 * min(faster)) / 10} to {round(max(faster))} times as fast"
+    assert span in text
+    assert span in read(README)
+    others = results.split("| geometric mean |")[1].splitlines()[0].strip(" |")
+    ours = math.exp(-sum(map(math.log, faster)) / len(faster))
+    assert f"| {ours:.2f} | {others} |" in text
