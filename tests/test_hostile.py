@@ -305,7 +305,7 @@ def attributes(made: caffe2flax.Conversion) -> Iterator[tuple[str, str]]:
 
 
 def by_the_rule(name: str) -> str:
-    """README, "Names", but for what is taken."""
+    """docs/generated-code.md, "Names", but for what is taken."""
     word = re.sub("[^A-Za-z0-9_]", "_", name).lstrip("_")[:60]
     return (f"n{word}"[:60] if word[:1].isdigit() else word) or "unnamed"
 

@@ -19,7 +19,7 @@ from caffe2flax.runner import instantiate
 from tests.golden import FIXTURES
 from tests.single import check, normal, single, weights_file
 
-MINE = FIXTURES / "plugin" / "mylayers.py"
+MINE = FIXTURES.parent / "examples" / "plugin_layer.py"
 TEXT = "squashed_sum_param { slope: 0.5 offset: 2 }"
 
 

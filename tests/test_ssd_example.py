@@ -1,4 +1,4 @@
-"""The README's example of a detector, run as it stands there."""
+"""The example of a detector in docs/generated-code.md, run as it is written there."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from caffe2flax.cli.main import main
-from tests.readme import README, ROOT, code_blocks, part
+from tests.docs import ROOT, code_blocks, part
 
-COMMAND, PROGRAM = code_blocks(part(README.read_text(encoding="utf-8"), "ssd"))
+DOCUMENT = ROOT / "docs" / "generated-code.md"
+COMMAND, PROGRAM = code_blocks(part(DOCUMENT.read_text(encoding="utf-8"), "ssd"))
 REAL = ROOT.parent / "shared" / "golden" / "real" / "yufacedetectnet_v1"
 RED = (255, 0, 0)
 
@@ -29,7 +30,7 @@ def drawn(
     monkeypatch.delitem(sys.modules, "ssd", raising=False)
     try:
         assert main(shlex.split(command)[1:]) == 0
-        exec(compile(program, "README.md", "exec"), {})
+        exec(compile(program, str(DOCUMENT), "exec"), {})
     finally:
         sys.modules.pop("ssd", None)
     with Image.open("photo.jpg") as photo, Image.open("boxes.png") as boxes:
@@ -37,7 +38,7 @@ def drawn(
         return np.all(np.asarray(boxes) == RED, axis=-1)
 
 
-def test_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights: boxes somewhere on the photograph."""
     shutil.copytree(ROOT / "fixtures" / "ssd", tmp_path / "fixtures" / "ssd")
     rows, columns = np.mgrid[:240, :320]

@@ -1,4 +1,4 @@
-"""caffe2flax's own modules, called as the README says."""
+"""caffe2flax's own modules, called as docs/performance.md says."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from speed.tables import Record
 INTRODUCTION = """\
 # Results
 
-Written by the scripts in this folder; the project's README says how to run them again.
+Written by the scripts in this folder; docs/performance.md says how to run them again.
 """
 
 SECTIONS: dict[str, Callable[[Record], Iterator[str]]] = {

@@ -1,0 +1,1 @@
+"""JAX functions that Flax lacks; generated modules have copies of them."""

@@ -1,4 +1,5 @@
-"""Recorded layer cases, of Caffe 1.0 and a fork: values, refusals, gradients."""
+"""Layer cases, recorded from Caffe 1.0 and a fork or written by hand: values, refusals,
+gradients."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ from tests.golden import (
     gradients,
     part,
 )
+from tests.written import Written, written_cases
 
-CASES = cases("layers") + fork_cases()
+CASES = cases("layers") + fork_cases() + written_cases()
 ACCEPTED = [case for case in CASES if "error" not in case.facts]
 REFUSED = [case for case in CASES if "error" in case.facts]
 NO_BACKWARD = {"embed_4d", "embed_nobias", "batchreindex_after_ip"}
@@ -96,3 +98,5 @@ def test_refusals(case: Case) -> None:
     with pytest.raises(caffe2flax.ConversionError) as refused:
         case.convert()
     assert all(problem.message for problem in refused.value.problems)
+    if isinstance(case, Written):
+        assert case.facts["refused"] in str(refused.value)

@@ -1,0 +1,64 @@
+"""The files that the commands and programs of the documents work on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.docs import FAULTY, ROOT
+from tests.single import single
+from tests.test_networks import write_seeded
+
+RNG = np.random.default_rng(7)
+
+
+def make(folder: Path) -> None:
+    """A net and its weights, photographs, arrays, and what else the documents name."""
+    source = ROOT / "fixtures" / "docs"
+    for name in ("net.prototxt", "train_val.prototxt"):
+        shutil.copy(source / name, folder / name)
+    write_seeded(folder / "net.prototxt", folder / "net.caffemodel")
+    text = "squashed_sum_param { slope: 0.5 offset: 2 }"
+    squashed = single("SquashedSum", text, (2, 3))
+    (folder / "squashed.prototxt").write_text(squashed, encoding="utf-8")
+    (folder / "faulty.prototxt").write_text(FAULTY, encoding="utf-8")
+    shutil.copy(ROOT / "fixtures/upgrade/v1_misc.prototxt", folder / "old.prototxt")
+    shutil.copytree(ROOT / "fixtures" / "ssd", folder / "fixtures" / "ssd")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    (folder / "photos").mkdir()
+    for name in ("photos/a.jpg", "photos/b.png", "cat.jpg", "photo.jpg"):
+        Image.fromarray(pixels(90, 80)).save(folder / name)
+    words = "\n".join(f"word {i}" for i in range(10))
+    (folder / "words.txt").write_text(words, encoding="utf-8")
+    (folder / "mean.binaryproto").write_bytes(mean())
+    np.savez(folder / "in.npz", data=data())
+
+
+def arrays() -> dict[str, object]:
+    """The names that programs of the documents take from their reader."""
+    return {
+        "data": data(),
+        "images": data().transpose(0, 2, 3, 1),
+        "crops": RNG.normal(size=(4, 32, 32, 3)).astype(np.float32),
+        "labels": np.array([0, 3, 1, 4], np.int32),
+    }
+
+
+def data() -> np.ndarray:
+    """Four images, N, C, H, W."""
+    return np.asarray(RNG.normal(size=(4, 3, 67, 67)) * 50, np.float32)
+
+
+def pixels(height: int, width: int) -> np.ndarray:
+    return RNG.integers(0, 255, (height, width, 3), np.uint8)
+
+
+def mean() -> bytes:
+    """A mean image of 70 x 70 as a binaryproto."""
+    from tests import wireformat as wire
+
+    values = np.full((3, 70, 70), 110.0).ravel()
+    return wire.dims(1, 3, 70, 70) + wire.chunk(5, wire.floats(*values))
