@@ -1,8 +1,14 @@
 """JAX as strict as it gets: no silent promotion of types or ranks."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from caffe2flax import plugins
+from caffe2flax.ir.registry import LAYERS, OPERATIONS, PARAMETERS
+from caffe2flax.layers import register_all
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile(
@@ -23,3 +29,15 @@ def _be_strict() -> None:
 
 if find_spec("jax") is not None:
     _be_strict()
+
+
+@pytest.fixture
+def own_layers() -> Iterator[None]:
+    """What a test registers goes with it."""
+    register_all()
+    known = set(LAYERS)
+    yield
+    for type_ in set(LAYERS) - known:
+        del LAYERS[type_], PARAMETERS[type_]
+    plugins._LOADED.clear()
+    OPERATIONS.clear()

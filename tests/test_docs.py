@@ -139,6 +139,7 @@ def forget(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RUN, ids=[path.stem for path in RUN])
+@pytest.mark.usefixtures("own_layers")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_commands_and_programs_run(
     path: Path, here: Path, capsys: pytest.CaptureFixture[str]

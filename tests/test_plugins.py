@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,9 +11,8 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from caffe2flax import plugins
 from caffe2flax.cli.main import main
-from caffe2flax.ir.registry import LAYERS, OPERATIONS
+from caffe2flax.ir.registry import LAYERS
 from caffe2flax.runner import instantiate
 from tests.golden import FIXTURES
 from tests.single import check, normal, single, weights_file
@@ -23,14 +21,7 @@ MINE = FIXTURES.parent / "examples" / "plugin_layer.py"
 TEXT = "squashed_sum_param { slope: 0.5 offset: 2 }"
 
 
-@pytest.fixture(autouse=True)
-def _only_here() -> Iterator[None]:
-    """What a test registers goes with it."""
-    yield
-    for plugin in plugins._LOADED.values():
-        plugins._forget(plugin.types)
-    plugins._LOADED.clear()
-    OPERATIONS.clear()
+pytestmark = pytest.mark.usefixtures("own_layers")
 
 
 def test_a_layer_of_ones_own() -> None:
