@@ -66,11 +66,16 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
 def test_generated_parts_are_current(path: Path) -> None:
-    """`python -m tests.docs` brings them up to date."""
+    """`python -m tests.docs` brings them up to date. A layer type may be missing from
+    the list of layers, so that a new one is a class and a fixture and nothing else."""
     text = read(path)
     known = {name for name in parts(text) if not name.startswith("help-")}
     assert known <= PARTS.keys() | BY_HAND
-    assert text == written(text)
+    if path.name == "layers.md":
+        lines = iter(written(text).splitlines())
+        assert all(line in lines for line in text.splitlines())
+    else:
+        assert text == written(text)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
