@@ -49,7 +49,6 @@ HEAVY = {
     "jax",
     "lark",
     "rich",
-    "ruff",
     "safetensors",
 }
 

@@ -20,6 +20,7 @@ from caffe2flax.cli import predict as predictions
 from caffe2flax.cli import verify as proofs
 from caffe2flax.cli.arguments import parser
 from caffe2flax.cli.progress import Bar
+from caffe2flax.cli.terminal import show
 from caffe2flax.cli.verify import Outcome
 from caffe2flax.errors import ConversionError, Problem, Span, printable
 from caffe2flax.limits import limited
@@ -119,7 +120,8 @@ def _status(argv: Sequence[str] | None) -> int:
         return _refused(options, Problem("not enough memory"))
     # Outside: that the output cannot be written is no problem of the command.
     report, well = outcome if isinstance(outcome, tuple) else (outcome, True)
-    print(report)
+    data = getattr(options, "json", False) or getattr(options, "csv", False)
+    show(report, sys.stdout, data=data or options.command == "upgrade")
     return OK if well else BAD_INPUT
 
 
@@ -283,7 +285,7 @@ def _refused(options: argparse.Namespace, *problems: Problem) -> int:
 
 def _failed(*problems: Problem) -> int:
     ordered = sorted(problems, key=lambda p: (p.file or "", p.line or 0, p.column or 0))
-    print(*ordered, sep="\n", file=sys.stderr)
+    show("\n".join(map(str, ordered)), sys.stderr)
     return BAD_INPUT
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe2flax.cli.progress import Bar
-from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.errors import ConversionError, Problem, Span, optional
 
 if TYPE_CHECKING:
     from caffe2flax.conversion import Conversion
@@ -123,7 +123,8 @@ def run_predict(
 ) -> tuple[str, tuple[Problem, ...]]:
     """The classes of every image, or where the features went; and the files that no
     prediction was made for."""
-    from PIL import Image
+    with optional("an image", "Pillow", "predict"):
+        from PIL import Image
 
     from caffe2flax.prediction import images, preparation
     from caffe2flax.prediction.batches import batch_size, score_blob

@@ -119,8 +119,8 @@ class _Printer:
         if len(values) != 2:
             return False
         joined = (*values[0], Text(", "), *values[1])
-        own = any(isinstance(p, Bracket) and p.items for p in (joined[0], joined[-1]))
-        if not own or len(self.line) + first_line(joined) > self.width:
+        splits = any(isinstance(part, Bracket) and part.items for part in joined)
+        if not splits or len(self.line) + first_line(joined) > self.width:
             return False
         self._chain(joined, self.indent, tail)
         return True
@@ -146,7 +146,7 @@ class _Printer:
         targets, values = [*items[:i], target], [value, *items[i + 1 :]]
         if any(isinstance(p, Bracket) for each in targets for p in each):
             raise UnknownError
-        self._targets(targets)
+        self._targets(targets, value)
         if len(values) == 1:
             self._value(values[0], tail)
         else:
@@ -157,10 +157,13 @@ class _Printer:
         self._list(values, self.indent)
         self.line += ")"
 
-    def _targets(self, targets: Sequence[Item]) -> None:
-        shown = ", ".join(map(flat, targets))
-        if len(targets) == 1 or self.indent + len(shown) + len(" = (") <= self.width:
-            self.line += f"{shown} = "
+    def _targets(self, targets: Sequence[Item], value: Item) -> None:
+        """Targets with `=` behind them, in one line where the value's first character
+        fits there, too."""
+        shown = ", ".join(map(flat, targets)) + " = "
+        room = len("[]" if flat(value) in ("[]", "()", "{}") else "(")
+        if len(targets) == 1 or self.indent + len(shown) + room <= self.width:
+            self.line += shown
             return
         self._tuple(targets)
         self.line += " = "
@@ -174,7 +177,7 @@ class _Printer:
             return
         behind = len(tail) if first == length else 0
         fits = len(self.line) + first + behind <= self.width
-        helps = self.indent + STEP + first <= self.width
+        helps = self.indent + STEP + first <= self.width or len(operands(value)) > 1
         if not needs_brackets(value) and (fits or not helps):
             self._chain(value, self.indent, tail)
             return
