@@ -15,8 +15,9 @@ WIDTH = 88
 """Columns of a line in ruff's default style."""
 
 TOKEN = re.compile(
-    r"""(?P<whole>\"{3}(?:[^"\\]|\\.|"(?!""))*+\"{3})|(?P<start>\"{3}|'{3})"""
-    r"""|"(?:[^"\\]|\\.)*+"|(?P<prefix>[A-Za-z])?'(?P<single>(?:[^'\\]|\\.)*+)'|#.*"""
+    r"""(?P<whole>"{3}(?:[^"\\]|\\.|"(?!""))*+"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*+'{3})"""
+    r"""|(?P<start>"{3}|'{3}).*|#.*|"(?:[^"\\]|\\.)*+\""""
+    r"""|(?P<prefix>[A-Za-z])?'(?P<single>(?:[^'\\]|\\.)*+)'"""
 )
 """A string, the start of one that goes on in the next line, or a comment."""
 ESCAPE = re.compile(r"""\\.|\"""")
@@ -40,7 +41,7 @@ def format_source(source: str) -> str:
             result.append(line)
             _, end, outside = line.partition(quotes)
             quotes = "" if end else quotes
-            depth += _deeper(outside)
+            depth = max(0, depth + _deeper(outside))
             continue
         if '"' in line or "'" in line or "#" in line:
             line = TOKEN.sub(_requoted, line)

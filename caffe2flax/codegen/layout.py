@@ -206,7 +206,9 @@ class _Printer:
                 self.end_line()
             elif parts:
                 for word, part in parts:
-                    self._item((*filter(None, [Text(word)]), *part), inner, "")
+                    self.line = " " * inner + word
+                    (self._chain if word == "for " else self._operands)(part, inner, "")
+                    self.end_line()
             else:
                 self._item(items[0], inner, "")
             self.line = " " * indent

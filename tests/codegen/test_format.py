@@ -185,6 +185,24 @@ def test_long_statements(seed: int) -> None:
         assert ours == wanted, source
 
 
+STRINGS = [
+    '"""A docstring (with \'quotes\', "more", and a bracket [ that none closes.',
+    "",
+    "It goes on: it's {\"",
+    '"""',
+    "",
+    "x = '\"\"\"', f(')', \"'''\", 'it\\'s \"that\"', '\"', '\\\\'",
+    "y = f('(')  # it's (",
+]
+
+
+def test_strings_over_several_lines() -> None:
+    long = f"z = long({'x' * 60}, {'y' * 60}, 'a')"
+    text = "\n".join([*STRINGS, long, ""])
+    assert format_source(text) == by_ruff(text)
+    assert format_source(text).count("\n") > text.count("\n")
+
+
 @given(st.text(st.sampled_from("ab'\"\\x0 \n#,()[]{}=.:+-"), max_size=200))
 def test_any_text_passes(text: str) -> None:
     """Whatever it is given: no exception, and the same program."""
