@@ -85,12 +85,11 @@ class _Printer:
             raise UnknownError
         head = items[0]
         at = next((i for i, p in enumerate(head) if isinstance(p, Bracket)), None)
-        if word == "def" and at is not None:
-            parameters, head = head[: at + 1], head[at + 1 :]
-            self.line += flat(parameters[:at])
-            bracket = parameters[at]
-            assert isinstance(bracket, Bracket)
+        bracket = None if at is None else head[at]
+        if word == "def" and isinstance(bracket, Bracket) and bracket.items:
+            self.line += flat(head[:at])
             self._expand(bracket, self.indent, lone_comma=True)
+            head = head[head.index(bracket) + 1 :]
         self._chain(head, self.indent, tail)
 
     def _imports(self, items: Sequence[Item]) -> None:

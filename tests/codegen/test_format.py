@@ -174,6 +174,22 @@ class Writer:
         return "\n".join([head.replace(" = None", ""), f"    {self.statement()}"])
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"def {'f' * 60}() -> tuple[dict[str, Array], Array]:\n    pass",
+        f"class {'F' * 80}(nnx.Module):\n    pass",
+        f"from flax import {'f' * 40}, {'g' * 40}",
+        f"with np.load({'F' * 60} / '{'x' * 20}') as archive:\n    pass",
+        f"x = {'f' * 60} if {'g' * 20}(x) else {'h' * 20}",
+        f"f([x for x in {'f' * 60} if {'g' * 20}(x)])",
+        f"x = {'f' * 30}(x).{'g' * 30}(y).{'h' * 30}(z).T",
+    ],
+)
+def test_other_statements(source: str) -> None:
+    assert format_source(f"{source}\n") == by_ruff(f"{source}\n")
+
+
 @settings(max_examples=10)
 @given(st.integers(0, 2**32))
 def test_long_statements(seed: int) -> None:
