@@ -122,7 +122,7 @@ def _replace_own(fresh: Path, directory: Path) -> None:
         message = "is not the demo's own, or was changed; move it, or choose another -o"
         raise ConversionError(Problem(message, Span(str(path))) for path in foreign)
     digests = {name: _digest(fresh / name) for name in names}
-    Path(directory, LEDGER).write_text(json.dumps(digests, indent=2) + "\n")
+    Path(directory, LEDGER).write_bytes(f"{json.dumps(digests, indent=2)}\n".encode())
     for name in names:
         os.replace(fresh / name, directory / name)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -112,6 +113,20 @@ class UnknownShape(ConversionError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (ConversionError, (self.problems,))
+
+
+@contextmanager
+def optional(what: str, package: str, extra: str, file: str = "") -> Iterator[None]:
+    """For the import inside of a package that only `what` needs.
+
+    Raises ConversionError where it is not installed, with the extra that brings it.
+    """
+    try:
+        yield
+    except ImportError:
+        message = f"{what} needs {package}: pip install 'caffe2flax[{extra}]'"
+        span = Span(file) if file else None
+        raise ConversionError(Problem(message, span)) from None
 
 
 def printable(text: str) -> str:

@@ -6,6 +6,7 @@ A file beyond one of them is refused with the bound's name; `limited` sets other
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field, fields, replace
 
 def _memory() -> int:
     """Bytes of this machine's memory; 16 GB where it does not tell."""
+    if sys.platform == "win32" or not hasattr(os, "sysconf"):
+        return 2**34
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
+    except (OSError, ValueError):
         return 2**34
 
 

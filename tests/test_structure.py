@@ -59,7 +59,6 @@ HEAVY = {
     "jax",
     "lark",
     "rich",
-    "ruff",
     "safetensors",
 }
 

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> Outcome:
         write_bytes(options.output, content, options.force)
     if options.json:
         record = {"file": str(options.output), **drawn.as_json()}
-        return Outcome(json.dumps(record, indent=2))
+        return Outcome(json.dumps(record, indent=2), data=True)
     layers = sum(len(box.parts) for box in drawn.boxes)
     blocks = {box.block for box in drawn.boxes if box.block}
     counts = f"{drawn.name}: {layers:,} layers, {len(blocks):,} repeated blocks"

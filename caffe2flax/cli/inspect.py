@@ -62,11 +62,12 @@ def run(options: argparse.Namespace) -> Outcome:
                 **selection(options, name=options.name, flat=options.flat),
             )
             if options.json:
-                return Outcome(json.dumps([p.to_dict() for p in places], indent=2))
+                text = json.dumps([place.to_dict() for place in places], indent=2)
+                return Outcome(text, data=True)
             return Outcome(lines(show_locations(places)))
         found = inspect(options.net, weights, **selection(options))
     if options.json:
-        return Outcome(json.dumps(found.to_dict(), indent=2))
+        return Outcome(json.dumps(found.to_dict(), indent=2), data=True)
     if isinstance(found, Inspection):
         return Outcome(lines(show_inspection(found)))
     return Outcome(lines(show_weights(found)))

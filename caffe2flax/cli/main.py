@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from caffe2flax.cli.colours import show
 from caffe2flax.cli.parser import parser
 from caffe2flax.cli.terminal import (
     Outcome,
@@ -105,7 +106,7 @@ def _status(argv: Sequence[str] | None) -> int:
     if outcome.problems:
         print_problems(*outcome.problems)
     # Outside: that the output cannot be written is no problem of the command.
-    print(outcome.text)
+    show(outcome.text, sys.stdout, data=outcome.data)
     return OK if outcome.ok and not outcome.problems else BAD_INPUT
 
 

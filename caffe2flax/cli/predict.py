@@ -22,7 +22,7 @@ from caffe2flax.cli.arguments import (
 )
 from caffe2flax.cli.progress import Bar
 from caffe2flax.cli.terminal import Outcome, lines, noted
-from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.errors import ConversionError, Problem, optional
 
 if TYPE_CHECKING:
     from caffe2flax.conversion import Conversion
@@ -130,7 +130,8 @@ def _add_result(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Outcome:
     """The classes of every image, or where the features went."""
-    from PIL import Image
+    with optional("an image", "Pillow", "predict"):
+        from PIL import Image
 
     from caffe2flax.prediction import images, preparation
     from caffe2flax.prediction.batches import batch_size, score_blob
@@ -158,8 +159,9 @@ def run(options: argparse.Namespace) -> Outcome:
             text, problems = _ranking(options, job, blob, labels, batch, bar)
     if not (options.csv or options.json):
         text = "\n".join([text, *noted(notes)]).strip("\n")
+    data = options.json or options.csv
     as_it_is = options.json or (options.csv and not sys.stdout.isatty())
-    return Outcome(text if as_it_is else lines(text), problems)
+    return Outcome(text if as_it_is else lines(text), problems, data=data)
 
 
 def _prepared(

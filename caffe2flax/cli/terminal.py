@@ -7,16 +7,21 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from caffe2flax.cli.colours import show
 from caffe2flax.errors import Problem, Span, printable
 
 
 class Outcome(NamedTuple):
-    """What a command prints, the problems that it passed over, which go to stderr, and
-    whether all is well besides."""
+    """What a command prints.
+
+    problems: those that it passed over, which go to stderr. ok: whether all is well
+    besides. data: the text is for programs, never in colour.
+    """
 
     text: str
     problems: tuple[Problem, ...] = ()
     ok: bool = True
+    data: bool = False
 
 
 def lines(*parts: object) -> str:
@@ -40,7 +45,7 @@ def can_print(text: str) -> bool:
 def print_problems(*problems: Problem) -> None:
     """On stderr, in the order of their places."""
     ordered = sorted(problems, key=lambda p: (p.file or "", p.line or 0, p.column or 0))
-    print(*ordered, sep="\n", file=sys.stderr)
+    show("\n".join(map(str, ordered)), sys.stderr)
 
 
 def problem_of(error: OSError) -> Problem:

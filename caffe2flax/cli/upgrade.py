@@ -48,4 +48,4 @@ def run(options: argparse.Namespace) -> Outcome:
         return Outcome(lines(write_text(options.output, text, options.force)))
     if sys.stdout.isatty():
         text = "\t".join(map(printable, text.split("\t")))
-    return Outcome(text.removesuffix("\n"))
+    return Outcome(text.removesuffix("\n"), data=True)

@@ -122,7 +122,8 @@ def run(options: argparse.Namespace) -> Outcome:
         if options.test is not None:
             written += _write_test(options, report)
     if options.json:
-        return Outcome(json.dumps(report.to_dict(), indent=2), ok=report.ok)
+        text = json.dumps(report.to_dict(), indent=2)
+        return Outcome(text, ok=report.ok, data=True)
     return Outcome(lines(*written, show_report(report)), ok=report.ok)
 
 

@@ -67,7 +67,8 @@ def emit(
         docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"
     functions = GAP.join((classes, *preprocess_functions(graph)))
     definitions = (d.source for d in library().needed(classes))
-    parts = [f'"""{docstring}"""', _imports(functions), functions, *definitions]
+    head = f'"""{docstring}"""\n\n{_imports(functions)}'
+    parts = [head, functions, *definitions]
     members = {
         number: f"{body.attributes[call]}.{attribute}"
         for number, (call, attribute) in factored.members.items()
@@ -148,7 +149,7 @@ def _class(name: str, body: Body, graph: Graph, scores: Scores | None) -> str:
     else:
         if body.is_random:
             arguments += ["*", "rngs: nnx.Rngs | None = None"]
-        signature = f"self, {', '.join(arguments)}"
+        signature = ", ".join(["self", *arguments]) if arguments else "self,"
         lines += ["", f"    def __call__({signature}) -> {_returns(graph)}:"]
         if scores is not None:
             lines += [
@@ -174,7 +175,7 @@ def _signature(graph: Graph) -> str:
             for value in values
         )
 
-    return f"{show(graph.arguments)} -> {show(graph.outputs)}."
+    return f"{show(graph.arguments)} -> {show(graph.outputs)}.".lstrip()
 
 
 def _returns(graph: Graph) -> str:

@@ -165,9 +165,10 @@ def ask(answer: Future[frozenset[str]]) -> None:
 
 def main() -> None:
     """Prints what is right, each at once: the next may end the process."""
-    import resource
+    if sys.platform != "win32":
+        import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for what in get_args(What):
         if right(what):
             print(what, flush=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from caffe2flax.drawing.columns import columns_of
 from caffe2flax.drawing.picture import Arrow, Box, Picture
-from caffe2flax.errors import ConversionError, printable
+from caffe2flax.errors import ConversionError, optional, printable
 
 if TYPE_CHECKING:
     from graphviz import Digraph
@@ -48,7 +48,8 @@ def render(picture: Picture, format_: str) -> bytes:
 
     Raises ConversionError where Graphviz is missing or fails.
     """
-    import graphviz
+    with optional("a picture", "the package graphviz", "draw"):
+        import graphviz
 
     source = to_dot(picture, PIXELS_PER_INCH if format_ == "png" else None)
     if format_ == "dot":

@@ -16,6 +16,8 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
+from caffe2flax.files import system
+
 Array = NDArray[Any]
 Write = Callable[[IO[bytes]], object]
 
@@ -89,12 +91,11 @@ class _Part:
         folder, name = path.parent, path.name[:STEM]
         self.name = folder / f".{name}.{os.urandom(8).hex()}.part"
         self.named = False
-        self.descriptor = _nameless(folder)
+        self.descriptor = system.create_nameless(folder)
         if self.descriptor < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-            self.descriptor = os.open(self.name, flags, 0o666)
+            self.descriptor = system.create(self.name)
             self.named = True
-        _lock(self.descriptor)
+        system.lock(self.descriptor)
 
     def fill(self, write: Write) -> None:
         with os.fdopen(os.dup(self.descriptor), "w+b") as stream:
@@ -103,35 +104,25 @@ class _Part:
     def place(self) -> None:
         """Gives it the name of its file, in one step."""
         if not self.named:
-            handle = f"/proc/self/fd/{self.descriptor}"
-            # A folder's descriptor is what makes link() follow the handle.
-            folder = os.open(self.name.parent, os.O_RDONLY)
-            try:
-                os.link(handle, self.name, src_dir_fd=folder, follow_symlinks=True)
-            finally:
-                os.close(folder)
+            system.give_name(self.descriptor, self.name)
             self.named = True
+        if system.close_before_rename():
+            self._close_descriptor()
         os.replace(self.name, self.path)
         self.named = False
 
     def close(self) -> None:
+        # On Windows an open file cannot be removed, elsewhere its lock ends here.
+        if system.close_before_rename():
+            self._close_descriptor()
         if self.named:
             self.name.unlink(missing_ok=True)
-        os.close(self.descriptor)
+        self._close_descriptor()
 
-
-def _nameless(folder: Path) -> int:
-    """A new file without a name that can be given one later; -1 where the system or
-    the file system has no such thing."""
-    flag = getattr(os, "O_TMPFILE", 0)
-    if not flag or not os.path.isdir("/proc/self/fd"):
-        return -1
-    try:
-        return os.open(folder, flag | os.O_RDWR, 0o666)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            return -1
-        raise
+    def _close_descriptor(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
 
 def _sweep(path: Path) -> None:
@@ -140,26 +131,7 @@ def _sweep(path: Path) -> None:
     for entry in os.scandir(path.parent):
         if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             with suppress(OSError):
-                descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
-                try:
-                    if _lock(descriptor):
-                        os.unlink(entry.path)
-                finally:
-                    os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Takes the lock of a file or a folder until it is closed; False where somebody
-    else has it."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        pass  # a system without such locks
-    return True
+                system.remove_unlocked(entry.path)
 
 
 @contextmanager
@@ -170,27 +142,26 @@ def _alone(folders: Sequence[Path]) -> Iterator[None]:
     try:
         until = time.monotonic() + PATIENCE
         for folder in folders:
-            descriptors.append(os.open(folder, os.O_RDONLY))
-            while not _lock(descriptors[-1]) and time.monotonic() < until:
-                time.sleep(0.01)
+            descriptors.append(system.lock_folder(folder, until))
         yield
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close_all(descriptors)
 
 
 @contextmanager
 def _kept(paths: Iterable[Path]) -> Iterator[None]:
     """Keeps what is replaced inside until the end: to free a large file takes time, in
     which we could be killed between the two of a pair."""
-    descriptors: list[int] = []
+    descriptors = system.open_all(list(paths))
     try:
-        for path in paths:
-            with suppress(OSError):
-                descriptors.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW))
         yield
     finally:
-        for descriptor in descriptors:
+        _close_all(descriptors)
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
             os.close(descriptor)
 
 

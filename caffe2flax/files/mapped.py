@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.files.system import read_at
 
 Array = NDArray[Any]
 
@@ -69,7 +70,7 @@ class Mapped(mmap.mmap):
         done = 0
         while done < len(buffer):
             try:
-                count = os.preadv(self.descriptor, [buffer[done:]], offset + done)
+                count = read_at(self.descriptor, buffer[done:], offset + done)
             except OSError as error:
                 text = f"cannot be read: {error.strerror}"
                 raise ConversionError(Problem(text, Span(self.path))) from error

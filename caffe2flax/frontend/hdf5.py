@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.errors import ConversionError, optional
 from caffe2flax.frontend.blob import MAX_AXES, Array
 from caffe2flax.frontend.wire import Wire
 
@@ -29,11 +29,8 @@ def read_hdf5(wire: Wire) -> list[Entry]:
 
     Raises ConversionError if h5py is missing or the file is no such snapshot.
     """
-    try:
+    with optional("an HDF5 file", "h5py", "hdf5", wire.path):
         import h5py  # type: ignore[import-untyped]
-    except ImportError:
-        message = "an HDF5 file needs h5py: pip install 'caffe2flax[hdf5]'"
-        raise ConversionError(Problem(message, Span(wire.path))) from None
     try:
         with h5py.File(wire.path, "r", locking=False) as file:
             return list(_Snapshot(wire, h5py).layers(file))

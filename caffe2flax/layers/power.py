@@ -54,9 +54,12 @@ class Power(Elementwise):
             return f"jnp.square({at.x if plain else base})"
         if self.power == 0.5:
             return f"jnp.sqrt({at.x if plain else base})"
-        operand = base if plain else f"({base})"
         whole = self.power.is_integer() and abs(self.power) <= EXACT_POWERS
-        return f"{operand} ** {int(self.power) if whole else literal(self.power)}"
+        power = int(self.power) if whole else literal(self.power)
+        if not plain:
+            return f"({base}) ** {power}"
+        simple = base.isidentifier() and np.isfinite(self.power)
+        return f"{base}**{power}" if simple else f"{base} ** {power}"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.errors import ConversionError, Problem, Span, optional
 from caffe2flax.limits import current
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def decode(path: Path, channels: int) -> Pixels:
     bits. Raises ConversionError where the file is no image or a damaged one, OSError
     where it cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
+    with optional("an image", "Pillow", "predict"):
+        from PIL import Image, UnidentifiedImageError
 
     with path.open("rb") as stream:
         try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import IO, Any
@@ -15,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.files.system import reserve
 from caffe2flax.weights.transpose import copy_blocked
 from caffe2flax.weights.variables import Variables
 
@@ -42,11 +42,9 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     stream.write(len(text).to_bytes(8, "little") + text)
-    stream.flush()
     if not offset:
         return
-    # Room is taken at once: a full disk must not fail under a mapping.
-    os.posix_fallocate(stream.fileno(), 0, start + offset)
+    reserve(stream, start + offset)
     mapped = mmap.mmap(stream.fileno(), start + offset)
     try:
         for done in _fill(memoryview(mapped)[start:], variables):

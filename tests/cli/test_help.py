@@ -11,7 +11,7 @@ from caffe2flax.cli import parser as command_line
 from caffe2flax.cli.parser import COMMANDS, parser
 
 FOLDER = Path(command_line.__file__).parent
-SHARED = {"__init__", "arguments", "main", "parser", "progress", "terminal"}
+SHARED = {"__init__", "arguments", "colours", "main", "parser", "progress", "terminal"}
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
 
 

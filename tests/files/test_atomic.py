@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import caffe2flax
 from caffe2flax.cli.main import main
-from caffe2flax.files import atomic
+from caffe2flax.files import atomic, system
 from caffe2flax.files.mapped import Mapped, loaded, mapping_of
 from tests.smallnets import save
 
@@ -92,7 +92,7 @@ def small_files(size: int) -> Iterator[None]:
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways of writing: with and without files that have no name."""
     if request.param == "named":
-        monkeypatch.setattr(atomic, "_nameless", lambda folder: -1)
+        monkeypatch.setattr(system, "create_nameless", lambda folder: -1)
 
 
 @pytest.mark.usefixtures("quick_run", "parts")
@@ -270,11 +270,11 @@ def test_views_of_files_are_read_as_numpy_would(
 
 STOPPED = """
 import sys, time
-from caffe2flax.files import atomic
+from caffe2flax.files import atomic, system
 from caffe2flax.cli.main import main
 fill = atomic._Part.fill
 if {named}:
-    atomic._nameless = lambda folder: -1
+    system.create_nameless = lambda folder: -1
 def slow(part, write):
     fill(part, write)
     print("ready", flush=True)
@@ -338,7 +338,7 @@ def test_the_part_of_a_run_at_work_stays(folder: Path) -> None:
     part = folder / f".net.py.{'0' * 16}.part"
     part.write_bytes(OLD)
     with part.open("rb") as file:
-        assert atomic._lock(file.fileno())
+        assert system.lock(file.fileno())
         atomic._sweep(folder / "net.py")
         assert part.exists()
     atomic._sweep(folder / "net.py")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from unittest.mock import patch
 
 import numpy as np
 
@@ -161,23 +160,22 @@ def _attack_snapshot(data: bytes, folder: Path) -> bool:
 
 
 def _attack_conversion(data: bytes, folder: Path) -> bool:
-    """A module that compiles, and weights of its shapes; options as the bytes have it.
-    Formatting is left out: it is another program, and given nothing but our source."""
+    """A module that compiles, and weights of its shapes; options as the bytes have
+    it."""
     net, weights = _split(data)
     text_path, weights_path = folder / "net.prototxt", folder / "net.caffemodel"
     text_path.write_bytes(net)
     weights_path.write_bytes(weights)
     chance = zlib.crc32(data)
     try:
-        with patch("caffe2flax.conversion.format_source", str):
-            conversion = caffe2flax.convert(
-                text_path,
-                weights_path if weights else None,
-                phase="TRAIN" if chance & 1 else "TEST",
-                taps="all" if chance & 2 else (),
-                flat=bool(chance & 4),
-                stub_unsupported=not chance & 0x78,
-            )
+        conversion = caffe2flax.convert(
+            text_path,
+            weights_path if weights else None,
+            phase="TRAIN" if chance & 1 else "TEST",
+            taps="all" if chance & 2 else (),
+            flat=bool(chance & 4),
+            stub_unsupported=not chance & 0x78,
+        )
     except ConversionError as error:
         for problem in error.problems:
             span = problem.span
