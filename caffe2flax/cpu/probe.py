@@ -169,9 +169,8 @@ def main() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for what in get_args(What):
-        if right(what):
-            print(what, flush=True)
+    for what in filter(right, get_args(What)):
+        print(what, flush=True)
 
 
 Case = tuple[Callable[..., Array], list[np.ndarray], np.ndarray]
