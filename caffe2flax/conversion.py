@@ -30,7 +30,7 @@ from caffe2flax.frontend.source import (
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 from caffe2flax.ir.build import build
 from caffe2flax.ir.dialects import check_dialects
-from caffe2flax.ir.graph import Given, Graph
+from caffe2flax.ir.graph import CallerShapes, Graph
 from caffe2flax.ir.layout import Shape
 from caffe2flax.layers import register_all
 from caffe2flax.layers.stub import Stub
@@ -206,7 +206,9 @@ def read_graph(
     graph = build(
         net,
         phase=phase,
-        given=Given(shapes, dict(array_shapes or {}), dict(weight_shapes or {})),
+        caller_shapes=CallerShapes(
+            shapes, dict(array_shapes or {}), dict(weight_shapes or {})
+        ),
         taps=options.get("taps", ()),
         dialects=dialect,
         stub=Stub if options.get("stub_unsupported") else None,

@@ -49,4 +49,4 @@ REFUSED: Mapping[str, str] = {
     "Permutation": "forks mean several things by it, from an order of axes to puzzles "
     "of patches; put Permute in its place, or give a plug-in that says it",
 }
-"""Types without a counterpart, each with a reason."""
+"""Types that are not converted, each with the reason."""

@@ -58,9 +58,9 @@ class Stored(Source):
     width: int = 0
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        return tuple(self.feed(top) for top in range(len(self.blobs_made)))
+        return tuple(self.top_shape(top) for top in range(len(self.blobs_made)))
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         shape = (self.batch, self.channels, self.height, self.width)
         found = (self.batch,) if top else shape
         if 0 not in found:
@@ -200,9 +200,9 @@ class HDF5Data(Source):
         return cls(_blobs(params), _size(params, "batch_size"))
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        return tuple(self.feed(top) for top in range(len(self.blobs_made)))
+        return tuple(self.top_shape(top) for top in range(len(self.blobs_made)))
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         blob = self.blobs_made[top]
         raise UnknownShape(
             f"the shape of blob {blob!r} stands in HDF5 files, which are not opened: "

@@ -187,7 +187,7 @@ class InfogainLoss(ClassLoss, ReadsFiles):
 def _holds_probabilities(params: Params) -> bool:
     """Whether an InfogainLoss is that of Caffe before 1.0."""
     meaning = params.dialect("InfogainLoss")
-    if not meaning and params.makers[:1] == ("Softmax",):
+    if not meaning and params.bottom_types[:1] == ("Softmax",):
         why = "its bottom comes from a Softmax"
         meaning = params.decided("InfogainLoss", "probabilities", why)
     if not meaning:

@@ -68,7 +68,7 @@ class PythonData(Feed):
     blobs_made: tuple[str, ...]
     name: str
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         where = f"the data of the Python layer {self.name}"
         raise unknown_shape(self.blobs_made[top], where)
 
@@ -132,7 +132,7 @@ class RoIData(Feed):
     blobs_made: tuple[str, ...]
     shapes: tuple[Shape, ...]
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         blob = self.blobs_made[top]
         if not top:
             raise unknown_size(blob, "a list of images", (1, 3, 0, 0))

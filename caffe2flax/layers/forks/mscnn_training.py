@@ -46,7 +46,7 @@ class ImageGtData(Feed):
         ignore_all(params)
         return cls(top_names(params), (batch, 3, *size), rates, coordinates)
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         if 0 in self.image:
             blob = self.blobs_made[top]
             if top:

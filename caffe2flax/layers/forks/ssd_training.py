@@ -28,7 +28,7 @@ class Annotated(Feed):
     where: str
     image: Shape = ()
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         blob = self.blobs_made[top]
         if top:
             raise unknown_shape(blob, self.where, self.image[0])

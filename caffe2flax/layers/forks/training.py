@@ -51,7 +51,7 @@ class DenseImageData(Feed):
             params.error("label_divide_factor", "label_divide_factor must be positive")
         return cls(top_names(params), batch, channels, (rows, columns), max(factor, 1))
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         blob = self.blobs_made[top]
         if 0 in self.size:
             known = (self.batch, 1 if top else self.channels, *self.size)
@@ -101,7 +101,7 @@ class OtherData(Feed):
         image = (max(batch, 1), 3, *frames, crop or height, crop or width)
         return cls(top_names(params), params.name, image)
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         blob, where = self.blobs_made[top], f"the data of a {self.type_}"
         if top:
             raise unknown_shape(blob, where, self.image[0])

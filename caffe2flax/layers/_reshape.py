@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand
-from caffe2flax.ir.reshape import regroup
+from caffe2flax.ir.reshape import layout_after_reshape
 
 
-class Regroup(Layer):
+class ReshapeLayer(Layer):
     """A change of shape that keeps Caffe's C order of the elements."""
 
     __slots__ = ()
@@ -24,7 +24,7 @@ class Regroup(Layer):
             (scaled,) = self.infer(x.scaled)
         except ConversionError:
             scaled = ()
-        free = regroup(x, shape, scaled)
+        free = layout_after_reshape(x, shape, scaled)
         if free is not None:
             return Layouts((x.layout,), (free,))
         return Layouts((Layout.caffe(len(x.shape)),), (Layout.caffe(len(shape)),))
