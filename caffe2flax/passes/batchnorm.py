@@ -12,13 +12,13 @@ from caffe2flax.ir.layer import Layer
 
 
 def fold_batchnorm(graph: Graph) -> Graph:
-    """Joins each layer with the one behind it that it can take in (`Foldable`).
+    """Joins each `Foldable` layer with the next layer, where the two can be one.
 
     Before: a = BatchNorm(x); b = Scale(a)
     After:  b = BatchNorm(x), with the weights of both
 
-    Not where another layer reads `a`, or where `a` leaves the module, or where one of
-    the two shares weights by itself.
+    Not where another layer reads `a`, where the module returns `a`, or where one of the
+    two shares weights with other layers.
     """
     pairs = [*_pairs(graph)]
     uses = Counter(weight for node in graph.nodes for weight in node.weights)
@@ -43,7 +43,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
 
 
 def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Layer]]:
-    """Two nodes, and the layer that does the work of both."""
+    """Two nodes, and the layer that computes the same as both."""
     readers = graph.readers()
     for node in graph.nodes:
         follower = _only_reader(node, readers, graph.returned)
