@@ -1,4 +1,4 @@
-"""What all changes of shape have in common."""
+"""The base class of layers that only change the shape."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ReshapeLayer(Layer):
 
 
 def _keeps_items(x: Operand, y: Operand) -> bool:
-    """Whether both are batches of the same items, emitted first."""
+    """Whether both have the same batch, as the first axis of the emitted array."""
     if x.shape[:1] != y.shape[:1] or not (x.is_batch(0) and y.is_batch(0)):
         return False
     return x.leads(1) and y.leads(1)

@@ -31,8 +31,8 @@ from caffe2flax.layers._fields import (
 )
 
 MATRIX = 2**19
-"""Numbers in a matrix of the reference: 4 MB, which memory is found for again and
-again, and much of which stays in the cache."""
+"""Elements in a matrix of the reference: 4 MB, which is allocated fast and stays mostly
+in the cache."""
 
 
 @register("Convolution", "convolution_param")
@@ -139,7 +139,7 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
     def _padding(self, spatial: tuple[Window, ...]) -> object:
         assert self.padding is not None, "reconcile_padding has not run"
         if all(w.kernel == 1 and w.pad == 0 for w in spatial):
-            return "SAME"  # a single pixel: it pads nothing, whatever the stride
+            return "SAME"  # a kernel of one pixel: no padding, for any stride
         emitted = self.padding.emitted
         if not isinstance(emitted, str) and all(low == high for low, high in emitted):
             return same([low for low, _ in emitted])
@@ -159,11 +159,11 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _convolve(self, blobs: Sequence[Array], x: Array) -> Array:
-        """Products of matrices, for as many rows of the top, and then positions of the
-        kernel, as MATRIX holds."""
+        """Products of matrices of at most MATRIX elements: for some rows of the top,
+        and some positions of the kernel, at a time."""
         axis = self.sliding.channel_axis(x.shape)
         (shape,) = self.infer(x.shape)
-        # A pixel where there are no spatial axes.
+        # One pixel where there are no spatial axes.
         spatial = self.sliding.windows(x.shape) or (Window(1),)
         channels, extents, sizes = (
             x.shape[axis],

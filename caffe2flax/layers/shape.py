@@ -1,4 +1,4 @@
-"""The same numbers in another shape."""
+"""Flatten and Reshape: the same elements in another shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from caffe2flax.layers._reshape import ReshapeLayer
 @layer("Flatten", "flatten_param")
 @dataclass(frozen=True, slots=True)
 class Flatten(ReshapeLayer):
-    """Axes `axis` to `end_axis` in one."""
+    """Axes `axis` to `end_axis` as one."""
 
     axis: int = 1
     end_axis: int = -1

@@ -42,8 +42,8 @@ def _normal(params: Params) -> tuple[Four, Four]:
 class BoxOutput(Layer):
     """Rows (image, x1, y1, x2, y2) of the boxes of several maps that pass suppression.
 
-    The number of rows follows from the data. The module has as many as there can be;
-    behind the last box its row is repeated, in the second top rows are -1.
+    Caffe's number of rows depends on the data. The module has the largest possible
+    number; unused rows repeat the last box, and are -1 in the second top.
     """
 
     bottoms = (1, None)
@@ -197,7 +197,7 @@ class BoxOutput(Layer):
 @layer("DecodeBBox", "decode_bbox_param", "bbox_reg_param")
 @dataclass(frozen=True, slots=True)
 class DecodeBBox(Layer):
-    """Regions (R, 5) moved by the second four of eight predictions (R, 8)."""
+    """Regions (R, 5) moved by the last four of eight predictions (R, 8)."""
 
     bottoms = (2, 3)
     in_place = False
@@ -244,4 +244,4 @@ class DecodeBBox(Layer):
 
 @dataclass(frozen=True, slots=True)
 class ScreenedBBox(DecodeBBox, ComputedByCaller):
-    """In training: those of the moved regions that ground truth leaves over."""
+    """In training: the moved regions that remain after comparison with ground truth."""

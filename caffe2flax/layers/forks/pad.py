@@ -26,8 +26,7 @@ class Pad(Layer):
     in_place = False
 
     ends: Ends
-    """Entries before and after, for each axis; for the last two where only those are
-    told."""
+    """Entries before and after, for each axis, or for the last two axes only."""
     mode: str = "constant"
     value: float = 0.0
     images: bool = False

@@ -1,4 +1,4 @@
-"""Axes of choice reduced to one number, as a fork names each function."""
+"""Reductions along given axes, with a layer type for each function."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reduced(Layer):
     in_place = False
 
     emitted: ClassVar[str]
-    """The function as generated code names it, with an `axis` and `keepdims`."""
+    """The function in generated code, with the arguments `axis` and `keepdims`."""
     function: ClassVar[Any]
     """The same in numpy."""
 
@@ -49,7 +49,7 @@ class Reduced(Layer):
         return (tuple(n for i, n in enumerate(shape) if i not in gone),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        """Any will do; the axes that stay keep their places among one another."""
+        """Any layout; the axes that remain keep their order."""
         have = inputs[0].layout
         gone = self.axes(have.rank)
         if self.keep:
@@ -139,7 +139,7 @@ class ReduceLogSumExp(Reduced):
 
 
 class Norm(Reduced):
-    """A norm along `axes`, whose extents stay as 1 unless keepdims is 0."""
+    """A norm along `axes`, which remain with extent 1 unless keepdims is 0."""
 
     __slots__ = ()
 

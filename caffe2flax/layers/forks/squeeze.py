@@ -1,4 +1,4 @@
-"""Axes of extent 1, put in or taken out."""
+"""Layers that add or remove axes of extent 1."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ class ExpandDimsND(ReshapeLayer):
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
-        made = list(shape)
+        top = list(shape)
         for i, axis in enumerate(self.added):
             place = canonical_axis(axis, len(shape) + 1)
-            if place + i > len(made):
+            if place + i > len(top):
                 raise ConversionError(f"axis {axis} is out of range for {shape}")
-            made.insert(place + i, 1)
-        return (tuple(made),)
+            top.insert(place + i, 1)
+        return (tuple(top),)
