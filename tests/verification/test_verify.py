@@ -572,7 +572,7 @@ def test_without_weights_others_stand_in() -> None:
     zeros = SMALL.replace('weight_filler { type: "xavier" }', "")
     report = caffe2flax.verify(zeros)
     assert report.ok
-    assert report.notes == ("no weights are given: random ones stand in",)
+    assert report.notes == ("no weights are given: random ones are used",)
     assert np.ptp(report.outputs["prob"]) > 0.01
     conversion = report.conversion
     assert conversion.source == caffe2flax.convert(zeros).source
