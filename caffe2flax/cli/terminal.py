@@ -1,4 +1,4 @@
-"""What commands say, and how it is printed."""
+"""The output of commands, and how it is printed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from caffe2flax.errors import Problem, Span, printable
 
 
 class Outcome(NamedTuple):
-    """What a command prints, the problems that it passed over, which go to stderr, and
-    whether all is well besides."""
+    """What a command prints, the problems that did not stop it, which are printed on
+    stderr, and whether it succeeded apart from these."""
 
     text: str
     problems: tuple[Problem, ...] = ()
@@ -20,7 +20,8 @@ class Outcome(NamedTuple):
 
 
 def lines(*parts: object) -> str:
-    """Without control characters: names from a file cannot steer a terminal."""
+    """The parts as lines, without control characters, which could change the
+    terminal."""
     return printable("\n".join(map(str, parts)))
 
 
@@ -38,7 +39,7 @@ def can_print(text: str) -> bool:
 
 
 def print_problems(*problems: Problem) -> None:
-    """On stderr, in the order of their places."""
+    """Prints problems on stderr, in the order of their positions."""
     ordered = sorted(problems, key=lambda p: (p.file or "", p.line or 0, p.column or 0))
     print(*ordered, sep="\n", file=sys.stderr)
 
@@ -50,6 +51,6 @@ def problem_of(error: OSError) -> Problem:
 
 
 def discard_output() -> None:
-    """Points stdout at nothing, so that the interpreter's own last flush cannot
+    """Redirects stdout to the null device, so that the interpreter's last flush cannot
     fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
