@@ -90,7 +90,7 @@ def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
         name = member.filename.removesuffix(".npy")
         try:
             if name in arrays:
-                raise ValueError("stands in the file twice")
+                raise ValueError("is in the file twice")
             arrays[name] = _read_member(archive, member)
         except _DAMAGE as error:
             reason = str(error) or "ends too early"

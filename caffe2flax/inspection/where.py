@@ -156,7 +156,7 @@ class _Finder:
                     for p in entry.passages
                 ):
                     return (entry,)
-        raise ConversionError(f"no layer stands in line {line} of the prototxt")
+        raise ConversionError(f"no layer is in line {line} of the prototxt")
 
     def _entry(self, layer: Node, node: Node | None) -> LayerLocation:
         passages = [*self._prototxt(layer.span)]

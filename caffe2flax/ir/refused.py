@@ -9,8 +9,8 @@ FIELD = (
     "scores that go into it"
 )
 ROUNDED = (
-    "it rounds numbers to few bits, at places that were found in training and stand in "
-    "weight files alone; convert the net as it was before"
+    "it rounds numbers to few bits, with scales that are in its weight files only; "
+    "convert the net as it was before"
 )
 PLUGIN = "its code was not published with the net; give a plug-in that says it"
 FLOW = (

@@ -72,7 +72,7 @@ class TrainingSource(Source):
 def unknown_shape(blob: str, where: str, batch: int = 1) -> UnknownShape:
     """The error for an input whose shape only the data has."""
     return UnknownShape(
-        f"the shape of blob {blob!r} stands in {where}, which is not opened: "
+        f"the shape of blob {blob!r} is in {where}, which is not opened: "
         f"give --input-shape {blob}=N,...",
         (batch,),
         more=True,
@@ -84,7 +84,7 @@ def unknown_size(
 ) -> UnknownShape:
     """The error for images whose size only the data has."""
     return UnknownShape(
-        f"the size of blob {blob!r} stands in {where}, which is not opened: "
+        f"the size of blob {blob!r} is in {where}, which is not opened: "
         f"give --input-shape {blob}={letters}",
         known,
     )

@@ -77,8 +77,9 @@ class Stored(Source):
         ]
         like = f"{blob}=N" if top else f"{blob}=N,C,H,W"
         raise UnknownShape(
-            f"the {_listed(unknown)} of blob {blob!r} stand{'s' * (len(unknown) == 1)}"
-            f" in its data, which is not opened: give --input-shape {like}",
+            f"the {_listed(unknown)} of blob {blob!r} "
+            f"{'is' if len(unknown) == 1 else 'are'} in its data, which is not opened: "
+            f"give --input-shape {like}",
             known,
         )
 
@@ -205,7 +206,7 @@ class HDF5Data(Source):
     def top_shape(self, top: int) -> Shape:
         blob = self.top_names[top]
         raise UnknownShape(
-            f"the shape of blob {blob!r} stands in HDF5 files, which are not opened: "
+            f"the shape of blob {blob!r} is in HDF5 files, which are not opened: "
             f"give --input-shape {blob}=N,...",
             (self.batch,),
             more=True,

@@ -109,7 +109,7 @@ class TwoBlobs(Normalizing):
             return cls(1e-9 if learns else None, scale, shift)
         params.ignore("decay")
         if params.get("moving_average", False) and params.phase == "TEST":
-            text = "moving_average: the averages do not stand in weights files"
+            text = "moving_average: the averages are not in weights files"
             params.error("moving_average", text)
         if not params.get("across_spatial", True):
             params.error("across_spatial", "statistics of each pixel are not converted")

@@ -108,7 +108,7 @@ class Add(Broadcast):
     @classmethod
     def parse(cls, params: Params) -> Self:
         if params.bottoms == 1:
-            params.error(None, "with one bottom, the shape of the other is not told")
+            params.error(None, "with one bottom, the shape of the other is unknown")
         return cls()
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
@@ -155,7 +155,7 @@ class BinaryFunction(Broadcast):
     @classmethod
     def parse(cls, params: Params) -> Self:
         if params.bottoms == 1:
-            params.error(None, "with one bottom, the shape of the other is not told")
+            params.error(None, "with one bottom, the shape of the other is unknown")
         return cls()
 
     def call(self, at: Site) -> str:

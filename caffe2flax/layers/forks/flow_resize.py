@@ -197,7 +197,7 @@ class Mean(Frames):
         sign = -1 if params.choice("operation", *words, default="ADD") != "ADD" else 1
         values = params.all("value", float)
         if params.has("file"):
-            params.error("file", "the mean stands in a file, which is not opened")
+            params.error("file", "the mean is in a file, which is not opened")
         elif not values:
             params.error(None, "mean_param needs a value")
         if params.tops != params.bottoms:

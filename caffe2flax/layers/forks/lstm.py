@@ -71,7 +71,7 @@ class Lstm(Layer, Stateful):
         if len(shape) == 3:
             return False
         raise ConversionError(
-            f"a bottom of shape {shape} tells not whether it is (T * N, ...) or "
+            f"a bottom of shape {shape} does not show whether it is (T * N, ...) or "
             "(T, N, ...): choose with --dialect Lstm=flat or Lstm=sequence"
         )
 
