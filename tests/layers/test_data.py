@@ -1,4 +1,4 @@
-"""Data layers as inputs: their shapes, what is said of the images, what is refused."""
+"""Data layers as inputs: their shapes, notes on images, and errors."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_unknown_shapes(name: str) -> None:
-    """An error says what to give where no usual shape will do; the caller may, and what
-    is fed will do."""
+    """An error names the option where no usual shape suits; the caller's shape, and
+    that of the arrays to run on, are used."""
     type_, params, message = UNKNOWN[name]
     text = net(type_, params)
     five = PRELU + "layer { name: 'f' type: 'Reshape' bottom: 'out' top: 'five' "
