@@ -136,10 +136,8 @@ _answer: Future[frozenset[str]] | None = None
 
 
 def prepare() -> Future[frozenset[str]]:
-    """Starts the test that `available` waits for: called early, it hides most of the
-    second. A process forked meanwhile waits for ever, as programs of JAX do after a
-    fork.
-    """
+    """Starts the test that `available` waits for, to be called early. A process forked
+    meanwhile waits for ever, as programs of JAX do after a fork."""
     global _answer
     with _lock:
         if _answer is None:
@@ -215,8 +213,7 @@ def products(random: np.random.Generator) -> Iterator[Case]:
 
 
 def packed_products(random: np.random.Generator) -> Iterator[Case]:
-    """oneDNN's blocks may depend on the number of columns: with AVX2, one release used
-    these for all but 129 to 192 columns."""
+    """oneDNN's blocks may depend on the number of columns, as in a release with AVX2."""
     outs = (2, 30, 64, 65, 130, 200, 300, 350, 400, 450, 550, 600)
     for each in itertools.product((2, 30), (5, 70), outs):
         kind = ("", "bias other relu")[sum(each) % 2]

@@ -135,5 +135,5 @@ def at_label(x: Array, labels: Array, axis: int) -> Array:
     rest = x.shape[:axis] + x.shape[axis + 1 :]
     places = np.trunc(labels).astype(np.int64).reshape(rest)
     inside = np.clip(places, 0, x.shape[axis] - 1)
-    found = np.take_along_axis(x, np.expand_dims(inside, axis), axis)
-    return np.where(inside == places, np.squeeze(found, axis), np.nan)
+    entries = np.take_along_axis(x, np.expand_dims(inside, axis), axis)
+    return np.where(inside == places, np.squeeze(entries, axis), np.nan)

@@ -194,14 +194,14 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
                 )
                 columns[:, :, i] = padded[(slice(None), slice(None), *cut)]
             part = weight[..., first : first + most]
-            made = part.reshape(*part.shape[:2], -1) @ columns.reshape(
+            summed = part.reshape(*part.shape[:2], -1) @ columns.reshape(
                 count, self.group, each * len(chunk), prod(some)
             )
-            made = made.reshape(count, self.num_output, *some)
+            summed = summed.reshape(count, self.num_output, *some)
             if first == 0:
-                total[:, :, top : top + rows] = made
+                total[:, :, top : top + rows] = summed
             else:
-                total[:, :, top : top + rows] += made
+                total[:, :, top : top + rows] += summed
         if self.bias:
             total += blobs[1].reshape(-1, *(1,) * len(sizes))
         return total.reshape(shape)
@@ -214,11 +214,13 @@ class ConvolutionDepthwise(Convolution):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        made = super(ConvolutionDepthwise, cls).parse(params)
-        if params.has("group") and made.group != made.num_output:
-            text = f"a group for each of {made.num_output} channels, not {made.group}"
+        parsed = super(ConvolutionDepthwise, cls).parse(params)
+        if params.has("group") and parsed.group != parsed.num_output:
+            text = (
+                f"a group for each of {parsed.num_output} channels, not {parsed.group}"
+            )
             params.error("group", text)
-        return replace(made, group=made.num_output)
+        return replace(parsed, group=parsed.num_output)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         channels = inputs[0][self.sliding.channel_axis(inputs[0])]
@@ -237,14 +239,14 @@ class DepthwiseConvolution(ConvolutionDepthwise):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        made = super(DepthwiseConvolution, cls).parse(params)
-        if not params.has("group") and made.num_output > 1:
+        parsed = super(DepthwiseConvolution, cls).parse(params)
+        if not params.has("group") and parsed.num_output > 1:
             params.error(
                 None,
                 "without group, the fork that has this type does one thing on CPU and "
                 "another on GPU: give as many groups as channels",
             )
-        return made
+        return parsed
 
 
 @register("CONVOLUTION3D", "convolution_param")

@@ -90,7 +90,7 @@ class InnerProduct(Layer, ReadsWeights, Abbreviated):
         shape, axes = blobs[0].shape, (0, 1) if self.transpose else (1, 0)
         kernel_init = Code(blobs[0].filler.initializer(shape, axes))
         reordered = not np.all(np.diff(at.input.flat_indices(axis)) == 1)
-        made = Call.of(
+        call = Call.of(
             "nnx.Linear",
             features,
             self.num_output,
@@ -100,7 +100,7 @@ class InnerProduct(Layer, ReadsWeights, Abbreviated):
             precision=PRECISION,
             rngs=RNGS,
         )
-        return replace(made, comment="rows in H, W, C order") if reordered else made
+        return replace(call, comment="rows in H, W, C order") if reordered else call
 
     def call(self, at: Site) -> str:
         axis = self._axis(at.input.shape)

@@ -157,9 +157,8 @@ class Crop(Layer, Spatial, Aligned, Rearranges):
     first_axis: int = 2
     offset: tuple[int, ...] = ()
     derived: str = ""
-    """"auto": its offset follows from the layers between the bottoms; "open": as "auto"
-    where the file shows that this is meant, an error where it does not and the offset
-    is not 0; "": it is given."""
+    """"auto": its offset follows from the layers above the bottoms; "open": as "auto",
+    or an error where the file does not decide and the offset is not 0; "": given."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:

@@ -48,10 +48,10 @@ class Reduction(Layer):
     def call(self, at: Site) -> str:
         layout = at.input.layout
         first = canonical_axis(self.first_axis, layout.rank)
-        gone = [i for i, a in enumerate(layout.axes) if a >= first]
-        axes = f", axis={literal(tuple(gone))}" if first else ""
-        if len(gone) == 1 and first:
-            axes = f", axis={layout.position(layout.axes[gone[0]])}"
+        reduced = [i for i, a in enumerate(layout.axes) if a >= first]
+        axes = f", axis={literal(tuple(reduced))}" if first else ""
+        if len(reduced) == 1 and first:
+            axes = f", axis={layout.position(layout.axes[reduced[0]])}"
         x = {
             "ASUM": f"jnp.abs({at.x})",
             "SUMSQ": f"jnp.square({at.x})",

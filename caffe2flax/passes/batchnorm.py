@@ -24,7 +24,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
     uses = Counter(weight for node in graph.nodes for weight in node.weights)
     alike = Counter(node.weights + follower.weights for node, follower, _ in pairs)
     folded: dict[int, Node] = {}
-    gone: set[int] = set()
+    removed: set[int] = set()
     for node, follower, layer in pairs:
         weights = node.weights + follower.weights
         if any(uses[weight] != alike[weights] for weight in weights):
@@ -37,8 +37,8 @@ def fold_batchnorm(graph: Graph) -> Graph:
             shares=(),
             parts=(*node.layers, *follower.layers),
         )
-        gone.add(follower.number)
-    nodes = (folded.get(n.number, n) for n in graph.nodes if n.number not in gone)
+        removed.add(follower.number)
+    nodes = (folded.get(n.number, n) for n in graph.nodes if n.number not in removed)
     return replace(graph, nodes=tuple(nodes))
 
 
@@ -61,5 +61,7 @@ def _only_reader(
 ) -> Node | None:
     if len(node.outputs) != 1 or node.outputs[0] in returned:
         return None
-    found = readers.get(node.outputs[0], ())
-    return found[0] if len(found) == 1 and len(found[0].inputs) == 1 else None
+    following = readers.get(node.outputs[0], ())
+    return (
+        following[0] if len(following) == 1 and len(following[0].inputs) == 1 else None
+    )

@@ -208,8 +208,8 @@ class LayerValues:
                 return f"{SHAPE} {shape}, not {self.expected[value].shape}"
         if both:
             return ""
-        there = any(v in self.ours for v in layer.outputs)
-        return "no counterpart" if there else MISSING
+        computed = any(v in self.ours for v in layer.outputs)
+        return "no counterpart" if computed else MISSING
 
     def _alone(self, entry: Entry) -> float | None:
         """The difference of the layer from the reference on the module's own values."""

@@ -42,14 +42,14 @@ def _align(own: Statements, other: Statements) -> list[int | None]:
     numbers: list[int | None] = []
     for i, statement in enumerate(own):
         name = names[i]
-        there, turn = targets.get(name, []), before[name].index(i)
+        candidates, turn = targets.get(name, []), before[name].index(i)
         same = values.get(_value(statement), [])
-        if len(same) == 1 or not there:
+        if len(same) == 1 or not candidates:
             numbers.append(same[0] if same else None)
         elif len(before[name]) == 1:
-            numbers.append(there[-1])
+            numbers.append(candidates[-1])
         else:
-            numbers.append(there[turn] if turn < len(there) else None)
+            numbers.append(candidates[turn] if turn < len(candidates) else None)
     return numbers
 
 

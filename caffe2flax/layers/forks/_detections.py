@@ -195,8 +195,8 @@ class Detections(Layer):
             for p in range(count):
                 for c in range(offsets.shape[1]):
                     decoded[p, c] = self._decode(boxes[p], variances[p], offsets[p, c])
-            found = self._best(decoded, scores)
-            rows += [[image, d.label, d.score, *d.box] for d in found]
+            detections = self._best(decoded, scores)
+            rows += [[image, d.label, d.score, *d.box] for d in detections]
         rows = rows or [[image, *[-1] * 6] for image in range(len(loc))]
         return np.array(rows, np.float64)[None, None]
 
@@ -214,17 +214,19 @@ class Detections(Layer):
 
     def _best(self, boxes: Array, scores: Array) -> list[Detection]:
         """Detections in one image; boxes (P, 1 or classes, 4), scores (P, classes)."""
-        found = []
+        detections = []
         for label in range(self.num_classes):
             if label == self.background:
                 continue
             own = boxes[:, 0 if self.share_location else label]
             kept = self._suppressed(own, scores[:, label])
-            found += [Detection(label, float(scores[i, label]), own[i]) for i in kept]
-        if self.keep_top_k is None or len(found) <= self.keep_top_k:
-            return found
-        found.sort(key=lambda d: -d.score)
-        return sorted(found[: self.keep_top_k], key=lambda d: d.label)
+            detections += [
+                Detection(label, float(scores[i, label]), own[i]) for i in kept
+            ]
+        if self.keep_top_k is None or len(detections) <= self.keep_top_k:
+            return detections
+        detections.sort(key=lambda d: -d.score)
+        return sorted(detections[: self.keep_top_k], key=lambda d: d.label)
 
     def _suppressed(self, boxes: Array, scores: Array) -> list[int]:
         """The indices of the boxes of one class that pass suppression, the best

@@ -214,5 +214,5 @@ class Unstack(Layer):
         self, blobs: Sequence[Array], *inputs: Array
     ) -> Array | tuple[Array, ...]:
         (x,) = inputs
-        made = tuple(np.moveaxis(x, self.unstacked, 0))
-        return made if len(made) > 1 else made[0]
+        entries = tuple(np.moveaxis(x, self.unstacked, 0))
+        return entries if len(entries) > 1 else entries[0]

@@ -87,8 +87,8 @@ class ImResize(Layer):
         scales = []
         for n, image in enumerate(x):
             down, across = self._cut(n, *x.shape[2:])
-            held = image[:, down : x.shape[2] - down, across : x.shape[3] - across]
-            scales.append(_cubic(_cubic(held, rows, 1), columns, 2))
+            cropped = image[:, down : x.shape[2] - down, across : x.shape[3] - across]
+            scales.append(_cubic(_cubic(cropped, rows, 1), columns, 2))
         top: Array = np.mean(scales, 0)[None]
         return top
 

@@ -123,7 +123,7 @@ class Proposal(Layer):
         images, _, height, width = scores.shape
         rows, kept_scores = [], []
         for n in range(images):
-            found = []
+            boxes = []
             for h in range(height):
                 for w in range(width):
                     for a, anchor in enumerate(self.anchors):
@@ -131,9 +131,9 @@ class Proposal(Layer):
                         box, large = self._moved(anchor, h, w, delta, info.ravel())
                         score = scores[n, len(self.anchors) + a, h, w]
                         if large or not self.python:
-                            found.append((score if large else 0.0, box))
-            found.sort(key=lambda item: -item[0])
-            for score, box in self._suppress(found[: self.pre or None]):
+                            boxes.append((score if large else 0.0, box))
+            boxes.sort(key=lambda item: -item[0])
+            for score, box in self._suppress(boxes[: self.pre or None]):
                 rows.append([n, *box])
                 kept_scores.append(score)
         regions = np.array(rows, np.float64).reshape(-1, 5)
@@ -157,9 +157,9 @@ class Proposal(Layer):
         sides = corners[2:] - corners[:2] + 1
         return corners, bool((sides >= self.min_size * scales).all())
 
-    def _suppress(self, found: list[tuple[float, Array]]) -> list[tuple[float, Array]]:
+    def _suppress(self, boxes: list[tuple[float, Array]]) -> list[tuple[float, Array]]:
         kept: list[tuple[float, Array]] = []
-        for score, box in found:
+        for score, box in boxes:
             if all(_overlap(box, other) <= self.threshold for _, other in kept):
                 kept.append((score, box))
             if len(kept) == (self.post or -1):

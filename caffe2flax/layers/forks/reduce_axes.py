@@ -43,26 +43,26 @@ class Reduced(Layer):
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
-        gone = self.axes(len(shape))
+        reduced = self.axes(len(shape))
         if self.keep:
-            return (tuple(1 if i in gone else n for i, n in enumerate(shape)),)
-        return (tuple(n for i, n in enumerate(shape) if i not in gone),)
+            return (tuple(1 if i in reduced else n for i, n in enumerate(shape)),)
+        return (tuple(n for i, n in enumerate(shape) if i not in reduced),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
         """Any layout; the axes that remain keep their order."""
         have = inputs[0].layout
-        gone = self.axes(have.rank)
+        reduced = self.axes(have.rank)
         if self.keep:
-            return Layouts((have,), (have.plain(*gone),))
-        kept = [axis for axis in range(have.rank) if axis not in gone]
+            return Layouts((have,), (have.plain(*reduced),))
+        kept = [axis for axis in range(have.rank) if axis not in reduced]
         axes = tuple(kept.index(axis) for axis in have.axes if axis in kept)
         return Layouts((have,), (Layout(axes, tuple(have.orders[a] for a in kept)),))
 
     def call(self, at: Site) -> str:
         rank = len(at.input.shape)
-        gone = sorted(at.axis(axis) % rank for axis in self.axes(rank))
-        axes = None if len(gone) == rank else tuple(gone)
-        shown = gone[0] if len(gone) == 1 else axes
+        reduced = sorted(at.axis(axis) % rank for axis in self.axes(rank))
+        axes = None if len(reduced) == rank else tuple(reduced)
+        shown = reduced[0] if len(reduced) == 1 else axes
         options = {
             "axis": None if axes is None else literal(shown),
             "keepdims": unless(self.keep, False),

@@ -97,8 +97,8 @@ class Binned(Regional):
         for image, *region in rois.reshape(-1, 5).astype(f):
             corners = np.array(region)
             pad = (corners[2:] - corners[:2] + 1) * f(self.pad_ratio)
-            grown = np.concatenate([corners[:2] - pad, corners[2:] + pad])
-            yield int(image), grown * f(self.scale)
+            padded = np.concatenate([corners[:2] - pad, corners[2:] + pad])
+            yield int(image), padded * f(self.scale)
 
 
 @layer("ROIPooling", "roi_pooling_param")
