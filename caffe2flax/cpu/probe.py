@@ -213,7 +213,7 @@ def products(random: np.random.Generator) -> Iterator[Case]:
 
 
 def packed_products(random: np.random.Generator) -> Iterator[Case]:
-    """oneDNN's blocks may depend on the number of columns, as in a release with AVX2."""
+    """oneDNN's blocks may depend on the number of columns: in one release they do."""
     outs = (2, 30, 64, 65, 130, 200, 300, 350, 400, 450, 550, 600)
     for each in itertools.product((2, 30), (5, 70), outs):
         kind = ("", "bias other relu")[sum(each) % 2]
