@@ -178,12 +178,8 @@ Case = tuple[Callable[..., Array], list[np.ndarray], np.ndarray]
 
 def right(what: What) -> bool:
     """Whether calls of this kind give the same as NumPy; False where they raise."""
-    cases = {
-        "product": products,
-        "convolution": convolutions,
-        "packed": packed_products,
-    }
-    calls, inputs, wanted = zip(*cases[what](np.random.default_rng(0)), strict=True)
+    data = {"product": products, "convolution": convolutions, "packed": packed_products}
+    calls, inputs, wanted = zip(*data[what](np.random.default_rng(0)), strict=True)
 
     def all_of(arrays: Sequence[list[Array]]) -> list[Array]:
         return [call(*given) for call, given in zip(calls, arrays, strict=True)]
