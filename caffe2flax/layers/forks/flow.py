@@ -30,7 +30,7 @@ class Correlation(Frames):
     bottoms = 2
 
     flat: ClassVar[bool] = False
-    """Whether patches are displaced only along rows."""
+    """Whether patches are displaced only horizontally."""
 
     kernel: int
     reach: int
@@ -136,7 +136,7 @@ class Correlation(Frames):
 
 @layer("Correlation1D", "correlation_param")
 class Correlation1D(Correlation):
-    """Correlation of patches that are displaced only along rows."""
+    """Correlation of patches that are displaced only horizontally."""
 
     __slots__ = ()
 
