@@ -34,7 +34,7 @@ def convert(
     **options: Unpack[ConversionOptions],
 ) -> Conversion:
     """Converts a net: `prototxt` is a path or the text itself, `weights` a path or
-    several. A weights file alone will do where it carries its net.
+    several. A weights file that contains its net can be given as `prototxt`.
 
     Options: see `caffe2flax.options`. Raises ConversionError with every problem of the
     files.
@@ -57,14 +57,14 @@ def verify(
     """Runs the generated module and a reference on the same input, and compares what
     every layer computes.
 
-    inputs: arrays, or the .npz that holds them, in Caffe's names and axis order. image:
-    a picture for the first input that is an image. What neither gives is noise, the
-    same every time. against: "reference" (numpy, float64), "caffe" (an installed
-    pycaffe) or "opencv" (below 5). tolerance: of a difference relative to the largest
-    number of its blob. module: the .py of an earlier conversion, edited since perhaps,
-    which is run with the .safetensors beside it in place of what `convert` would write
-    now. compiled: compares the outputs of the program that `caffe2flax.compile` makes
-    of the module, too. Options: see `caffe2flax.options`. Raises ConversionError.
+    inputs: arrays, or an .npz of them, in Caffe's names and axis order. image: a photo
+    for the input that is an image. Other inputs are noise, the same at every call.
+    against: "reference" (numpy, float64), "caffe" (an installed pycaffe) or "opencv"
+    (below 5). tolerance: the largest allowed difference, relative to the largest number
+    of its blob. module: the .py of an earlier conversion, which may have been edited;
+    it is run, with the .safetensors beside it, instead of what `convert` would write
+    now. compiled: also compares the outputs of the program that `caffe2flax.compile`
+    returns for the module. Options: see `caffe2flax.options`. Raises ConversionError.
     """
     from caffe2flax.verification.verify import verify
 
@@ -86,9 +86,9 @@ def inspect(
     weights: Weights | None = None,
     **options: Unpack[ConversionOptions],
 ) -> Inspection | WeightsInspection:
-    """What a net is made of and costs, or what a weights file alone holds. Options: see
-    `caffe2flax.options`. Raises ConversionError with every problem, unsupported layers
-    among them."""
+    """The layers of a net and what they cost, or the contents of a weights file.
+    Options: see `caffe2flax.options`. Raises ConversionError with every problem,
+    unsupported layers included."""
     from caffe2flax.inspection.net import inspect_graph, inspect_weights
 
     if weights is None and carries_weights(prototxt):
@@ -108,10 +108,10 @@ def where(
     weights: Weights | None = None,
     **options: Unpack[ConversionOptions],
 ) -> tuple[LayerLocation, ...]:
-    """The lines of the prototxt and of the generated module that belong together:
-    `query` is the name of a layer or a blob, a line of the module that `convert` writes
-    of the same arguments ("123"), or one of the prototxt ("net.prototxt:57"). Options:
-    see `caffe2flax.options`. Raises ConversionError where nothing is found."""
+    """The lines of a layer in the prototxt and in the generated module. `query` is the
+    name of a layer or a blob, a line of the module that `convert` writes for the same
+    arguments ("123"), or one of the prototxt ("net.prototxt:57"). Options: see
+    `caffe2flax.options`. Raises ConversionError where there is no such layer."""
     from caffe2flax.inspection.where import locate
 
     converted = conversion.convert(prototxt, weights, **options)
@@ -126,7 +126,7 @@ def load(
     weights: Weights | None = None,
     **options: Unpack[ConversionOptions],
 ) -> nnx.Module:
-    """The converted net as a live module in eval mode. Options: see
+    """The converted net as an nnx module with its weights, in eval mode. Options: see
     `caffe2flax.options`. Raises ConversionError."""
     from caffe2flax.runner import instantiate
 

@@ -30,7 +30,7 @@ from caffe2flax.frontend.source import (
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 from caffe2flax.ir.build import build
 from caffe2flax.ir.dialects import check_dialects
-from caffe2flax.ir.graph import Given, Graph
+from caffe2flax.ir.graph import CallerShapes, Graph
 from caffe2flax.ir.layout import Shape
 from caffe2flax.layers import register_all
 from caffe2flax.layers.stub import Stub
@@ -50,17 +50,17 @@ from caffe2flax.weights.variables import (
 
 Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 VERSION = "0.1.0"
-STAND_IN = "no weights are given: random ones stand in"
+RANDOM_WEIGHTS = "no weights are given: random ones are used"
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
     """A converted net.
 
-    name: the class. source: its module. weights: variable -> float32 array, None
-    without a weights file. graph: the net as it was emitted. notes: what the user
-    should know. blobs: the weights as Caffe holds them, by (owner's number, index).
-    places: where the module has each node, by its number.
+    name: that of the class. source: its module. weights: variable -> float32 array,
+    None without a weights file. graph: the net after all passes. notes: what the user
+    should know. blobs: Caffe's weights, by (owner's number, index). places: where the
+    module has each node, by its number.
     """
 
     name: str
@@ -73,12 +73,12 @@ class Conversion:
 
     @property
     def layer_count(self) -> int:
-        """Layers of the net that the module holds."""
+        """The number of layers of the net that the module has."""
         return len(self.graph.layer_weights)
 
     @property
     def parameter_count(self) -> int:
-        """Numbers in the weight blobs, as Caffe counts them."""
+        """The number of elements of the weight blobs, as Caffe counts them."""
         weights = {w for node in self.graph.nodes for w in node.weights}
         return sum(prod(weight.shape) for weight in weights)
 
@@ -91,8 +91,8 @@ class Conversion:
         """Writes `<name in lower case>.py` and, with weights, `.safetensors` beside it;
         `<name>_net` where Python or JAX has a module of that name.
 
-        Both appear whole or not at all. FileExistsError where one exists already and
-        `force` is not given; OSError where the folder cannot be written.
+        Both are written completely or not at all. FileExistsError where one exists
+        already and `force` is not given; OSError where the folder cannot be written.
         """
         stem = module_stem(self.name)
         return write_files(
@@ -105,15 +105,15 @@ def convert(
     weights: Weights | None = None,
     *,
     filled: bool = False,
-    stand_in: Callable[[Graph], Blobs] | None = None,
+    default_blobs: Callable[[Graph], Blobs] | None = None,
     array_shapes: Mapping[str, Shape] | None = None,
     **options: Unpack[ConversionOptions],
 ) -> Conversion:
     """Converts a net, as `caffe2flax.convert` describes.
 
-    filled: makes weights of the fillers where there is no file. stand_in: makes others.
-    array_shapes: of the arrays that the module will be run on, by blob. Raises
-    ConversionError.
+    filled: without a weights file, the fillers give the weights. default_blobs: without
+    a weights file, this function does. array_shapes: the shapes of the arrays that the
+    module will run on, by blob. Raises ConversionError.
     """
     graph = read_graph(prototxt, array_shapes=array_shapes, **options)
     if weights is None and carries_weights(prototxt):
@@ -130,8 +130,8 @@ def convert(
         blobs, notes = collect(graph, files)
     else:
         blobs, notes = {}, note_flax_initialisers(graph)
-    if stand_in is not None and not files:
-        blobs, notes = stand_in(graph), (STAND_IN,)
+    if default_blobs is not None and not files:
+        blobs, notes = default_blobs(graph), (RANDOM_WEIGHTS,)
     reserved = {*library().definitions, NAME}
     class_name = Namespace(reserved).claim(graph.name)
     module = emit(
@@ -180,10 +180,11 @@ def read_graph(
     passes: Sequence[Pass] = PASSES,
     **options: Unpack[ConversionOptions],
 ) -> Graph:
-    """The graph of a prototxt, `passes` run.
+    """The graph of a prototxt after `passes`.
 
-    array_shapes: of the arrays that the net will be run on, by blob. weight_shapes: of
-    the blobs in the weight files, by layer. Raises ConversionError.
+    array_shapes: the shapes of the arrays that the net will run on, by blob.
+    weight_shapes: those of the blobs in the weight files, by layer. Raises
+    ConversionError.
     """
     check_options(options)
     dialect = options.get("dialect") or {}
@@ -206,7 +207,9 @@ def read_graph(
     graph = build(
         net,
         phase=phase,
-        given=Given(shapes, dict(array_shapes or {}), dict(weight_shapes or {})),
+        caller_shapes=CallerShapes(
+            shapes, dict(array_shapes or {}), dict(weight_shapes or {})
+        ),
         taps=options.get("taps", ()),
         dialects=dialect,
         stub=Stub if options.get("stub_unsupported") else None,

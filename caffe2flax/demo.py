@@ -1,4 +1,4 @@
-"""A small net that Caffe trained, converted and held against Caffe's own numbers."""
+"""A small net that Caffe trained, converted and compared with Caffe's own results."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from caffe2flax.errors import ConversionError, Problem, Span
 
 NAME = "DigitsLeNet"
 LEDGER = ".caffe2flax-demo.json"
-"""Holds the digest of each file the demo wrote, to tell its own files from others."""
+"""The file with the digest of each file of the demo, to distinguish them from
+others."""
 
 PIXEL_SCALE = 16
-"""Of the stored images; the net was trained on 0 to 1."""
+"""The scale of the stored images; the net was trained on 0 to 1."""
 SHADES = {True: " ▀▄█", False: " '.#"}
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo wrote and found."""
+    """The files of the demo, and its results."""
 
     paths: tuple[Path, ...]
     """The generated module and its weights."""
     sources: tuple[Path, Path, Path]
-    """The prototxt, the caffemodel and the images as .npz, to try things with."""
+    """The prototxt, the caffemodel and the images as .npz, to experiment with."""
     name: str
     """The generated class."""
     images: np.ndarray
@@ -38,7 +39,7 @@ class Demo:
     labels: np.ndarray
     predicted: np.ndarray
     difference: float
-    """The largest between a probability and the one that Caffe recorded."""
+    """The largest difference between a probability and Caffe's."""
 
     @property
     def module(self) -> str:
@@ -49,9 +50,9 @@ class Demo:
         return int(np.count_nonzero(self.labels == self.predicted))
 
     def drawing(self, *, solid: bool = True) -> str:
-        """Five digits side by side, the last one misread, with what each was read as.
+        """Five digits side by side, the last one misread, with the predicted classes.
 
-        In block characters, or in ASCII where they are not `solid`.
+        In block characters if `solid`, otherwise in ASCII.
         """
         wrong = np.flatnonzero(self.labels != self.predicted)[:1]
         right = np.flatnonzero(self.labels == self.predicted)[: 5 - len(wrong)]
@@ -67,10 +68,10 @@ class Demo:
 def demo(directory: Path) -> Demo:
     """Convert the digits network into `directory`, run it, and compare with Caffe.
 
-    The files of an earlier demo are replaced, any other file is left alone.
+    The files of an earlier demo are replaced, other files are not changed.
 
     Raises:
-        ConversionError: a file that is not the demo's own stands in the way.
+        ConversionError: a file of the demo's name is not the demo's own.
         OSError: a file cannot be written.
     """
     from caffe2flax import convert, run
@@ -103,14 +104,16 @@ def demo(directory: Path) -> Demo:
 
 
 def _data() -> Path:
-    """Where the network and its images lie: inside the package, or in a checkout."""
+    """The folder of the network and its images: inside the package, or in a
+    checkout."""
     package = Path(__file__).parent
     installed = package / "demo_data"
     return installed if installed.is_dir() else package.parent / "fixtures" / "digits"
 
 
 def _replace_own(fresh: Path, directory: Path) -> None:
-    """Move the files of `fresh` to `directory`, or none where one is foreign."""
+    """Move the files of `fresh` to `directory`; none where a file there is not the
+    demo's own."""
     own = _ledger(directory)
     names = sorted(path.name for path in fresh.iterdir())
     foreign = [

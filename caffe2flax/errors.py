@@ -1,4 +1,4 @@
-"""Where a problem stands, and the one exception for bad input."""
+"""Problems with their positions, and the one exception for bad input."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from difflib import get_close_matches
 from itertools import islice
 
 EXCERPT_WIDTH = 100
-"""Columns of a source line that an error shows: an endless line stays readable."""
+"""How many columns of a source line an error shows, as lines may be very long."""
 
 MAX_HINTS = 100
-"""Problems that are given a hint: looking for one takes longer than reading a line."""
+"""How many problems get a hint, as the search for one takes time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A place in an input file; lines and columns count from 1, 0 means unknown."""
+    """A position in an input file; lines and columns count from 1, 0 means unknown."""
 
     file: str
     line: int = 0
@@ -42,7 +42,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, and where."""
+    """One problem of the input, and its position."""
 
     message: str
     span: Span | None = None
@@ -69,7 +69,7 @@ class Problem:
         }
 
     def at(self, span: Span | None) -> Problem:
-        """The same problem, placed at `span` unless it has a place already."""
+        """The same problem, at `span` unless it has a position already."""
         return self if self.span else replace(self, span=span)
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Problem:
 
 
 class ConversionError(Exception):
-    """Bad input: every problem that was found, each with its place where it has one."""
+    """Bad input: all problems, each with its position where it has one."""
 
     def __init__(self, problems: str | Problem | Iterable[Problem]):
         if isinstance(problems, str):
@@ -96,14 +96,14 @@ class ConversionError(Exception):
         return (type(self), (self.problems,))
 
     def at(self, span: Span | None) -> ConversionError:
-        """The same error with `span` on the problems that have no place yet."""
+        """The same error with `span` for the problems that have no position yet."""
         return ConversionError(problem.at(span) for problem in self.problems)
 
 
 class UnknownShape(ConversionError):
-    """An input whose shape only its data tells.
+    """An input whose shape only its data has.
 
-    known: its axes, 0 for those of which nothing is known; `more`: others follow.
+    known: its extents, 0 for unknown ones. more: further axes may follow.
     """
 
     def __init__(self, message: str, known: tuple[int, ...], *, more: bool = False):
@@ -130,7 +130,7 @@ def optional(what: str, package: str, extra: str, file: str = "") -> Iterator[No
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: names from a file cannot steer a terminal."""
+    """`text` without control characters, which could change the terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -140,14 +140,14 @@ def printable(text: str) -> str:
 
 
 def closest(word: str, candidates: Iterable[str], problems: Sized = ()) -> str:
-    """`; did you mean X?` for the candidate that looks most like `word`, or nothing.
+    """`; did you mean X?` for the candidate most similar to `word`, or "".
 
-    Letter case is no difference. Long words and the candidates beyond the first
-    thousand are not compared, and none once there are many `problems`: a file full of
-    wrong names costs no square of its length.
+    Letter case is ignored. Long words and candidates beyond the first thousand are not
+    compared, and none once there are many `problems`, so that a file with many wrong
+    names does not take a time that grows with the square of its length.
     """
     if len(word) > 64 or len(problems) >= MAX_HINTS:
         return ""
     known = {c.casefold(): c for c in islice(candidates, 1000) if c != word}
-    found = get_close_matches(word.casefold(), known, n=1)
-    return f"; did you mean {known[found[0]]}?" if found else ""
+    matches = get_close_matches(word.casefold(), known, n=1)
+    return f"; did you mean {known[matches[0]]}?" if matches else ""

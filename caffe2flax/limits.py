@@ -1,6 +1,6 @@
-"""How much a file may ask for: the bounds that are choices, in one place.
+"""Limits for the size of files and nets.
 
-A file beyond one of them is refused with the bound's name; `limited` sets others.
+A file beyond one of them is an error with the limit's name; `limited` changes limits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 
 
 def _memory() -> int:
-    """Bytes of this machine's memory; 16 GB where it does not tell."""
+    """Bytes of this machine's memory; 16 GB where unknown."""
     if sys.platform == "win32" or not hasattr(os, "sysconf"):
         return 2**34
     try:
@@ -30,7 +30,7 @@ def _bound(default: int, about: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Every bound, with what it bounds; each is the largest number that passes."""
+    """All limits; each is the largest allowed number."""
 
     prototxt_bytes: int = _bound(2**25, "bytes of a prototxt")
     fields: int = _bound(
@@ -47,30 +47,30 @@ class Limits:
     )
 
     def refusal(self, name: str, what: str) -> str:
-        """The message for `what`, which is beyond the bound `name`."""
+        """The message for `what`, which is beyond the limit `name`."""
         bound = getattr(self, name)
         return f"{what}, the limit is {bound}; --limit {name}=N sets another"
 
 
 NAMES: Mapping[str, str] = {f.name: f.metadata["about"] for f in fields(Limits)}
-"""Each bound and what it bounds."""
+"""Each limit and its description."""
 
 _current: ContextVar[Limits | None] = ContextVar("limits", default=None)
 
 
 def current() -> Limits:
-    """The bounds that hold here."""
+    """The current limits."""
     return _current.get() or Limits()
 
 
 @contextmanager
 def limited(**bounds: int) -> Iterator[Limits]:
-    """Sets bounds by name for what is called inside, in this thread.
+    """Sets limits by name for the code inside, in this thread.
 
     with caffe2flax.limited(prototxt_bytes=2**30):
         caffe2flax.convert("huge.prototxt")
 
-    Raises TypeError for a name that is none.
+    Raises TypeError for an unknown name.
     """
     token = _current.set(replace(current(), **bounds))
     try:

@@ -1,4 +1,4 @@
-"""The options of a conversion: which net is meant, and how it is written."""
+"""The options of a conversion: which net is converted, and how it is written."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from caffe2flax.errors import closest
 
 
 class NetOptions(TypedDict, total=False):
-    """What every function takes that reads a net."""
+    """Options of all functions that read a net."""
 
     name: str | None
-    """The class. Default: the net's name, else the file's."""
+    """The name of the class. Default: the net's name, or the file's."""
     phase: str
     """"TEST" (the default) or "TRAIN"; with `level` and `stages` it chooses among the
     net's layers as Caffe does."""
@@ -24,32 +24,32 @@ class NetOptions(TypedDict, total=False):
     input_shapes: Mapping[str, Sequence[int]] | None
     """By input blob, in Caffe's axis order (N, C, H, W), in place of the file's."""
     dialect: Mapping[str, str] | None
-    """What a layer type with several meanings means ({"Crop": "auto"}), where the file
-    leaves that open."""
+    """The meaning of a layer type with several meanings ({"Crop": "auto"}), where the
+    file does not decide it."""
     mean: Sequence[float]
     """One number, or one for each channel, that the module's `preprocess` subtracts, in
     place of the file's `mean_value`."""
     scale: float | None
-    """What `preprocess` multiplies by, in place of the file's `scale`."""
+    """The number that `preprocess` multiplies by, in place of the file's `scale`."""
     flat: bool
-    """Whether repeated blocks are written out instead of becoming classes."""
+    """Whether repeated blocks are written out instead of as classes."""
     plugins: Sequence[str | os.PathLike[str]]
     """Python files that are run for the layers that they register."""
     stub_unsupported: bool
-    """Whether each layer of an unknown type becomes a method to be filled in."""
+    """Whether each layer of an unknown type becomes a method to be written by hand."""
 
 
 class ConversionOptions(NetOptions, total=False):
-    """What every function takes that converts a net."""
+    """Options of all functions that convert a net."""
 
     taps: Sequence[str] | str
-    """Blobs that the module returns beside its output; "all" is every blob."""
+    """Blobs that the module returns besides its output; "all" is every blob."""
 
 
 def check_options(
     options: Mapping[str, object], kind: type = ConversionOptions
 ) -> None:
-    """TypeError for a keyword that is no option of `kind`."""
+    """Raises TypeError for a keyword that is no option of `kind`."""
     known = kind.__annotations__
     for given in options:
         if given not in known:

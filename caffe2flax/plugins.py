@@ -1,6 +1,6 @@
-"""Layers of one's own: from files that the user names, and from installed packages.
+"""Users' own layers: from files that the user names, and from installed packages.
 
-Nothing that a net names is ever loaded.
+Files that a net names are never loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.ir.registry import LAYERS, OPERATIONS, PARAMETERS
 
 GROUP = "caffe2flax.layers"
-"""The group of entry points that name a module of layers."""
+"""The group of entry points for modules with layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ _LOADED: dict[Path, Plugin] = {}
 
 
 def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Runs each file, which registers its layers; one that has changed replaces its
-    older self. Raises ConversionError where one fails or a type is taken."""
+    """Runs each file, which registers its layers; a changed file replaces its earlier
+    version. Raises ConversionError where one fails or a type is registered already."""
     for path in paths:
         _load_file(Path(path))
 
@@ -60,7 +60,7 @@ def _load_file(path: Path) -> None:
         raise ConversionError(problem)
     module = module_from_spec(spec)
     before = set(LAYERS)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -78,7 +78,7 @@ def _forget(types: Iterable[str]) -> None:
 
 
 def _failure(error: Exception, path: Path) -> Problem:
-    """What went wrong in a plug-in, at its last own line."""
+    """The problem of an exception in a plug-in, at the last line in its file."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f.lineno for f in frames if Path(f.filename).name == path.name]
     line = lines[-1] if lines else getattr(error, "lineno", None)
@@ -88,7 +88,8 @@ def _failure(error: Exception, path: Path) -> Problem:
 
 @cache
 def load_entry_points() -> None:
-    """Loads what installed packages offer. Raises ConversionError where one fails."""
+    """Loads the modules of installed packages. Raises ConversionError where one
+    fails."""
     for point in sorted(entry_points(group=GROUP)):
         _load_point(point)
 
@@ -104,7 +105,7 @@ def _load_point(point: EntryPoint) -> None:
             f"{type(error).__name__}: {error}"
         )
         raise ConversionError(Problem(text)) from error
-    found = find_spec(point.module)
-    if found is not None and found.origin and found.origin.endswith(".py"):
-        source = Path(found.origin)
+    spec = find_spec(point.module)
+    if spec is not None and spec.origin and spec.origin.endswith(".py"):
+        source = Path(spec.origin)
         OPERATIONS[str(source)] = source.read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
-"""The generated module, live: the only part of the converter that imports jax, and
-lazily."""
+"""Runs generated modules: the only part of the converter that imports jax, and only
+when it is needed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from caffe2flax.limits import current
 Array = NDArray[Any]
 
 PRECISION = "highest"
-"""Of products of float32, whatever runs a module to learn its numbers: XLA computes
-them in TF32 on GPUs and in bfloat16 on TPUs unless told otherwise."""
+"""The precision of float32 products: by default XLA computes them in TF32 on GPUs and
+in bfloat16 on TPUs."""
 
 
 def instantiate(conversion: Conversion, cls: Any = None) -> Any:
-    """The module of `conversion` with its weights, in eval mode; `cls` in place of its
-    own class."""
+    """The module of `conversion` with its weights, in eval mode; `cls` replaces its own
+    class."""
     from flax import nnx
 
     cls = cls or load_class(conversion.name, conversion.source)
@@ -46,8 +46,8 @@ def instantiate(conversion: Conversion, cls: Any = None) -> Any:
 
 
 def _unchanging() -> Any:
-    """Rngs that give the same key at every call: for a module of which only shapes are
-    wanted, where a key of its own for each variable takes most of the time."""
+    """Rngs that give the same key at every call, for a module of which only shapes are
+    needed: a separate key for each variable would take most of the time."""
     from flax import nnx
 
     class Unchanging(nnx.RngStream):
@@ -61,7 +61,7 @@ def _unchanging() -> Any:
 
 def _leaves(model: Any, weights: Mapping[str, Array]) -> list[tuple[Any, Any]]:
     """(path, array) of each variable. Raises ConversionError for those that `weights`
-    lacks or has in another shape, which nnx.update would take in silence."""
+    lacks or has in another shape, which nnx.update would accept."""
     import jax
     from flax import nnx
 
@@ -77,7 +77,7 @@ def _leaves(model: Any, weights: Mapping[str, Array]) -> list[tuple[Any, Any]]:
             text = f"the weights of {name} have shape {array.shape}, not "
             problems.append(Problem(text + str(variable.shape)))
             continue
-        # jnp.asarray would compile something for each shape.
+        # jnp.asarray would compile a program for each shape.
         leaves.append((path, jax.device_put(array)))
     if problems:
         raise ConversionError(problems)
@@ -90,16 +90,16 @@ def load_class(
     tree: ast.Module | None = None,
     bindings: Mapping[str, object] | None = None,
 ) -> Callable[..., Any]:
-    """Runs our own generated source, or `tree` in its place; its lines show in
-    tracebacks. `bindings` are further global names."""
+    """The class of generated source, or of `tree` in its place; tracebacks show its
+    lines. `bindings` are further global names."""
     file = f"<{name.lower()}.py>"
     module = ModuleType(name.lower())
     module.__file__ = file
     module.__dict__.update(bindings or {})
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     exec(compile(tree or source, file, "exec"), module.__dict__)
-    found: Callable[..., Any] = module.__dict__[name]
-    return found
+    cls: Callable[..., Any] = module.__dict__[name]
+    return cls
 
 
 def _parameters(cls: object, method: str) -> Collection[str]:
@@ -110,9 +110,9 @@ def execute(
     conversion: Conversion, inputs: Mapping[str, Array], blobs: Sequence[str]
 ) -> dict[str, Array]:
     """Outputs, or the named blobs, in Caffe's axis order. Raises ConversionError for
-    inputs that the net lacks, that are missing, or that have another shape."""
+    inputs that the net does not have, for missing ones, and for wrong shapes."""
     graph = conversion.graph
-    arrange_inputs(graph, inputs)  # refused before the module is made
+    arrange_inputs(graph, inputs)  # before the module is built: it may raise
     _check_memory(graph)
     known = forward(conversion)(inputs)
     given = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
@@ -124,7 +124,7 @@ def execute(
 
 
 def _check_memory(graph: Graph) -> None:
-    """Raises ConversionError where not even one layer's blobs find room."""
+    """Raises ConversionError where the blobs of one layer do not fit into memory."""
     limits = current()
     blobs = (dict.fromkeys((*node.inputs, *node.outputs)) for node in graph.nodes)
     sizes = (sum(prod(graph.shapes[v]) for v in values) for values in blobs)
@@ -174,8 +174,9 @@ def forward(
 
 
 def _compiled(model: Any, graph: Graph, strict: bool) -> Callable[..., Any]:
-    """`model` in the phase of `graph`, as it runs best; with `strict` by
-    `caffe2flax.compile` or not at all."""
+    """`model` in the phase of `graph`, compiled by `caffe2flax.compile` where possible,
+    otherwise by jax.jit. With `strict`, a call raises ConversionError where
+    `caffe2flax.compile` fails."""
     import jax
 
     options = call_options(model, graph)
@@ -191,7 +192,7 @@ def _compiled(model: Any, graph: Graph, strict: bool) -> Callable[..., Any]:
     def run(*arguments: Any) -> Any:
         try:
             return compiled(*arguments)
-        except cpu.ChangingModelError as error:  # BatchNorm of the batch, in TEST
+        except cpu.ChangingModelError as error:  # BatchNorm by the batch, in TEST
             if strict:
                 raise ConversionError(f"{UNCOMPILED}: {error}") from error
             return plain(*arguments)
@@ -203,7 +204,7 @@ UNCOMPILED = "caffe2flax.compile cannot take this net"
 
 
 def _reason_not_to_compile(graph: Graph) -> str:
-    """Why `caffe2flax.compile` does not take the module; nothing where it does."""
+    """Why `caffe2flax.compile` does not accept the module; "" where it does."""
     if graph.phase == "TRAIN":
         return "in TRAIN a module may change its variables"
     if graph.random:
@@ -221,7 +222,7 @@ def check_compiles(graph: Graph) -> None:
 
 
 def call_options(model: Any, graph: Graph) -> dict[str, Any]:
-    """Options of the call, for a model that is brought into the phase of `graph`."""
+    """Puts the model into the phase of `graph`, and returns the options of its call."""
     from flax import nnx
 
     if graph.phase == "TRAIN":
@@ -255,7 +256,7 @@ def arrange_inputs(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
 
 
 def _fits(graph: Graph, value: Value, shape: tuple[int, ...]) -> bool:
-    """Whether `shape` is the input's, but for the batch where that is free."""
+    """Whether `shape` is that of the input, except for the batch where it may vary."""
     wanted = graph.shapes[value]
     if shape == wanted:
         return True

@@ -1,4 +1,4 @@
-"""JAX as strict as it gets: no silent promotion of types or ranks."""
+"""Makes JAX strict: no implicit promotion of types or ranks."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -10,7 +10,7 @@ from caffe2flax import plugins
 from caffe2flax.ir.registry import LAYERS, OPERATIONS, PARAMETERS
 from caffe2flax.layers import register_all
 
-# How long an example takes says nothing on a busy machine.
+# The time of an example means nothing on a busy machine.
 settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -33,7 +33,7 @@ if find_spec("jax") is not None:
 
 @pytest.fixture
 def own_layers() -> Iterator[None]:
-    """What a test registers goes with it."""
+    """Removes after the test the layers that it registered."""
     register_all()
     known = set(LAYERS)
     yield

@@ -14,13 +14,13 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 120
-"""Seconds after which a command is taken for hung."""
+"""Seconds after which a command is considered hung."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """status: of the exit, negative for a signal. seconds: of the processor, which a
-    busy machine does not stretch as it does the clock's. peak: bytes resident."""
+    """status: the exit status, negative for a signal. seconds: processor time, which
+    depends less on other processes than wall time. peak: resident bytes."""
 
     status: int
     out: str

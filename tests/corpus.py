@@ -47,14 +47,14 @@ class Try:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a Try: an outcome, the seconds it took, and why."""
+    """The result of a Try: an outcome, the seconds it took, and the reason."""
 
     attempt: Try
     outcome: str
     seconds: float
     reasons: tuple[str, ...] = ()
     assumed: bool = False
-    """Whether the shape of an input that only its data tells was assumed."""
+    """Whether the shape of an input was assumed, as only its data has it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -205,7 +205,7 @@ def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
 
 
 def _run(conversion: Any) -> list[str]:
-    """Builds the module and calls it on zeros; what is NaN in its outputs."""
+    """Builds the module and calls it on zeros; returns the outputs with NaN."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -224,7 +224,7 @@ def _run(conversion: Any) -> list[str]:
     def forward(*args: Any) -> Any:
         model = cls(rngs=nnx.Rngs(0)) if seeded else cls()
         model.train() if graph.phase == "TRAIN" else model.eval()
-        # Made here: what is made outside a trace cannot count inside it.
+        # Built here: counters of a module built outside a trace cannot change inside.
         return model(*args, **({"rngs": nnx.Rngs(0)} if random else {}))
 
     size = sum(np.prod(shape, dtype=float) for shape in graph.shapes.values())

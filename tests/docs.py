@@ -205,7 +205,7 @@ def option_table() -> str:
 
 
 def plugin() -> str:
-    """The example of a layer type of one's own."""
+    """The example of a user's own layer type."""
     path = ROOT / "examples" / "plugin_layer.py"
     return fenced("python", path.read_text(encoding="utf-8"))
 

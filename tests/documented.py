@@ -38,7 +38,7 @@ def make(folder: Path) -> None:
 
 
 def arrays() -> dict[str, object]:
-    """The names that programs of the documents take from their reader."""
+    """The names that programs of the documents expect to be defined."""
     return {
         "data": data(),
         "images": data().transpose(0, 2, 3, 1),

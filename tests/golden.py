@@ -1,4 +1,4 @@
-"""Cases recorded from Caffe, and what our side makes of them."""
+"""Cases recorded from Caffe, and our results for them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Case:
             return dict(archive)
 
     def inputs(self) -> Arrays:
-        """What was fed; for data layers that read files, what they read."""
+        """The inputs; for data layers that read files, the data in them."""
         given = part(self.arrays(), "input:") | self.files()
         read = (self.arrays().get(f"blob:{top}") for top in self.read_tops())
         return given | {
@@ -89,7 +89,7 @@ def cases(folder: str) -> list[Case]:
 
 
 OLDER = {"dialect": {"InfogainLoss": "probabilities"}}
-"""What the caller has to say where nothing in the file tells."""
+"""Options for a net with a layer type of several meanings."""
 
 
 def fork_cases() -> list[Case]:
@@ -133,9 +133,8 @@ def evaluate_reference(case: Case) -> Arrays:
 
 
 def gradients(case: Case) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-    """Input and parameter gradients of the generated module beside those that Caffe
-    gives: (inputs, Caffe's inputs, parameters, Caffe's parameters), parameters by
-    variable name."""
+    """Input and parameter gradients of the generated module and of Caffe: (inputs,
+    Caffe's inputs, parameters, Caffe's parameters), parameters by variable name."""
     import jax
     import jax.numpy as jnp
     from flax import nnx

@@ -1,4 +1,4 @@
-"""Five hundred names that strangers could give to nets, layers and blobs."""
+"""Five hundred difficult names for nets, layers and blobs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Small nets written in a line, held against numpy by the generated module and by the
-float64 reference."""
+"""Small nets written in a line; generated module and float64 reference are compared
+with numpy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def normal(*shape: int) -> Array:
 
 
 def weights_file(path: Path, blobs: Mapping[str, Sequence[Array]]) -> Path:
-    """A caffemodel that holds these blobs."""
+    """A caffemodel with these blobs."""
     layers = (
         wire.layer(
             *(wire.dims(*b.shape) + wire.chunk(5, wire.floats(*b.flat)) for b in held),
@@ -64,7 +64,7 @@ def check(
     tolerance: float = 1e-5,
     **options: Any,
 ) -> caffe2flax.Conversion:
-    """Holds the outputs of module and reference against `expected`."""
+    """Compares the outputs of module and reference with `expected`."""
     ours = caffe2flax.run(prototxt, weights, dict(inputs), **options)
     conversion = caffe2flax.convert(prototxt, weights, taps="all", **options)
     graph = conversion.graph

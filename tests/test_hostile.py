@@ -450,7 +450,7 @@ TAGS = {
 def test_pages_and_tests(group: int) -> None:
     names = GROUPS[group]
     made = caffe2flax.conversion.convert(
-        net(names, names[0]), None, filled=True, stand_in=noise_blobs
+        net(names, names[0]), None, filled=True, default_blobs=noise_blobs
     )
     inputs = noise(made.graph, {})
     report = verify_conversion(

@@ -42,7 +42,7 @@ ORDER = (
     {"caffe2flax.cli"},
     {"caffe2flax.__main__"},
 )
-"""A module imports what stands before it, and a package may import within itself."""
+"""A module imports only earlier entries, and a package may import within itself."""
 
 OPS = "caffe2flax.ops"
 CPU = "caffe2flax.cpu"
@@ -111,7 +111,7 @@ OWN = [found for found in ALL if found.top == "caffe2flax"]
 
 
 def entry(module: str) -> str:
-    """The entry of ORDER that a module is or lies in."""
+    """The entry of ORDER that is a module or contains it."""
     entries = {name for names in ORDER for name in names}
     found = module
     while found not in entries:
@@ -245,7 +245,7 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
 
 
 def test_options_are_known_to_editors() -> None:
-    """No public function takes just any keyword."""
+    """No public function takes arbitrary keywords."""
     public = (getattr(caffe2flax, name) for name in caffe2flax.__all__)
     for function in filter(isfunction, public):
         for parameter in signature(function).parameters.values():
@@ -269,12 +269,12 @@ def test_options_are_documented_once() -> None:
 
 
 def test_a_graph_has_few_fields() -> None:
-    """What passes find out goes into its sub-structures, or is their result."""
+    """The results of passes are in its sub-structures, or are returned."""
     assert len(fields(Graph)) <= 12
 
 
 def members(cls: type) -> set[str]:
-    """What stands in the body of a class, annotations included."""
+    """The names in the body of a class, annotations included."""
     names = {*vars(cls), *vars(cls).get("__annotations__", {})}
     return {name for name in names if not name.startswith("_")}
 

@@ -1,4 +1,4 @@
-"""A wire encoder of the tests' own, so that nothing of ours is held against itself."""
+"""A separate wire encoder, so that tests do not compare our code with itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layer cases written by hand: fixtures/layers/*.toml, a file each.
+"""Layer cases written by hand: fixtures/layers/*.toml, one file for each.
 
     # Where the numbers come from.
     what = "scale 2"
@@ -16,7 +16,7 @@
     [blobs]  # every blob that the net computes
     out = [[-2.0, 0.25, 16.0]]
 
-A net that is to be refused has `refused = "words of the error"` above `net`, and no
+A net that must be an error has `refused = "words of the error"` above `net`, and no
 tables.
 
 `phase`, `level`, `stages` and `dialect` are as for `caffe2flax.convert`.

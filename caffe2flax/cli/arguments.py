@@ -45,8 +45,8 @@ class Command(argparse.ArgumentParser):
 def add_command(
     commands: Any, usage: str, purpose: str, notes: str, run: Run
 ) -> argparse.ArgumentParser:
-    """A command that `run` carries out; `usage` begins with its name, and `notes` are
-    printed below its options."""
+    """Adds a command with the function `run`; `usage` begins with its name, and `notes`
+    are printed below its options."""
     command: argparse.ArgumentParser = commands.add_parser(
         usage.partition(" ")[0],
         usage=f"caffe2flax {usage} [options]",
@@ -61,7 +61,7 @@ def add_command(
 
 
 def add_net(command: argparse.ArgumentParser) -> None:
-    """The files of a net."""
+    """Adds the arguments for the files of a net."""
     command.add_argument(
         "net", metavar="NET.prototxt", type=Path, help="the architecture"
     )
@@ -75,7 +75,7 @@ def add_net(command: argparse.ArgumentParser) -> None:
 
 
 def add_selection(command: argparse.ArgumentParser) -> None:
-    """Which net is meant, where the files leave that open."""
+    """Adds the options that choose among the nets that the files contain."""
     group = command.add_argument_group("which net is meant")
     group.add_argument(
         "--input-shape",
@@ -131,7 +131,8 @@ def add_limits(group: Group) -> None:
 
 
 def selection(options: argparse.Namespace, **more: Unpack[NetOptions]) -> NetOptions:
-    """What `add_selection` read, and more, as the package's functions take it."""
+    """The values of the options of `add_selection`, and more, as keywords for the
+    package's functions."""
     return {
         "phase": options.phase,
         "level": options.level,
@@ -144,7 +145,7 @@ def selection(options: argparse.Namespace, **more: Unpack[NetOptions]) -> NetOpt
 
 
 def add_module(group: Group) -> None:
-    """Which module is meant, where `convert` was given these."""
+    """Adds the options of `convert` that change the module."""
     group.add_argument("--name", help="the class name that convert was given")
     group.add_argument(
         "--flat", action="store_true", help="the module that convert --flat writes"
@@ -160,7 +161,7 @@ def add_force(group: Group, what: str) -> None:
 
 
 def refuse_overwriting(inputs: Iterable[Path], output: Path) -> None:
-    """ConversionError where the results would replace one of these inputs."""
+    """Raises ConversionError where `output` is one of the inputs."""
     if not output.exists():
         return
     for path in inputs:

@@ -113,5 +113,5 @@ def run(options: argparse.Namespace) -> Outcome:
     from caffe2flax.verification.text import closing
 
     with Bar("verifying"), uncollected():
-        found = verify(options.net, weights, taps=taps, **module)
-    return Outcome(lines(report, *closing(found)), ok=found.ok)
+        verified = verify(options.net, weights, taps=taps, **module)
+    return Outcome(lines(report, *closing(verified)), ok=verified.ok)

@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """Writes the picture; its boxes and arrows as JSON, or how many there are."""
+    """Writes the picture; prints its boxes and arrows as JSON, or their numbers."""
     from caffe2flax.conversion import read_graph
     from caffe2flax.drawing.dot import render
     from caffe2flax.drawing.picture import DRAWN, picture

@@ -43,7 +43,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """What a net or a weights file holds, or where a layer is, as text or JSON."""
+    """The facts about a net or a weights file, or the lines of a layer, as text or
+    JSON."""
     from caffe2flax import inspect, where
     from caffe2flax.inspection.net import Inspection
     from caffe2flax.inspection.text import (
@@ -65,9 +66,9 @@ def run(options: argparse.Namespace) -> Outcome:
                 text = json.dumps([place.to_dict() for place in places], indent=2)
                 return Outcome(text, data=True)
             return Outcome(lines(show_locations(places)))
-        found = inspect(options.net, weights, **selection(options))
+        result = inspect(options.net, weights, **selection(options))
     if options.json:
-        return Outcome(json.dumps(found.to_dict(), indent=2), data=True)
-    if isinstance(found, Inspection):
-        return Outcome(lines(show_inspection(found)))
-    return Outcome(lines(show_weights(found)))
+        return Outcome(json.dumps(result.to_dict(), indent=2), data=True)
+    if isinstance(result, Inspection):
+        return Outcome(lines(show_inspection(result)))
+    return Outcome(lines(show_weights(result)))

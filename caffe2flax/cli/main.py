@@ -33,9 +33,9 @@ TERMINATED = 143  # 128 + SIGTERM
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0; 1 for bad input, with every problem on stderr; 2 for wrong usage. A reader that
-    closes the pipe ends the command as SIGPIPE would, Ctrl-C as SIGINT would; at either
-    signal to end, SIGTERM as well, what is half done is removed.
+    0; 1 for bad input, with every problem on stderr; 2 for wrong usage. A closed pipe
+    ends the command as SIGPIPE would, Ctrl-C as SIGINT would; at these signals, and at
+    SIGTERM, unfinished files are removed.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -59,14 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception that cleans up on its way."""
+    """SIGTERM as an exception, so that unfinished work is cleaned up."""
 
 
 @contextmanager
 def _ending() -> Iterator[None]:
-    """Makes an exception of SIGTERM inside."""
+    """Turns SIGTERM into an exception inside."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # no signal comes here
+        yield  # only the main thread gets signals
         return
 
     def terminate(number: int, frame: object) -> None:
@@ -99,19 +99,19 @@ def _status(argv: Sequence[str] | None) -> int:
     except MemoryError:
         return _refuse(options, Problem("not enough memory"))
     except RuntimeError as error:
-        # XLA's MemoryError; its class is not named, which would import jax.
+        # XLA's MemoryError; its class is not used, as that would import jax.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _refuse(options, Problem("not enough memory"))
     if outcome.problems:
         print_problems(*outcome.problems)
-    # Outside: that the output cannot be written is no problem of the command.
+    # Outside of `try`: an output that cannot be written is not an error of the command.
     show(outcome.text, sys.stdout, data=outcome.data)
     return OK if outcome.ok and not outcome.problems else BAD_INPUT
 
 
 def _refuse(options: argparse.Namespace, *problems: Problem) -> int:
-    """On stderr, or as JSON where that is asked for."""
+    """Prints problems on stderr, or as JSON with `--json`."""
     if getattr(options, "json", False):
         print(json.dumps({"problems": [p.to_dict() for p in problems]}, indent=2))
     else:

@@ -29,7 +29,7 @@ COMMANDS = (convert, run, verify, inspect, draw, predict, upgrade, demo)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Its result has `run`, the function of the command that was given."""
+    """The parser; its result has `run`, the function of the given command."""
     top = argparse.ArgumentParser(
         prog="caffe2flax",
         description="Convert trained Caffe networks to readable Flax NNX modules.",
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Prints the version; it is looked up only then, which keeps --help quick."""
+    """Prints the version, which is determined only then, to keep --help fast."""
 
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help="print the version")

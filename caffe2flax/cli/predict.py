@@ -129,7 +129,7 @@ def _add_result(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """The classes of every image, or where the features went."""
+    """Prints the classes of every image, or the path of the written features."""
     with optional("an image", "Pillow", "predict"):
         from PIL import Image
 
@@ -146,7 +146,7 @@ def run(options: argparse.Namespace) -> Outcome:
     job = (conversion, recipe, files)
     batch = batch_size(graph, options.batch, len(files))
     with Bar("predicting") as bar, warnings.catch_warnings():
-        # `images` has a bound of its own.
+        # The size of images has a limit of its own.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         if options.features is not None:
             text, problems = _features(options, job, batch, bar)
@@ -200,16 +200,16 @@ def _ranking(
     from caffe2flax.prediction import ranking as rankings
     from caffe2flax.prediction.batches import rank, run_images
 
-    found: list[tuple[Path, list[Ranked]]] = []
+    predictions: list[tuple[Path, list[Ranked]]] = []
     problems: list[Problem] = []
     for part in run_images(*job, blob, batch, bar):
         rows = part.rows.reshape(len(part.rows), part.rows.shape[1])
-        found += zip(part.files, rank(rows, options.top), strict=True)
+        predictions += zip(part.files, rank(rows, options.top), strict=True)
         problems += part.problems
     if options.json:
-        return rankings.as_json(blob, found, labels, problems), tuple(problems)
+        return rankings.as_json(blob, predictions, labels, problems), tuple(problems)
     show = rankings.as_csv if options.csv else rankings.as_text
-    return show(blob, found, labels), tuple(problems)
+    return show(blob, predictions, labels), tuple(problems)
 
 
 def _features(
@@ -218,7 +218,7 @@ def _features(
     batch: int,
     bar: Bar,
 ) -> tuple[str, tuple[Problem, ...]]:
-    """Writes the blob, a row an image, and the images' names."""
+    """Writes the blob, with a row for each image, and the images' names."""
     import numpy as np
 
     from caffe2flax.files.npz import write_npz

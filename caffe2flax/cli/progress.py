@@ -1,4 +1,4 @@
-"""Work that turns out to take long."""
+"""A progress bar for long work."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 DELAY = 1.0
-"""Seconds of work before the bar shows."""
+"""Seconds of work before the bar is shown."""
 
 
 class Bar:
-    """Shows on stderr, on a terminal only, once the work inside has taken a second.
+    """A bar on stderr, only on a terminal, shown once the work inside takes a second.
 
-    Called with (done, total) it draws how far the work is; until then it only moves.
+    Called with (done, total) it shows the progress; until then it only moves.
     """
 
     def __init__(self, text: str) -> None:
@@ -75,13 +75,13 @@ class Bar:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without a search for cycles: importing, tracing and compiling leave few, and
-    looking for them takes a sixth of a short command's time."""
+    """Disables the garbage collector: importing, tracing and compiling leave few
+    cycles, and the search for them takes a sixth of the time of a short command."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
-            gc.freeze()  # what there is would be looked through once more, for nothing
+            gc.freeze()  # existing objects need not be searched at the end
             gc.enable()

@@ -1,4 +1,4 @@
-"""What commands say, and how it is printed."""
+"""The output of commands, and how it is printed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from caffe2flax.errors import Problem, Span, printable
 class Outcome(NamedTuple):
     """What a command prints.
 
-    problems: those that it passed over, which go to stderr. ok: whether all is well
-    besides. data: the text is for programs, never in colour.
+    problems: those that did not stop it, which are printed on stderr. ok: whether it
+    succeeded apart from these. data: the text is for programs, never in colour.
     """
 
     text: str
@@ -25,7 +25,8 @@ class Outcome(NamedTuple):
 
 
 def lines(*parts: object) -> str:
-    """Without control characters: names from a file cannot steer a terminal."""
+    """The parts as lines, without control characters, which could change the
+    terminal."""
     return printable("\n".join(map(str, parts)))
 
 
@@ -43,7 +44,7 @@ def can_print(text: str) -> bool:
 
 
 def print_problems(*problems: Problem) -> None:
-    """On stderr, in the order of their places."""
+    """Prints problems on stderr, in the order of their positions."""
     ordered = sorted(problems, key=lambda p: (p.file or "", p.line or 0, p.column or 0))
     show("\n".join(map(str, ordered)), sys.stderr)
 
@@ -55,6 +56,6 @@ def problem_of(error: OSError) -> Problem:
 
 
 def discard_output() -> None:
-    """Points stdout at nothing, so that the interpreter's own last flush cannot
+    """Redirects stdout to the null device, so that the interpreter's last flush cannot
     fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -37,7 +37,7 @@ must be one that you trust.
 """
 
 LARGEST = 1_500_000
-"""Bytes of a drawing that a page holds."""
+"""The largest drawing in a page, in bytes."""
 
 
 def add_parser(commands: Any) -> None:
@@ -96,7 +96,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """The table, or JSON; writes the page and the test."""
+    """Prints the table, or JSON; writes the page and the test."""
     from caffe2flax import verify
     from caffe2flax.files.atomic import write_text
     from caffe2flax.verification.text import show_report
@@ -128,8 +128,8 @@ def run(options: argparse.Namespace) -> Outcome:
 
 
 def _drawing(options: argparse.Namespace) -> bytes:
-    """The net as SVG; nothing where Graphviz is not installed, or draws it too large
-    for a page."""
+    """The net as SVG; empty where Graphviz is not installed, or where the drawing is
+    too large for a page."""
     from caffe2flax.conversion import read_graph
     from caffe2flax.drawing.dot import render
     from caffe2flax.drawing.picture import DRAWN, picture

@@ -1,5 +1,5 @@
-"""Large batches two items at a time, where blobs of all items would leave a processor's
-cache and weights are few."""
+"""Large batches two items at a time, where the arrays of all items do not fit into the
+processor's cache and there are few weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ READING = (
 )
 
 LARGE = 2**17
-"""Numbers of a blob that cost a way to memory and back."""
+"""The size of an array, in elements, from which it is written to memory and read
+back."""
 
 
 def end_of_large(graph: Graph) -> int:
-    """Up to which operation items go two by two: before it blobs of the whole batch
-    would leave a processor's cache, behind it weights weigh more, which are read for
-    each pair. 0 where nothing is gained, or items depend on each other; without a layer
-    there is nothing to gain, as XLA makes one loop of all that is cheap."""
+    """The number of operations, from the first on, to compute two items at a time. In
+    these, the arrays of the whole batch exceed the processor's cache; after them,
+    reading the weights again for each pair costs more. 0 where nothing is gained or
+    items depend on each other. Without a layer nothing is gained, as XLA fuses
+    everything else into one loop."""
     counts = {value.shape[:1] for value in graph.inputs}
     if len(counts) != 1 or (count := sum(max(counts))) < 3:
         return 0
@@ -52,23 +54,25 @@ def end_of_large(graph: Graph) -> int:
 
 
 def cut(graph: Graph, end: int) -> tuple[Graph, Graph]:
-    """The first `end` operations, and the others, which read what the first give."""
+    """The first `end` operations, and the others, which read the outputs of the
+    first."""
     first, others = graph.nodes[:end], graph.nodes[end:]
-    made = {v for node in first for v in node.outputs} | set(graph.inputs)
+    available = {v for node in first for v in node.outputs} | set(graph.inputs)
     read = [v for node in others for v in node.inputs] + graph.outputs
-    across = list(dict.fromkeys(v for v in read if v in made))
+    across = list(dict.fromkeys(v for v in read if v in available))
     return Graph(first, graph.inputs, across), Graph(others, across, graph.outputs)
 
 
 def by_item(graph: Graph) -> bool:
-    """Whether the leading axis of all outputs is that of the inputs, item by item."""
+    """Whether the first axis of all outputs is the batch, and each item of the outputs
+    depends on the same item of the inputs only."""
     own = items(graph)
     return own is not None and own.issuperset(graph.outputs)
 
 
 def items(graph: Graph) -> set[Value] | None:
-    """The values whose leading axis is that of the inputs, item by item; None where one
-    depends on several items."""
+    """The values with the batch as first axis, each item of which depends on the same
+    item of the inputs only; None where a value depends on several items."""
     own = set(graph.inputs)
     for node in graph.nodes:
         if item_wise(node, own):
@@ -86,23 +90,23 @@ ELEMENTWISE = (
 
 
 def item_wise(node: Node, own: set[Value]) -> bool:
-    """Whether each item of the outputs is made of that item of inputs alone, all of
-    which, but for constants, are in `own`."""
-    mine = [value in own for value in node.inputs]
-    return any(mine) and bool(apart(node, own, mine))
+    """Whether each item of the outputs depends on the same item of the inputs only. All
+    inputs but constants are in `own`."""
+    from_items = [value in own for value in node.inputs]
+    return any(from_items) and bool(keeps_items(node, own, from_items))
 
 
-def apart(node: Node, own: set[Value], mine: list[bool]) -> Any:
-    """`item_wise` of what reads items."""
+def keeps_items(node: Node, own: set[Value], from_items: list[bool]) -> Any:
+    """`item_wise` for a node with at least one input in `own`."""
     p, first = node.params, node.inputs[0]
     match node.op:
         case "conv_general_dilated":
             numbers, single = p["dimension_numbers"], p["batch_group_count"] == 1
             leading = numbers.lhs_spec[0] == numbers.out_spec[0] == 0
-            return mine == [True, False] and leading and single
+            return from_items == [True, False] and leading and single
         case "dot_general":
             (left, _), (batch, _) = p["dimension_numbers"]
-            return mine == [True, False] and 0 not in left and not batch
+            return from_items == [True, False] and 0 not in left and not batch
         case "reduce_window_max" | "reduce_window_sum":
             single = p["window_dimensions"][0] == p["window_strides"][0] == 1
             gapless = p["base_dilation"][0] == p["window_dilation"][0] == 1
@@ -120,13 +124,13 @@ def apart(node: Node, own: set[Value], mine: list[bool]) -> Any:
             whole = whole and p["limit_indices"][0] == first.shape[0]
             return whole and (p["strides"] or (1,))[0] == 1
         case "concatenate":
-            return all(mine) and p["dimension"] != 0
+            return all(from_items) and p["dimension"] != 0
         case "squeeze":
             return 0 not in p["dimensions"]
         case "transpose":
             return p["permutation"][0] == 0
         case "pad":
-            alone = mine == [True, False]
+            alone = from_items == [True, False]
             return alone and tuple(p["padding_config"][0]) == (0, 0, 0)
     same = all(
         value in own or (value.known and value.shape[:1] in ((), (1,)))
@@ -136,11 +140,11 @@ def apart(node: Node, own: set[Value], mine: list[bool]) -> Any:
 
 
 SIZED = {"reshape": "new_sizes", "broadcast_in_dim": "shape", "slice": "limit_indices"}
-"""Operations that name the number of items, and the parameter which does."""
+"""Operations with a parameter that contains the number of items."""
 
 
 def of_two(graph: Graph) -> Graph:
-    """The operations of a graph that goes by items, for two of them."""
+    """The operations of an item-wise graph for a batch of two."""
     own = items(graph)
     assert own is not None
     paired: dict[Value, Value] = {}
@@ -148,8 +152,8 @@ def of_two(graph: Graph) -> Graph:
     def pair(value: Value) -> Value:
         if value not in own:
             return value
-        made = Value((2, *value.shape[1:]), value.dtype)
-        return paired.setdefault(value, made)
+        two = Value((2, *value.shape[1:]), value.dtype)
+        return paired.setdefault(value, two)
 
     nodes = []
     for node in graph.nodes:
@@ -163,10 +167,10 @@ def of_two(graph: Graph) -> Graph:
 
 
 def two_by_two(call: Callable[..., Sequence[Array]], *inputs: Array) -> Sequence[Array]:
-    """call(*inputs), two items at a time, one of them twice where their number is
+    """call(*inputs), two items at a time, with the first twice where their number is
     odd."""
     count = inputs[0].shape[0]
     even = [jnp.concatenate([x, x[: count % 2]]) for x in inputs]
     pairs = [x.reshape(-1, 2, *x.shape[1:]) for x in even]
-    made = lax.map(lambda pair: call(*pair), pairs)
-    return [y.reshape(-1, *y.shape[2:])[:count] for y in made]
+    results = lax.map(lambda pair: call(*pair), pairs)
+    return [y.reshape(-1, *y.shape[2:])[:count] for y in results]

@@ -16,27 +16,27 @@ import numpy as np
 from caffe2flax.cpu import batch, onednn
 from caffe2flax.cpu.errors import MismatchError
 from caffe2flax.cpu.fold import as_given
-from caffe2flax.cpu.graph import Graph, Held, Value, graph_of
+from caffe2flax.cpu.graph import Graph, KeptArrays, Value, graph_of
 from caffe2flax.cpu.memory import placed
+from caffe2flax.cpu.methods import Capabilities
 from caffe2flax.cpu.rewrites import described, rewrite
 from caffe2flax.cpu.sources import Source
 from caffe2flax.cpu.surroundings import kind, plain_because, settings
-from caffe2flax.cpu.ways import Means
 
 Program = Callable[[Sequence[Any]], Any]
 
 TOLERANCE = 2e-5
-"""How far a compiled program may be from the plain one, of the largest number of an
-output."""
+"""The largest allowed difference between a compiled program and the plain one, relative
+to the largest number of an output."""
 
 
 def unknown(inputs: Sequence[Any]) -> Any:
-    """Stands for a program that is not there yet."""
+    """The program of a shape that has none yet."""
     raise AssertionError("never called")
 
 
 class Compiled:
-    """What `caffe2flax.compile` gives."""
+    """The result of `caffe2flax.compile`."""
 
     def __init__(self, model: Callable[..., Any], *, check: bool, thorough: bool):
         self._source = Source(model)
@@ -45,7 +45,7 @@ class Compiled:
         self._plain = jax.jit(self._source.call)
         self._programs: dict[Hashable, Program | None] = {}
         self._prepared: dict[Hashable, Any] = {}
-        self._held: Held = {}
+        self._kept: KeptArrays = {}
         self._lock = threading.RLock()
         if jax.default_backend() == "cpu":
             onednn.prepare()
@@ -64,14 +64,13 @@ class Compiled:
         return program(leaves)
 
     def explain(self, *args: Any, **kwargs: Any) -> str:
-        """How such inputs are computed: a line for each operation, what it stands for,
-        what it gives, and the rewrites that made it. Inputs may be
-        `jax.ShapeDtypeStruct`s."""
+        """A line for each operation on such inputs: its primitives, its outputs, and
+        its rewrites. Inputs may be `jax.ShapeDtypeStruct`s."""
         leaves, _ = jax.tree.flatten((args, kwargs))
-        made = self._rewritten(leaves, *args, **kwargs)
-        if isinstance(made, str):
-            return f"jax.jit of the plain function: {made}"
-        front, rest, _ = made
+        rewritten = self._rewritten(leaves, *args, **kwargs)
+        if isinstance(rewritten, str):
+            return f"jax.jit of the plain function: {rewritten}"
+        front, rest, _ = rewritten
         lines = described(rest)
         if front is not None:
             lines = [
@@ -108,8 +107,8 @@ class Compiled:
     def _rewritten(
         self, leaves: Sequence[Any], *args: Any, **kwargs: Any
     ) -> tuple[Graph | None, Graph, Any] | str:
-        """What goes two items at a time, what follows, and the tree of the outputs; or
-        why the plain function is called."""
+        """The graph to compute two items at a time, the graph after it, and the tree of
+        the outputs; or why the plain function is called."""
         reason = plain_because(leaves, self._source.weights)
         if reason:
             return reason
@@ -120,20 +119,20 @@ class Compiled:
             aval.weak_type for aval in closed.out_avals if hasattr(aval, "weak_type")
         ):
             return "it gives numbers of a weak type"
-        graph = graph_of(closed, self._source.weights, self._held)
-        means, front = Means.here(self._thorough), None
+        graph = graph_of(closed, self._source.weights, self._kept)
+        capabilities, front = Capabilities.here(self._thorough), None
         if end := batch.end_of_large(graph):
             first, graph = batch.cut(graph, end)
-            front = rewrite(batch.of_two(first), means)
-        return front, rewrite(graph, means), tree
+            front = rewrite(batch.of_two(first), capabilities)
+        return front, rewrite(graph, capabilities), tree
 
     def _program(self, leaves: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        made = self._rewritten(leaves, *args, **kwargs)
-        if isinstance(made, str):
+        rewritten = self._rewritten(leaves, *args, **kwargs)
+        if isinstance(rewritten, str):
             return None
-        front, rest, tree = made
+        front, rest, tree = rewritten
         values = [v for part in (front, rest) if part for v in part.constants()]
-        # XLA computes with single numbers that it knows, and takes others as they come.
+        # Single numbers are constants of the program; arrays are its arguments.
         numbers = {v: as_given(v) for v in values if is_number(v)}
         known = [v for v in dict.fromkeys(values) if v not in numbers]
         shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in known]
@@ -145,31 +144,31 @@ class Compiled:
                 inputs = batch.two_by_two(call, *inputs)
             return jax.tree.unflatten(tree, rest.run(constants, *inputs))
 
-        with ThreadPoolExecutor(1) as pool:  # XLA compiles by the shapes alone
+        with ThreadPoolExecutor(1) as pool:  # XLA needs only the shapes to compile
             prepared = pool.submit(lambda: list(map(self._prepare, known)))
             compiled = jax.jit(run).lower(shapes, list(leaves)).compile()
             arrays = prepared.result()
         return functools.partial(compiled, arrays)
 
     def _prepare(self, value: Value) -> Any:
-        """A weight as programs take it, which all of them share."""
+        """A weight in the form that programs need; all programs share it."""
         if value.key not in self._prepared:
-            made = placed(as_given(value))
-            self._prepared[value.key] = made
+            array = placed(as_given(value))
+            self._prepared[value.key] = array
             value.forget()
             match value.key:
                 case ("weight", int(number)):
-                    self._source.weights[number] = made  # the only one that is held
+                    self._source.weights[number] = array  # only this copy is kept
         return self._prepared[value.key]
 
 
 def is_number(value: Value) -> bool:
-    """Whether it is a number of NumPy's; keys of random numbers are none."""
+    """Whether it is one number of a NumPy type, unlike keys of random numbers."""
     return value.shape == () and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
 def compare(ours: Any, plain: Any) -> None:
-    """MismatchError where results differ by more than TOLERANCE."""
+    """Raises MismatchError where results differ by more than TOLERANCE."""
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True)
     for number, pair in enumerate(pairs):
         y, true = (np.asarray(array, np.complex128) for array in pair)

@@ -1,8 +1,8 @@
-"""What can go wrong beside what the plain function itself raises."""
+"""Errors besides those of the plain function."""
 
 
 class ChangingModelError(ValueError):
-    """A call changes the model's own variables, which a compiled program cannot."""
+    """A call changes the model's own variables, which a compiled program cannot do."""
 
 
 class MismatchError(ArithmeticError):

@@ -1,4 +1,5 @@
-"""What depends on weights alone is computed once, in float64 where that is simple."""
+"""Values that depend on weights only are computed once, in float64 where that is
+simple."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "copy": lambda x: x,
     "stop_gradient": lambda x: x,
 }
-"""Operations of float32 without parameters that matter."""
+"""Operations on float32 whose parameters do not change the result."""
 
 SHAPING: dict[str, Callable[..., Any]] = {
     "integer_pow": lambda x, y, **_: x**y,
@@ -43,28 +44,28 @@ SHAPING: dict[str, Callable[..., Any]] = {
     "expand_dims": lambda x, dimensions, **_: np.expand_dims(x, tuple(dimensions)),
     "broadcast_in_dim": _broadcast,
 }
-"""Operations of float32 with parameters."""
+"""Operations on float32 with parameters."""
 
 SMALL = 2**16
-"""Numbers that are computed in float64; more of them as the function says."""
+"""The largest size, in elements, that is computed in float64."""
 
 
 def worth_folding(eqn: Any, inputs: list[Any], outputs: list[Any]) -> bool:
-    """Whether an equation is computed once. Not what makes much out of little, as
-    `jnp.zeros` does: that would be kept in memory, and read."""
+    """Whether an equation is computed once. Not if its output is much larger than its
+    inputs, as that of `jnp.zeros`: it would be kept in memory and read at each call."""
     if len(outputs) != 1 or not all(value.known for value in inputs):
         return False
     if eqn.effects or "callback" in eqn.primitive.name:
         return False
     read: int = sum(math.prod(value.shape) for value in inputs)
-    made: int = math.prod(outputs[0].shape)
-    return made <= max(SMALL, 2 * read)
+    written: int = math.prod(outputs[0].shape)
+    return written <= max(SMALL, 2 * read)
 
 
 def folded(
     eqn: Any, run: Callable[..., Any], inputs: list[Any]
 ) -> tuple[Callable[[], Any], Hashable]:
-    """What computes it, and the key of its value."""
+    """The function that computes an equation, and the key of its value."""
     name, aval = eqn.primitive.name, eqn.outvars[0].aval
     simple = aval.dtype == np.float32 and all(v.dtype == np.float32 for v in inputs)
     keys = tuple(value.key for value in inputs)
@@ -91,6 +92,6 @@ def folded(
 
 
 def as_given(value: Any) -> Any:
-    """The number of a known value, of the value's own type."""
+    """The constant of a known value, in the value's own type."""
     array = value.constant
     return array if array.dtype == value.dtype else np.asarray(array, value.dtype)

@@ -1,5 +1,5 @@
-"""A function of JAX as a list of operations that can be rewritten: traced, inlined, its
-constants known."""
+"""A function of JAX as a list of operations that can be rewritten: traced, with calls
+inlined and constants known."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ INLINED = {
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
 }
-"""Primitives that only call another jaxpr, and the parameter that holds it."""
+"""Primitives that only call another jaxpr, and the parameter with that jaxpr."""
 
 
-Held = dict[int, tuple[Any, jax.Array]]
+KeptArrays = dict[int, tuple[Any, jax.Array]]
 
 
 @dataclass(eq=False)
 class Value:
-    """What an operation reads or gives.
+    """An input or output of operations.
 
-    compute: gives the number, where it depends on weights alone.
-    key: two known values of one key are equal; of any two traces of one function.
+    compute: returns the constant, for a value that depends on weights only.
+    key: known values with the same key are equal, in all traces of one function.
     """
 
     shape: tuple[int, ...]
@@ -52,22 +52,22 @@ class Value:
 
     @functools.cached_property
     def constant(self) -> Any:
-        """The number: of float64 where it was computed, else as it was given."""
+        """The array: in float64 where it was computed, otherwise as it was given."""
         assert self.compute is not None
         return self.compute()
 
     def forget(self) -> None:
-        """Frees the number, which is computed again when it is read again."""
+        """Frees the array, which is computed again when it is needed again."""
         self.__dict__.pop("constant", None)
 
 
 @dataclass(eq=False)
 class Node:
-    """An operation: `run(*inputs, **params)` gives the outputs, or the only one.
+    """An operation: `run(*inputs, **params)` returns the outputs, or the only one.
 
-    params: of the equation, until the node is rewritten.
-    origin: the primitives that it stands for.
-    steps: the rewrites that made it.
+    params: those of the equation, until the node is rewritten.
+    origin: the primitives that it computes.
+    steps: the rewrites that it results from.
     """
 
     op: str
@@ -96,12 +96,13 @@ class Graph:
             self.users.setdefault(value, []).append(None)
 
     def only_user(self, value: Value) -> Node | None:
-        """Who reads a value, where that is one operation alone and nobody else."""
+        """The only operation that reads a value; None where there is not exactly
+        one."""
         users = self.users.get(value, [])
         return users[0] if len(users) == 1 else None
 
     def replace(self, old: Sequence[Node], new: Node) -> None:
-        """Puts `new` where the last of `old` is, and drops these."""
+        """Puts `new` in the place of the last of `old`, and removes all of `old`."""
         self.nodes[self.nodes.index(old[-1])] = new
         for node in old:
             if node is not old[-1]:
@@ -113,7 +114,7 @@ class Graph:
         self._enter(new)
 
     def prune(self) -> Graph:
-        """Without what nobody reads."""
+        """The graph without operations whose outputs are not read."""
         wanted, kept = set(self.outputs), []
         for node in reversed(self.nodes):
             if not wanted.isdisjoint(node.outputs):
@@ -127,12 +128,12 @@ class Graph:
 
     def run(self, constants: Mapping[Value, Any], *inputs: Any) -> list[Any]:
         """The outputs."""
-        found = dict(constants) | dict(zip(self.inputs, inputs, strict=True))
+        values = dict(constants) | dict(zip(self.inputs, inputs, strict=True))
         for node in self.nodes:
-            made = node.run(*map(found.__getitem__, node.inputs), **node.params)
-            several = made if isinstance(made, (list, tuple)) else [made]
-            found.update(zip(node.outputs, several, strict=True))
-        return [found[value] for value in self.outputs]
+            result = node.run(*map(values.__getitem__, node.inputs), **node.params)
+            several = result if isinstance(result, (list, tuple)) else [result]
+            values.update(zip(node.outputs, several, strict=True))
+        return [values[value] for value in self.outputs]
 
     def _enter(self, node: Node) -> None:
         for value in node.inputs:
@@ -140,11 +141,11 @@ class Graph:
         self.makers.update(dict.fromkeys(node.outputs, node))
 
 
-def graph_of(closed: Any, weights: Sequence[Any], held: Held) -> Graph:
+def graph_of(closed: Any, weights: Sequence[Any], kept: KeptArrays) -> Graph:
     """The operations of a jaxpr, whose first arguments are the weights.
 
-    held: takes up, by their ids, arrays that the function holds itself, and copies that
-    nobody writes to. As long as they are kept, a key stands for one value.
+    kept: gets, by their ids, the function's own arrays, and copies that nobody writes
+    to. As long as they are kept, a key belongs to one value.
     """
     jaxpr, count = closed.jaxpr, len(weights)
     known = [
@@ -152,7 +153,7 @@ def graph_of(closed: Any, weights: Sequence[Any], held: Held) -> Graph:
         for number, (var, array) in enumerate(zip(jaxpr.invars, weights, strict=False))
     ]
     free = [Value(tuple(v.aval.shape), v.aval.dtype) for v in jaxpr.invars[count:]]
-    inlined = _Inlined(held)
+    inlined = _Inlined(kept)
     outputs = inlined.outputs(jaxpr, closed.consts, [*known, *free])
     return Graph(inlined.nodes, free, outputs).prune()
 
@@ -165,15 +166,15 @@ def _known(aval: Any, array: Any, key: Hashable) -> Value:
 class _Inlined:
     """The operations of a jaxpr and of those that it calls."""
 
-    def __init__(self, held: Held):
+    def __init__(self, kept: KeptArrays):
         self.nodes: list[Node] = []
-        self.held = held
+        self.kept = kept
 
     def outputs(
         self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Value]
     ) -> list[Value]:
-        """Appends the operations, and gives the outputs. One jaxpr may be called many
-        times: each time its variables stand for other values."""
+        """Appends the operations and returns the outputs. One jaxpr may be called many
+        times, each time with other values for its variables."""
         scope: dict[Any, Value] = dict(zip(jaxpr.invars, args, strict=True))
         for var, array in zip(jaxpr.constvars, consts, strict=True):
             scope[var] = self.constant(var.aval, array)
@@ -184,12 +185,12 @@ class _Inlined:
             return scope[atom]
 
         for eqn in jaxpr.eqns:
-            made = self.values(eqn, list(map(read, eqn.invars)))
-            scope.update(zip(eqn.outvars, made, strict=True))
+            outputs = self.values(eqn, list(map(read, eqn.invars)))
+            scope.update(zip(eqn.outvars, outputs, strict=True))
         return list(map(read, jaxpr.outvars))
 
     def values(self, eqn: Any, inputs: list[Value]) -> list[Value]:
-        """What an equation gives."""
+        """The outputs of an equation."""
         name = eqn.primitive.name
         if INLINED.get(name) in eqn.params:
             inner = eqn.params[INLINED[name]]
@@ -204,14 +205,14 @@ class _Inlined:
         return outputs
 
     def constant(self, aval: Any, array: Any) -> Value:
-        """What the function holds: small numbers are told apart by what they are."""
+        """An array of the function itself; the key of a small one is its content."""
         plain = not jnp.issubdtype(aval.dtype, jax.dtypes.extended)
         if plain and math.prod(aval.shape) <= 64:
             array = np.asarray(array, aval.dtype)
             key = ("number", str(aval.dtype), aval.shape, array.tobytes())
             return _known(aval, array, key)
-        _, own = self.held.setdefault(id(array), (array, own_copy(array)))
-        return _known(aval, own, ("held", id(array)))
+        _, own = self.kept.setdefault(id(array), (array, own_copy(array)))
+        return _known(aval, own, ("array", id(array)))
 
 
 def _bind(eqn: Any, *inputs: Any, **params: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Ways to compute a convolution or a product on a CPU, in public JAX alone.
+"""Functions that compute a convolution or a product on a CPU, in public JAX only.
 
 x is (N, *spatial, C), kernel is (*window, C / groups, out), padding is a pair for each
 spatial axis. All is float32.
@@ -20,8 +20,7 @@ Pads = Sequence[tuple[int, int]]
 
 
 def finish(y: Array, *others: Array, relu: bool) -> Array:
-    """y + others, whose axes are the last of y, and max(that, 0) where `relu` is
-    true."""
+    """y + others, whose axes are the last ones of y; with `relu`, max(that, 0)."""
     for other in others:
         y = y + other.reshape((1,) * (y.ndim - other.ndim) + other.shape)
     return jnp.maximum(y, np.float32(0)) if relu else y
@@ -30,7 +29,7 @@ def finish(y: Array, *others: Array, relu: bool) -> Array:
 def native(
     x: Array, kernel: Array, *, strides: Sizes, padding: Pads, **options: Any
 ) -> Array:
-    """As XLA computes it; options are those of `lax.conv_general_dilated`."""
+    """By XLA's own convolution; options are those of `lax.conv_general_dilated`."""
     rank = x.ndim - 2
     last = (0, rank + 1, *range(1, rank + 1))
     numbers = lax.ConvDimensionNumbers(last, (rank + 1, rank, *range(rank)), last)
@@ -66,8 +65,8 @@ def in_groups(x: Array, kernel: Array, *, groups: int, conv: Any) -> Array:
 
 
 def merged_kernel(kernel: np.ndarray, groups: int, merged: int) -> np.ndarray:
-    """The kernel of groups / merged groups, each of which is `merged` ones, with zeros
-    between them: (*window, merged * C / groups, out)."""
+    """The kernel (*window, merged * C / groups, out) of groups / merged larger groups.
+    Each of these is `merged` of the old ones, with zeros between them."""
     *window, channels, out = kernel.shape
     wide = np.zeros(
         (*window, merged, channels, groups // merged, merged, out // groups),
@@ -80,18 +79,18 @@ def merged_kernel(kernel: np.ndarray, groups: int, merged: int) -> np.ndarray:
 
 
 def pointwise(x: Array, kernel: Array, *, strides: Sizes) -> Array:
-    """With a window of 1 and no padding: one product of matrices."""
-    x = thinned(x, strides)
+    """A convolution with a window of 1 and no padding: one product of matrices."""
+    x = strided(x, strides)
     return dense(x, kernel.reshape(kernel.shape[-2:]))
 
 
-def thinned(x: Array, strides: Sizes) -> Array:
-    """Every stride-th pixel."""
+def strided(x: Array, strides: Sizes) -> Array:
+    """Every stride-th pixel along each axis."""
     return x[:, *(slice(None, None, stride) for stride in strides)]
 
 
 def patches(x: Array, window: Sizes, *, strides: Sizes, padding: Pads) -> Array:
-    """Each pixel's window in a row: (N, *spatial, prod(window) * C)."""
+    """The window of each pixel as a row: (N, *spatial, prod(window) * C)."""
     x = padded(x, padding, 0)
     for axis in range(len(window), 0, -1):
         cuts = slices(x, window[axis - 1], strides[axis - 1], axis)
@@ -100,13 +99,15 @@ def patches(x: Array, window: Sizes, *, strides: Sizes, padding: Pads) -> Array:
 
 
 def patch_conv(x: Array, kernel: Array, *, strides: Sizes, padding: Pads) -> Array:
-    """One product of matrices, each pixel's window in a row."""
+    """A convolution as one product of matrices, with the window of each pixel as a
+    row."""
     rows = patches(x, kernel.shape[:-2], strides=strides, padding=padding)
     return dense(rows, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def row_conv(x: Array, kernel: Array, *, strides: Sizes, padding: Pads) -> Array:
-    """Over two axes, as one over the second with windows of the first as channels."""
+    """A convolution over two axes, as one over the second axis, with the windows of the
+    first axis as channels."""
     height, width, channels, out = kernel.shape
     x = padded(x, padding, 0)
     rows = jnp.concatenate(slices(x, height, strides[0], 1), axis=-1)
@@ -120,9 +121,9 @@ def row_conv(x: Array, kernel: Array, *, strides: Sizes, padding: Pads) -> Array
 
 
 def wide_conv(x: Array, kernel: Array, *, strides: Sizes, padding: Pads) -> Array:
-    """Over two axes, by way of a y that is wider than x: of the two libraries that XLA
-    has for this on CPU, it takes the one that is faster for few outputs or pixels only
-    then."""
+    """A convolution over two axes, with a y that is wider than x, which is then cut.
+    XLA has two libraries for convolutions on CPU; only for such a y it uses the one
+    that is faster for few outputs or pixels."""
     rows, (left, right) = padding
     same = max(strides) == 1 and left + right == kernel.shape[1] - 1
     pads = (rows, (left, right + same))
@@ -132,7 +133,8 @@ def wide_conv(x: Array, kernel: Array, *, strides: Sizes, padding: Pads) -> Arra
 
 def dense(x: Array, kernel: Array) -> Array:
     """x (..., k) @ kernel (k, n). A single row is multiplied in pieces of 64 to 200
-    numbers, whose products are added: XLA reads the kernel 1.2 to 1.5 times as fast."""
+    elements and the products are added: XLA reads the kernel 1.2 to 1.5 times as
+    fast."""
     size, out = kernel.shape
     fitting = [n for n in range(64, 201) if size % n == 0]
     if math.prod(x.shape[:-1]) != 1 or not fitting:
@@ -171,8 +173,8 @@ def windows(x: Array, window: Sizes, strides: Sizes, dilation: Sizes) -> list[Ar
 def combined_windows(
     x: Array, *, size: Sizes, strides: Sizes, padding: Pads, largest: bool
 ) -> Array:
-    """The largest number of each window, or their sum, axis by axis; -inf or 0 stands
-    around. size, strides and padding are of all axes of x."""
+    """The maximum or the sum of each window, axis by axis, with a padding of -inf or 0.
+    size, strides and padding have an entry for each axis of x."""
     combine = jnp.maximum if largest else jnp.add
     if np.any(padding):
         pads = [(low, high, 0) for low, high in padding]

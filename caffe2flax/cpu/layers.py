@@ -13,7 +13,7 @@ from jax import lax
 from caffe2flax.cpu.graph import Graph, Node, Value
 
 LARGEST_SCALE = 1e6
-"""Beyond it a folded scale could leave float32 where the plain program does not."""
+"""The largest scale that is folded: beyond it, a product could overflow in float32."""
 
 
 @dataclass
@@ -50,7 +50,8 @@ def convolution(graph: Graph, node: Node) -> Node | None:
 
 
 def dense(graph: Graph, node: Node) -> Node | None:
-    """x (..., k) times a known matrix (k, n), or (n, k), with its tail."""
+    """The product of x (..., k) with a known matrix (k, n), or (n, k), with its
+    tail."""
     if node.op != "dot_general":
         return None
     (left, right), batch = node.params["dimension_numbers"]
@@ -71,8 +72,8 @@ def dense(graph: Graph, node: Node) -> Node | None:
 
 
 def exact(node: Node) -> bool:
-    """Whether a layer is float32 all through, with weights that are known, and wants no
-    less than float32."""
+    """Whether a layer has float32 inputs and outputs, known weights, and a precision of
+    float32."""
     x, kernel = node.inputs
     y = node.outputs[0]
     if not kernel.known or x.known or 0 in (*x.shape, *kernel.shape, *y.shape):
@@ -89,7 +90,7 @@ def exact(node: Node) -> bool:
 def with_tail(
     graph: Graph, node: Node, op: str, inputs: list[Value], params: dict[str, Any]
 ) -> Node:
-    """The layer and its tail as one node, put into the graph."""
+    """The layer and its tail as one node, which replaces them in the graph."""
     x, kernel = inputs
     channels, chain = kernel.shape[-1], [node]
     value, tail = node.outputs[0], Tail()
@@ -107,13 +108,13 @@ def with_tail(
         inputs.append(tail.other)
     params = params | {"relu": tail.relu, "biased": tail.shift is not None}
     origin = tuple(name for part in chain for name in part.origin)
-    made = Node(op, inputs, [value], unchosen, params, origin)
-    graph.replace(chain, made)
-    return made
+    layer = Node(op, inputs, [value], unchosen, params, origin)
+    graph.replace(chain, layer)
+    return layer
 
 
 def absorb(tail: Tail, user: Node, value: Value, channels: int) -> bool:
-    """Takes an operation into the tail, where it can be."""
+    """Adds an operation to the tail, where possible, and returns whether it was."""
     if len(user.inputs) != 2 or len(user.outputs) != 1:
         return False
     (result,) = user.outputs
@@ -177,7 +178,8 @@ def scaled(kernel: Value, tail: Tail) -> Value:
 
 
 def per_channel(value: Value, channels: int) -> bool:
-    """Whether it is known, and one number, or one for each entry of the last axis."""
+    """Whether the value is known, and one number or one for each channel, the last
+    axis."""
     count = math.prod(value.shape)
     if not value.known or value.dtype != np.float32:
         return False
@@ -189,7 +191,7 @@ def is_zero(value: Value) -> bool:
 
 
 def unchosen(*inputs: Any, **params: Any) -> Any:
-    raise AssertionError("no way to compute this layer was chosen")
+    raise AssertionError("no method to compute this layer was chosen")
 
 
 LAYERS: dict[str, Callable[[Graph, Node], Node | None]] = {

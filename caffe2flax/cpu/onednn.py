@@ -1,12 +1,12 @@
-"""Products and convolutions by oneDNN, which XLA's wheels for x86 processors carry
-along but do not call by themselves.
+"""Products and convolutions by oneDNN, which XLA's wheels for x86 processors contain
+but do not call by themselves.
 
-Arguments that oneDNN does not take end the process, and some that it takes give wrong
-numbers: so shapes are checked here, and what is known to go wrong stands in EXCLUDED.
-Whether the calls work at all here, `available` says: ask it first.
+Arguments that oneDNN does not accept end the process, and some that it accepts give
+wrong numbers: so shapes are checked here, and known faults are listed in EXCLUDED. Call
+`available` first: it returns whether the calls work in this process.
 
 All arrays are float32. x is (N, *spatial, C), kernel is (*window, C / groups, out).
-A ReLU that oneDNN computes makes NaN 0, where jax.nn.relu keeps it.
+A ReLU computed by oneDNN turns NaN into 0, unlike jax.nn.relu.
 """
 
 import math
@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Form:
-    """A convolution, apart from its numbers. padding: (low, high) for each axis."""
+    """A convolution without its arrays. padding: (low, high) for each axis."""
 
     x: tuple[int, ...]
     kernel: tuple[int, ...]
@@ -53,30 +53,30 @@ class Form:
 
     @property
     def extents(self) -> list[int]:
-        """How far a window reaches along each axis."""
+        """The extent of a window, with dilation, along each axis."""
         pairs = zip(self.kernel, self.rhs_dilation, strict=False)
         return [(w - 1) * d + 1 for w, d in pairs]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the result."""
+        """The shape of the result."""
         each = zip(self.x[1:-1], self.padding, self.extents, self.strides, strict=True)
         sizes = [(n + sum(pair) - e) // s + 1 for n, pair, e, s in each]
         return (self.x[0], *sizes, self.kernel[-1])
 
 
 def negative_padding(form: Form) -> bool:
-    """The configuration knows no numbers below 0: one ends the process."""
+    """The configuration has no negative numbers: one would end the process."""
     return min(map(min, form.padding)) < 0
 
 
 def one_column(form: Form) -> bool:
     """One input channel, one window along the last axis, a stride above 1 there.
 
-    Where such a window leaves something of the axis, the stride of the axis before is 1
-    and there is one group, numbers come out of memory that nobody wrote, and differ
-    from run to run. What is excluded is more than that: dilation, groups, one axis
-    alone and a window that leaves nothing have not been seen to go wrong.
+    If such a window is shorter than the axis, the stride of the axis before is 1 and
+    there is one group, results contain uninitialized memory and differ from run to run.
+    More than that is excluded: with dilation, groups, only one axis or a window as long
+    as the axis no fault is known.
     """
     one = form.shape[-2] == 1 and form.kernel[-2] == 1
     return one and form.strides[-1] > 1
@@ -97,7 +97,8 @@ def form_of(
     rhs_dilation: Sequence[int],
     feature_group_count: int,
 ) -> Form | None:
-    """None where these do not fit each other, or a size is 0 or not known."""
+    """The form; None where the arguments do not fit each other, or where a size is 0 or
+    unknown."""
     axes, groups = len(x) - 2, feature_group_count
     lists = (strides, padding, rhs_dilation, kernel[:-2])
     if axes not in (1, 2, 3) or any(len(numbers) != axes for numbers in lists):
@@ -124,7 +125,7 @@ def suits_conv(
     rhs_dilation: Sequence[int],
     feature_group_count: int,
 ) -> bool:
-    """Whether `conv` takes such a convolution. That says nothing of speed."""
+    """Whether `conv` accepts such a convolution, fast or not."""
     form = form_of(
         x_shape,
         kernel_shape,
@@ -150,8 +151,8 @@ def conv(
     """The convolution plus others, and max(that, 0) where `relu` is true.
 
     others: a bias (out,) where `biased` is true, then arrays of the result's shape.
-    Raises ValueError for what `suits_conv` refuses and for others of other shapes,
-    TypeError for what is not float32.
+    Raises ValueError where `suits_conv` is false and for others of wrong shapes,
+    TypeError for arrays that are not float32.
     """
     given: dict[str, Any] = {"strides": strides, "padding": padding}
     given |= {"rhs_dilation": rhs_dilation, "feature_group_count": feature_group_count}
@@ -186,8 +187,8 @@ def product(x: Array, kernel: Array, *others: Array, biased: bool, relu: bool) -
     """x (rows, k) @ kernel (k, out) plus others, and max(that, 0) where `relu` is true.
 
     others: a bias (out,) where `biased` is true, then arrays (rows, out). Raises
-    ValueError for shapes that do not fit each other or are empty, TypeError for what is
-    not float32.
+    ValueError for shapes that do not fit each other or are empty, TypeError for arrays
+    that are not float32.
     """
     if x.ndim != 2 or kernel.ndim != 2 or x.shape[1] != kernel.shape[0]:
         raise ValueError(f"no product: {x.shape} by {kernel.shape}")
@@ -197,7 +198,7 @@ def product(x: Array, kernel: Array, *others: Array, biased: bool, relu: bool) -
 
 
 def products(x: Array, kernel: Array) -> Array:
-    """x (batch, m, k) @ kernel (batch, k, n). Raises what `product` raises."""
+    """x (batch, m, k) @ kernel (batch, k, n). Raises the same errors as `product`."""
     if x.ndim != 3 or kernel.ndim != 3 or x.shape[::2] != kernel.shape[:2]:
         raise ValueError(f"no products: {x.shape} by {kernel.shape}")
     shape = (*x.shape[:2], kernel.shape[2])
@@ -210,8 +211,8 @@ def packed_product(
 ) -> Array:
     """`product` of x (rows, k) and a kernel (k, out) that `pack` has prepared.
 
-    Leave a single row to XLA, and one to be multiplied by a single column: there oneDNN
-    reads a plain matrix, which has to be made of the blocks at each call.
+    Not for a single row or a single column: for these oneDNN reads a plain matrix, into
+    which the blocks are converted at each call.
     """
     if x.ndim != 2:
         raise ValueError(f"no matrix: {x.shape}")
@@ -229,7 +230,7 @@ def packed_product(
 
 
 def unpack(packed: Array, k: int, out: int) -> Array:
-    """The kernel (k, out) again."""
+    """The kernel (k, out) that was packed."""
     blocks = packed.reshape(-(-out // COLUMNS), -1, COLUMNS)
     return blocks.transpose(1, 0, 2).reshape(blocks.shape[1], -1)[:k, :out]
 
@@ -237,7 +238,8 @@ def unpack(packed: Array, k: int, out: int) -> Array:
 def check(
     shape: Sequence[int], x: Array, kernel: Array, *others: Array, biased: bool
 ) -> None:
-    """Whether all is float32, nothing is empty, and others can be added to `shape`."""
+    """Checks that all arrays are float32 and not empty, and that others can be added to
+    an array of `shape`."""
     arrays = (x, kernel, *others)
     if any(array.dtype != np.float32 for array in arrays):
         raise TypeError(f"not float32: {[str(array.dtype) for array in arrays]}")

@@ -1,9 +1,9 @@
-"""XLA's calls of oneDNN as they are, and whether they give the right numbers here.
+"""XLA's calls of oneDNN, unchecked, and a test whether they give the right numbers.
 
-They are no public interface. A release of XLA without them raises; one that does not
-know a word of the configuration, and arguments that oneDNN does not take, end the
-process. So `available` asks a process of its own, which may end: this file, run as a
-program. It imports no other file of ours, so that this process starts soon.
+They are no public interface. A release of XLA without them raises; an unknown word in
+the configuration, and arguments that oneDNN does not accept, end the process. So
+`available` tests them in another process, which may end: this file, run as a program.
+It imports no other file of this package, so that the process starts fast.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from jax import Array
 
 What = Literal["product", "convolution", "packed"]
 ROWS, COLUMNS = 16, 64  # of a block of a packed kernel
-TIMEOUT = 120  # seconds, of which it takes one on a machine that is not busy
+TIMEOUT = 120  # seconds; it takes one on an idle machine
 
 
 def convolve(
@@ -39,7 +39,7 @@ def convolve(
     biased: bool,
     relu: bool,
 ) -> Array:
-    """A convolution that gives `shape`, unchecked: see `onednn.conv`."""
+    """A convolution with a result of `shape`, unchecked: see `onednn.conv`."""
     axes = x.ndim - 2
     spatial = [*range(axes)]
     data = {
@@ -79,7 +79,8 @@ def multiply(
     relu: bool = False,
     packed: bool = False,
 ) -> Array:
-    """A product, or several, that gives `shape`, unchecked: see `onednn.product`."""
+    """A product, or several, with a result of `shape`, unchecked: see
+    `onednn.product`."""
     config: dict[str, Any] = {"fusions": fusions(others, biased, relu)}
     if packed:
         config["optimization_config"] = {"weights_prepacked": True}
@@ -105,9 +106,9 @@ def call(target: str, config: Any, shape: Sequence[int], *args: Array) -> Array:
 
 
 def pack(kernel: np.ndarray, empty: Callable[..., Any] = np.empty) -> np.ndarray:
-    """kernel (k, out) in blocks of 16 rows and 64 columns, zeros behind both, block by
-    block down each 64 columns: the order in which oneDNN reads it with AVX-512. The
-    result has one axis; `empty` makes it."""
+    """kernel (k, out) in blocks of 16 rows and 64 columns, filled up with zeros, block
+    by block down each 64 columns: the order in which oneDNN reads it with AVX-512. The
+    result has one axis; `empty` allocates it."""
     spare = [(0, -kernel.shape[0] % ROWS), (0, -kernel.shape[1] % COLUMNS)]
     wide = np.pad(kernel, spare) if np.any(spare) else kernel
     blocks = wide.reshape(-1, ROWS, wide.shape[1] // COLUMNS, COLUMNS)
@@ -117,8 +118,8 @@ def pack(kernel: np.ndarray, empty: Callable[..., Any] = np.empty) -> np.ndarray
 
 
 def available(what: What) -> bool:
-    """Whether programs for this process's CPU may call this: "product", "convolution"
-    or "packed" (a product with what `pack` gives).
+    """Whether programs for this process's CPU may use "product", "convolution" or
+    "packed" (a product with the result of `pack`).
 
     The first call takes about a second, once per process: see `prepare`. False while
     JAX's persistent cache is on, as programs with these calls cannot be stored there.
@@ -135,9 +136,8 @@ _answer: Future[frozenset[str]] | None = None
 
 
 def prepare() -> Future[frozenset[str]]:
-    """Starts what `available` waits for: called early, it hides most of the second. A
-    process that is forked meanwhile waits for ever, as programs of JAX do after a fork.
-    """
+    """Starts the test that `available` waits for, to be called early. A process forked
+    meanwhile waits for ever, as programs of JAX do after a fork."""
     global _answer
     with _lock:
         if _answer is None:
@@ -147,14 +147,14 @@ def prepare() -> Future[frozenset[str]]:
 
 
 def ask(answer: Future[frozenset[str]]) -> None:
-    """Runs this file, which prints the names of the things that are right."""
-    # Variables of JAX may ask for a GPU, a cache, other devices or no compilation.
+    """Runs this file, which prints the names of the calls that are right."""
+    # Environment variables of JAX may set a GPU, a cache or other devices.
     env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
     try:  # In an application that is one file, sys.executable is that application.
         if not sys.executable or getattr(sys, "frozen", False):
             raise OSError("no interpreter of Python")
-        # -P: the folder of this file is no place to import from.
+        # -P: do not import from the folder of this file.
         command = [sys.executable, "-P", __file__]
         apart: dict[str, Any] = {"env": env, "stdin": subprocess.DEVNULL}
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, **apart)
@@ -164,7 +164,7 @@ def ask(answer: Future[frozenset[str]]) -> None:
 
 
 def main() -> None:
-    """Prints what is right, each at once: the next may end the process."""
+    """Prints each kind of call that is right, at once: the next may end the process."""
     if sys.platform != "win32":
         import resource
 
@@ -177,9 +177,9 @@ Case = tuple[Callable[..., Array], list[np.ndarray], np.ndarray]
 
 
 def right(what: What) -> bool:
-    """Whether calls of this kind give what NumPy does; what raises does not."""
-    made = {"product": products, "convolution": convolutions, "packed": packed_products}
-    calls, inputs, wanted = zip(*made[what](np.random.default_rng(0)), strict=True)
+    """Whether calls of this kind give the same as NumPy; False where they raise."""
+    data = {"product": products, "convolution": convolutions, "packed": packed_products}
+    calls, inputs, wanted = zip(*data[what](np.random.default_rng(0)), strict=True)
 
     def all_of(arrays: Sequence[list[Array]]) -> list[Array]:
         return [call(*given) for call, given in zip(calls, arrays, strict=True)]
@@ -192,7 +192,7 @@ def right(what: What) -> bool:
 
 
 def near(y: np.ndarray, true: np.ndarray) -> bool:
-    """Comparisons with NaN are false."""
+    """Whether all elements are near; False for NaN."""
     same = y.shape == true.shape
     return same and bool(np.abs(y - true).max() <= 1e-5 * np.abs(true).max())
 
@@ -209,8 +209,7 @@ def products(random: np.random.Generator) -> Iterator[Case]:
 
 
 def packed_products(random: np.random.Generator) -> Iterator[Case]:
-    """Which blocks oneDNN chooses may depend on how many columns there are: with AVX2 a
-    release took these for all but 129 to 192."""
+    """oneDNN's blocks may depend on the number of columns: in one release they do."""
     outs = (2, 30, 64, 65, 130, 200, 300, 350, 400, 450, 550, 600)
     for each in itertools.product((2, 30), (5, 70), outs):
         kind = ("", "bias other relu")[sum(each) % 2]
@@ -230,7 +229,7 @@ def product_case(
 
 
 def convolutions(random: np.random.Generator) -> Iterator[Case]:
-    """Each number of the configuration counts in some."""
+    """Cases in which each number of the configuration changes some result."""
     forms: list[tuple[Any, ...]] = [
         # x, kernel, strides, padding, dilation, groups
         ((2, 12, 11, 5), (3, 2, 5, 20), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
@@ -262,7 +261,7 @@ def convolutions(random: np.random.Generator) -> Iterator[Case]:
 def added(
     random: np.random.Generator, y: np.ndarray, kind: str
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """What is added to y, and what comes of it."""
+    """The arrays to add to y, and the expected result."""
     shapes = {"bias": y.shape[-1:], "other": y.shape}
     names = [word for word in kind.split() if word in shapes]
     others = [random.standard_normal(shapes[name], np.float32) for name in names]
@@ -278,7 +277,7 @@ def true_conv(
     dilation: Sequence[int],
     groups: int,
 ) -> np.ndarray:
-    """The convolution by NumPy, a position of the window at a time."""
+    """The convolution by NumPy, one position of the window at a time."""
     x = np.pad(x, [(0, 0), *padding, (0, 0)])
     *window, channels, out = kernel.shape
     extents = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]

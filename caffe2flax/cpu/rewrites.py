@@ -1,5 +1,5 @@
-"""The rewrites: each looks at one operation of a graph, and gives the one that it has
-put in its place, or None."""
+"""The rewrites: each takes one operation of a graph and returns the one that it put in
+its place, or None."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from jax import Array
 from caffe2flax.cpu import kernels
 from caffe2flax.cpu.graph import Graph, Node, Value
 from caffe2flax.cpu.layers import convolution, dense
-from caffe2flax.cpu.ways import Means, choose
+from caffe2flax.cpu.methods import Capabilities, choose
 
 Rewrite = Callable[[Graph, Node], Node | None]
 
 LONGEST = 8
-"""The longest window that goes slice by slice: more of them cost more than they
-gain."""
+"""The longest window that is computed by shifted slices: for longer ones that is
+slower."""
 
 
 def windows(graph: Graph, node: Node) -> Node | None:
-    """Maxima and sums over windows: of shifted slices, axis by axis."""
+    """Maxima and sums over windows: by shifted slices, axis by axis."""
     if node.op not in ("reduce_window_max", "reduce_window_sum"):
         return None
     p, x = node.params, node.inputs[0]
@@ -45,13 +45,13 @@ def windows(graph: Graph, node: Node) -> Node | None:
         "padding": padding,
         "largest": node.op == "reduce_window_max",
     }
-    return instead(graph, [node], node.inputs, kernels.combined_windows, params)
+    return replace_nodes(graph, [node], node.inputs, kernels.combined_windows, params)
 
 
 def power(graph: Graph, node: Node) -> Node | None:
     """y^-0.75, and x / y^0.75: by roots."""
     if is_power(node, -0.75):
-        return instead(graph, [node], node.inputs[:1], kernels.inverse_power)
+        return replace_nodes(graph, [node], node.inputs[:1], kernels.inverse_power)
     if node.op != "div":
         return None
     x, below = node.inputs
@@ -62,7 +62,7 @@ def power(graph: Graph, node: Node) -> Node | None:
     def divided(x: Array, y: Array) -> Array:
         return x * kernels.inverse_power(y)
 
-    return instead(graph, [maker, node], [x, maker.inputs[0]], divided)
+    return replace_nodes(graph, [maker, node], [x, maker.inputs[0]], divided)
 
 
 def is_power(node: Node, exponent: float) -> bool:
@@ -75,8 +75,8 @@ def is_power(node: Node, exponent: float) -> bool:
 
 
 def joined(graph: Graph, node: Node) -> Node | None:
-    """The channels of two arrays of one shape, behind each other: as rows of one more
-    axis, which several cores share."""
+    """The channels of two arrays of one shape, concatenated: as rows of one more axis,
+    which XLA distributes over several cores."""
     if node.op != "concatenate" or len(node.inputs) != 2:
         return None
     x, y = node.inputs
@@ -89,22 +89,22 @@ def joined(graph: Graph, node: Node) -> Node | None:
         both = jnp.stack([x, y], axis=-2)
         return both.reshape(*x.shape[:-1], 2 * x.shape[-1])
 
-    return instead(graph, [node], node.inputs, join)
+    return replace_nodes(graph, [node], node.inputs, join)
 
 
-def instead(
+def replace_nodes(
     graph: Graph,
     old: list[Node],
     inputs: list[Value],
     run: Callable[..., Any],
     params: dict[str, Any] | None = None,
 ) -> Node:
-    """Puts run(*inputs, **params) where `old` is."""
+    """Replaces the nodes `old` by one that computes run(*inputs, **params)."""
     origin = tuple(name for node in old for name in node.origin)
     given = params or {}
-    made = Node(old[-1].op, inputs, old[-1].outputs, run, given, origin)
-    graph.replace(old, made)
-    return made
+    new = Node(old[-1].op, inputs, old[-1].outputs, run, given, origin)
+    graph.replace(old, new)
+    return new
 
 
 REWRITES: dict[str, Rewrite] = {
@@ -116,23 +116,23 @@ REWRITES: dict[str, Rewrite] = {
 }
 
 
-def rewrite(graph: Graph, means: Means) -> Graph:
-    """The graph as it is computed with such means."""
+def rewrite(graph: Graph, capabilities: Capabilities) -> Graph:
+    """The graph after all rewrites, with a method chosen for each layer."""
     for name, change in REWRITES.items():
         for node in list(graph.nodes):
             if node.steps or graph.makers.get(node.outputs[0]) is not node:
                 continue
-            made = change(graph, node)
-            if made is not None:
-                made.steps = (name,)
+            new = change(graph, node)
+            if new is not None:
+                new.steps = (name,)
     for node in graph.nodes:
         if node.op in ("convolution", "dense"):
-            choose(node, means)
+            choose(node, capabilities)
     return graph.prune()
 
 
 def described(graph: Graph) -> list[str]:
-    """A line for each operation: what it stands for, what it gives, and how."""
+    """A line for each operation: its primitives, its outputs, and its rewrites."""
     lines = []
     for node in graph.nodes:
         shapes = ", ".join(f"{v.dtype.name}{list(v.shape)}" for v in node.outputs)

@@ -17,7 +17,7 @@ from caffe2flax.cpu.memory import own_copy
 class Source:
     """A function of weights and inputs.
 
-    weights: the arrays of a module as they are now; none of a function.
+    weights: the current arrays of a module; empty for a function.
     """
 
     def __init__(self, model: Callable[..., Any]):
@@ -28,7 +28,7 @@ class Source:
         self.weights: list[Any] = []
         self.name = getattr(model, "__qualname__", type(model).__name__)
         if not isinstance(owner, nnx.Module):
-            self.call: Callable[..., Any] = watched(model)
+            self.call: Callable[..., Any] = with_weights_argument(model)
             return
         graphdef, state = nnx.split(owner)
         leaves, tree = jax.tree.flatten(state)
@@ -60,9 +60,9 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray))
 
 
-def watched(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` behind an argument for weights; what Flax says of modules that it
-    changes is said in our words."""
+def with_weights_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with a first argument for weights, which it ignores. Flax's error for
+    a module that the call changes becomes a ChangingModelError."""
 
     def call(weights: list[Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -77,7 +77,8 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def refuse_changes(module: nnx.Module, before: Any) -> None:
-    """ChangingModelError where a module has other variables than before."""
+    """Raises ChangingModelError where a module's variables are not those of
+    `before`."""
     old = dict(nnx.to_flat_state(before))
     new = dict(nnx.to_flat_state(nnx.state(module)))
     changed = [

@@ -1,4 +1,4 @@
-"""Where a program may be called, and what it depends on beside shapes."""
+"""When a compiled program may be called, and what it depends on besides shapes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = [
     )
     if hasattr(jax.config, name)
 ]
-"""Settings of JAX that change what a function is traced to, or how it is run."""
+"""Settings of JAX that change how a function is traced or run."""
 
 PLAIN = {
     "jax_disable_jit": False,
@@ -43,22 +43,23 @@ PLAIN = {
     "jax_enable_x64": False,
     "jax_default_device": None,
 }
-"""Settings that a program takes for granted."""
+"""The values of settings that a compiled program needs."""
 
 
 def settings() -> tuple[Hashable, ...]:
-    """What the program of a shape depends on."""
+    """The settings that a program depends on."""
     config: Any = jax.config
     mesh = jax.sharding.get_abstract_mesh()
     return (mesh, *(getattr(config, name) for name in SETTINGS))
 
 
 def kind(leaf: Any) -> Hashable:
-    """What a program must know of an input; None where it is none for a program."""
+    """Shape and type of an input, for which a program is compiled; None for an input
+    that compiled programs do not accept."""
     if isinstance(leaf, jax.Array):
         if isinstance(leaf, jax.core.Tracer):
             return None
-        weak = getattr(leaf, "weak_type", False)  # arrays of keys have none
+        weak = getattr(leaf, "weak_type", False)  # arrays of keys have no weak_type
         return (leaf.shape, leaf.dtype, weak, leaf.sharding)
     if type(leaf) is np.ndarray:
         return (leaf.shape, leaf.dtype) if leaf.dtype.kind not in "OSUMm" else None
@@ -69,7 +70,7 @@ def kind(leaf: Any) -> Hashable:
 
 
 def plain_because(inputs: Sequence[Any], weights: Sequence[Any]) -> str:
-    """Why the plain function is called; nothing where a program may be."""
+    """Why the plain function is called; "" where a program may be."""
     if jax.default_backend() != "cpu":
         return f"JAX computes on {jax.default_backend()}"
     if not jax.sharding.get_abstract_mesh().empty:
@@ -85,8 +86,8 @@ def plain_because(inputs: Sequence[Any], weights: Sequence[Any]) -> str:
 
 
 def is_here(leaf: Any) -> bool:
-    """Whether an array is on the device where programs are made for, and there alone.
-    Whatever else there is goes there."""
+    """Whether an array is only on the device that programs are compiled for. Anything
+    but an array of JAX is put there."""
     if not isinstance(leaf, jax.Array):
         return True
     sharding = leaf.sharding

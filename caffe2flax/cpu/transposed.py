@@ -1,4 +1,4 @@
-"""Convolutions over an input with gaps, which XLA computes with all the zeros."""
+"""Convolutions over a dilated input, without multiplying the zeros, as XLA does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Sizes = Sequence[int]
 def taps(
     kernel: np.ndarray, lhs_dilation: Sizes, rhs_dilation: Sizes, groups: int
 ) -> np.ndarray:
-    """The kernel (*window, C / groups, out) for `interleaved_conv`: turned around, with
+    """The kernel (*window, C / groups, out) for `interleaved_conv`: reversed, with
     zeros up to a multiple of s = lhs_dilation, (*reach, prod(s), C / groups, groups,
     out / groups)."""
     *window, channels, out = kernel.shape
@@ -33,7 +33,7 @@ def taps(
 
 
 def extents(window: Sizes, dilation: Sizes) -> list[int]:
-    """How far windows reach."""
+    """The extents of windows with dilation."""
     return [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
 
 
@@ -47,7 +47,7 @@ def interleaved_conv(
 ) -> Array:
     """y[s * m + r] = sum over a of x[m - a] * w[s * a + r], r < s = lhs_dilation.
 
-    x is (N, *spatial, C) without the gaps, kernel is what `taps` gives.
+    x is (N, *spatial, C) before dilation, kernel is the result of `taps`.
     """
     rank, size = len(extent), x.shape[1:-1]
     reach, (channels, groups, out) = kernel.shape[:rank], kernel.shape[rank + 1 :]

@@ -16,10 +16,12 @@ import numpy as np
 from jax import Array, lax
 
 CACHE = 2**23
-"""Numbers that a processor keeps near: more of them go image by image."""
+"""The number of elements that fit into a processor's cache: larger batches are computed
+image by image."""
 
 WORTH_COMPILING = 5 * 10**7
-"""Multiplications of an image that are worth the tenth of a second of a compilation."""
+"""The number of multiplications of an image from which a tenth of a second of
+compilation is worth it."""
 
 
 def tile_size(
@@ -29,8 +31,8 @@ def tile_size(
     *,
     thorough: bool,
 ) -> int:
-    """The tiles by which a 3 x 3 convolution of stride 1 is computed sooner than as a
-    product of matrices, 4 or 6; 0 where it is not. x and kernel are shapes."""
+    """The size of tiles, 4 or 6, with which a 3 x 3 convolution of stride 1 is faster
+    than a product of matrices; 0 where it is not. x and kernel are shapes."""
     *window, channels, out = kernel
     if window != [3, 3] or min(channels, out) < 64:
         return 0
@@ -47,8 +49,8 @@ def tiled_kernel(kernel: np.ndarray, tile: int) -> np.ndarray:
     """G w G^T of w (h, h, C, out): (tile, tile, C, out)."""
     filters = matrices(tile, len(kernel))[1]
     both = np.kron(filters, filters).astype(np.float32)
-    made = both @ np.asarray(kernel, np.float32).reshape(len(both[0]), -1)
-    return made.reshape(tile, tile, *kernel.shape[2:])
+    tiles = both @ np.asarray(kernel, np.float32).reshape(len(both[0]), -1)
+    return tiles.reshape(tile, tile, *kernel.shape[2:])
 
 
 def tiled_conv(
@@ -62,7 +64,7 @@ def tiled_conv(
 ) -> Array:
     """finish(convolution of x with a prepared kernel, *others), which adds them.
 
-    All images at once where that fits into a processor's cache, else one by one.
+    All images at once where they fit into a processor's cache, otherwise one by one.
     """
 
     def tiled(x: Array, *others: Array) -> Array:
@@ -99,14 +101,13 @@ def winograd(
         span = (count - 1) * step + 1
         return [lax.slice_in_dim(x, i, i + span, step, axis) for i in range(tile)]
 
-    # XLA would compute the first stage again for all that reads it in the second, were
-    # it one loop: so it is two, one behind the other. The leading axes are the rows and
-    # the columns of a tile.
+    # In one loop, XLA would compute the first stage again for each read in the second:
+    # so there are two loops. The first axes are the rows and the columns of a tile.
     stage = in_parts(inputs, cut(x, 2, across), 0)
     stage = combined(inputs, cut(stage, 2, down), 0)
     tiles = stage.reshape(tile**2, -1, channels)
-    made = products(tiles, kernel.reshape(tile**2, channels, out))
-    stage = made.reshape(tile, tile, -1, down, across, out)
+    sums = products(tiles, kernel.reshape(tile**2, channels, out))
+    stage = sums.reshape(tile, tile, -1, down, across, out)
     stage = in_parts(outputs, list(stage), 3)
     stage = combined(outputs, list(stage), 4)
     y = stage.reshape(-1, down * step, across * step, out)
@@ -114,14 +115,14 @@ def winograd(
 
 
 def in_parts(matrix: np.ndarray, arrays: Sequence[Array], axis: int) -> Array:
-    """`combined`, its last row apart."""
+    """`combined`, with the last row computed separately."""
     parts = [combined(rows, arrays, axis) for rows in (matrix[:-1], matrix[-1:])]
     return jnp.concatenate(parts, axis)
 
 
 def combined(matrix: np.ndarray, arrays: Sequence[Array], axis: int) -> Array:
-    """The sums of arrays times a row of the matrix, along a new axis. That is one loop,
-    which is compiled sooner than one for each row, and as fast."""
+    """The sums of arrays times each row of the matrix, along a new axis. One loop
+    compiles faster than one for each row, and runs as fast."""
     shape = list(arrays[0].shape)
     shape.insert(axis, len(matrix))
     others = [n for n in range(len(shape)) if n != axis]
@@ -137,8 +138,8 @@ def combined(matrix: np.ndarray, arrays: Sequence[Array], axis: int) -> Array:
 
 
 def separate_products(x: Array, kernel: Array) -> Array:
-    """x (parts, tiles, C) @ kernel (parts, C, out), part by part unless so few tiles
-    are there that to take the kernel apart would cost more."""
+    """x (parts, tiles, C) @ kernel (parts, C, out), part by part, unless there are so
+    few tiles that slicing the kernel costs more."""
     _, tiles, channels = x.shape
     if tiles <= 2 * min(channels, kernel.shape[-1]):
         return jnp.matmul(x, kernel)

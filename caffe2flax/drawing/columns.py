@@ -1,4 +1,4 @@
-"""Where a picture is cut, so that it stands in columns like the text of a newspaper."""
+"""Splits a picture into columns, like the text of a newspaper."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ RATIO = 1.2
 MOST_COLUMNS = 24
 ROW_HEIGHT = 1.15
 BOX_WIDTH = 1.55
-"""Inches, about, of a box with its arrow, to choose the number of columns by."""
+"""Approximate inches of a box with its arrow, for the choice of the number of
+columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Boxes between two places where a single blob passes."""
+    """Boxes between two cuts; only one blob crosses a cut."""
 
     numbers: range
     rows: int
     width: int
-    """Boxes side by side."""
+    """The largest number of boxes in a row."""
 
 
 def columns_of(picture: Picture) -> list[range]:
-    """The boxes in as many columns as bring the picture near to RATIO."""
+    """The boxes of each column, with the number of columns that is nearest to RATIO."""
     segments = list(_segments(picture))
     if not segments:
         return [range(0)]
@@ -46,7 +47,7 @@ def columns_of(picture: Picture) -> list[range]:
 
 
 def _split(segments: list[_Segment], count: int) -> list[list[_Segment]]:
-    """At most `count` columns, of the least height at which they suffice."""
+    """At most `count` columns of the smallest possible height."""
     low = max(segment.rows for segment in segments)
     high = sum(segment.rows for segment in segments)
     while low < high:
@@ -59,7 +60,8 @@ def _split(segments: list[_Segment], count: int) -> list[list[_Segment]]:
 
 
 def _filled(segments: list[_Segment], height: int) -> list[list[_Segment]]:
-    """Columns of `height` rows, each filled as far as the next segment fits."""
+    """Columns of at most `height` rows, each filled until the next segment does not
+    fit."""
     columns: list[list[_Segment]] = []
     left = 0
     for segment in segments:
@@ -72,8 +74,8 @@ def _filled(segments: list[_Segment], height: int) -> list[list[_Segment]]:
 
 
 def _segments(picture: Picture) -> Iterator[_Segment]:
-    """Cut behind each box from which all arrows that pass the cut start, but not
-    behind an input, before an output or inside a block."""
+    """The boxes between cuts. A cut is after each box from which all arrows across the
+    cut start, but not after an input, before an output or inside a block."""
     boxes, arrows = picture.boxes, picture.arrows
     into: list[list[int]] = [[] for _ in boxes]
     reach = list(range(len(boxes)))

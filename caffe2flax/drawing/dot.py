@@ -31,7 +31,7 @@ COLOURS = {
     "other": "#ffffff",
 }
 LONGEST = 48
-"""Characters of a name that a box shows."""
+"""The longest name that a box shows, in characters."""
 FONT = "Helvetica,Arial,sans-serif"
 INSTALL = (
     "the program 'dot' of Graphviz is not installed: 'apt-get install graphviz', "
@@ -40,7 +40,8 @@ INSTALL = (
 )
 PIXELS_PER_INCH = 144
 MANY_ARROWS = 800
-"""Above, the layout is good enough before it is the best: that can take hours."""
+"""The number of arrows from which the layout is not optimized fully: that can take
+hours."""
 
 
 def render(picture: Picture, format_: str) -> bytes:
@@ -59,8 +60,8 @@ def render(picture: Picture, format_: str) -> bytes:
     except graphviz.ExecutableNotFound:
         raise ConversionError(INSTALL) from None
     except graphviz.CalledProcessError as error:
-        told = (error.stderr or b"").decode(errors="replace").strip()
-        raise ConversionError(f"Graphviz cannot draw the net: {told}") from None
+        message = (error.stderr or b"").decode(errors="replace").strip()
+        raise ConversionError(f"Graphviz cannot draw the net: {message}") from None
     return drawn
 
 
@@ -123,7 +124,7 @@ def to_dot(picture: Picture, pixels_per_inch: int | None = None) -> str:
 
 
 def _boxes(graph: Digraph, picture: Picture, numbers: range, column: int) -> None:
-    """The boxes of a column, those of a block in a frame."""
+    """Adds the boxes of a column, those of a block in a frame."""
     from graphviz import escape
 
     blocks: dict[str, list[int]] = {}
@@ -150,7 +151,7 @@ def _boxes(graph: Digraph, picture: Picture, numbers: range, column: int) -> Non
 
 
 def _frame(block: str, column: int) -> str:
-    """A name without characters that mean something to Graphviz."""
+    """The name of a block's frame, without characters that Graphviz interprets."""
     return f"cluster_block{column}_{block.encode(errors='replace').hex()}"
 
 
@@ -162,13 +163,13 @@ def _box(graph: Digraph, number: int, box: Box) -> None:
         shown = escape(_clipped(box.name))
         graph.node(f"n{number}", shown, shape="oval", fillcolor=colour)
         return
-    made, *changed = box.parts
-    rows = [f"<tr><td><b>{_text(box.name)}</b></td></tr>", _small(made.type)]
-    if made.caption:
-        rows.append(_small(made.caption))
+    first, *changed = box.parts
+    rows = [f"<tr><td><b>{_text(box.name)}</b></td></tr>", _small(first.type)]
+    if first.caption:
+        rows.append(_small(first.caption))
     for part in changed:
-        told = " ".join(filter(None, (part.type, part.caption)))
-        rows.append(_small(told, f' bgcolor="{COLOURS[part.kind]}"'))
+        text = " ".join(filter(None, (part.type, part.caption)))
+        rows.append(_small(text, f' bgcolor="{COLOURS[part.kind]}"'))
     table = '<table border="0" cellborder="0" cellspacing="0" cellpadding="1">'
     label = f"<{table}{''.join(rows)}</table>>"
     graph.node(f"n{number}", label, fillcolor=colour)
@@ -194,7 +195,8 @@ def _small(text: str, attributes: str = "") -> str:
 
 @dataclass(slots=True)
 class _Route:
-    """A blob's way from `tail` through its shape, the node `name`, to its readers."""
+    """The arrows of a blob, from `tail` through the node `name`, which shows its shape,
+    to its readers."""
 
     name: str
     label: str
@@ -205,9 +207,10 @@ class _Route:
 
 
 def _routes(picture: Picture, columns: Sequence[range]) -> list[_Route]:
-    """One route a blob and column.
+    """One route for each blob and column.
 
-    What goes on in the next column goes to a number, and on from the same number there.
+    A blob that is read in a later column ends at a number, and starts from the same
+    number there.
     """
     place = {n: c for c, numbers in enumerate(columns) for n in numbers}
     routes: dict[tuple[int, int, str, str], _Route] = {}
@@ -218,9 +221,9 @@ def _routes(picture: Picture, columns: Sequence[range]) -> list[_Route]:
             name = f"shape{len(routes)}"
             label = " ".join(filter(None, (_clipped(arrow.blob), arrow.shape)))
             routes[key] = _Route(name, label, tail, column, block, [])
-        found = routes[key]
-        found.block = block if found.block == block else ""
-        return found
+        existing = routes[key]
+        existing.block = block if existing.block == block else ""
+        return existing
 
     for arrow in picture.arrows:
         tail, head = f"n{arrow.tail}", f"n{arrow.head}"
@@ -238,7 +241,7 @@ def _routes(picture: Picture, columns: Sequence[range]) -> list[_Route]:
 
 
 def _shapes(graph: Digraph, routes: Iterable[_Route]) -> None:
-    """The nodes that show shapes, in the frames of their blocks."""
+    """Adds the nodes that show shapes, in the frames of their blocks."""
     from graphviz import escape
 
     for route in routes:
@@ -256,7 +259,7 @@ def _shapes(graph: Digraph, routes: Iterable[_Route]) -> None:
 
 
 def _align(graph: Digraph, columns: Sequence[range]) -> None:
-    """The columns side by side, in their order."""
+    """Puts the columns side by side, in their order."""
     starts = [f"start{number}" for number in range(1, len(columns))]
     if not starts:
         return
@@ -272,6 +275,6 @@ def _clipped(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """For an HTML-like label, where Graphviz would still read \\N as its own, and
-    takes no empty text."""
+    """`text` for an HTML-like label, in which Graphviz still interprets \\N and allows
+    no empty text."""
     return html.escape(_clipped(text)).replace("\\", "\\\\") or "&#160;"

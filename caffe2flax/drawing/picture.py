@@ -1,4 +1,4 @@
-"""Graph -> a picture of it: boxes and arrows, before anything is said of places."""
+"""Graph -> picture: boxes and arrows, not laid out yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from caffe2flax.passes.padding import reconcile_padding
 
 _EMITTING = (fold_batchnorm, reconcile_padding, assign_layouts)
 DRAWN: tuple[Pass, ...] = tuple(step for step in PASSES if step not in _EMITTING)
-"""The passes before a picture: layers stay as Caffe has them, none folded or added."""
+"""The passes before a picture: those that neither fold nor add layers."""
 
 KINDS: Mapping[str, str] = {
     "convolution": "convolution",
@@ -46,14 +46,14 @@ KINDS: Mapping[str, str] = {
     "data": "data",
     "generated": "data",
 }
-"""The kind of a layer by the family it stands in; the others move or pick data."""
+"""The kind of a layer by the file of its class; the others move or select data."""
 
 OWN_KIND: Mapping[str, str] = {"Softmax": "loss", "Normalize": "normalization"}
-"""Types that are of another kind than their family."""
+"""Types of another kind than the file of their class."""
 
 
 class Part(NamedTuple):
-    """A layer in a box: the first made the blob, the others changed it in place."""
+    """A layer in a box: the first computes the blob, the others change it in place."""
 
     name: str
     type: str
@@ -63,7 +63,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A blob's layers, or an input or output of the net (`end`), without a part."""
+    """The layers of a blob, or an input or output of the net (`end`) without layers."""
 
     name: str
     kind: str
@@ -74,7 +74,8 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """From box to box, by number. shape: as `96x55x55`, in Caffe's axis order."""
+    """From one box to another, by number. shape: like `96x55x55`, in Caffe's axis
+    order."""
 
     tail: int
     head: int
@@ -84,14 +85,14 @@ class Arrow:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Boxes in an order in which each stands before those that read from it."""
+    """Boxes in an order in which each is before those that read from it."""
 
     name: str
     boxes: tuple[Box, ...]
     arrows: tuple[Arrow, ...]
 
     def as_json(self) -> dict[str, object]:
-        """Plain lists and dicts, boxes by their number."""
+        """The picture as lists and dicts, boxes by their number."""
         boxes = []
         for number, box in enumerate(self.boxes):
             layers = [part._asdict() for part in box.parts]
@@ -114,12 +115,13 @@ class Picture:
 
 
 def picture(graph: Graph) -> Picture:
-    """The picture of a graph that `DRAWN` made."""
+    """The picture of a graph after the passes `DRAWN`."""
     return _Painter(graph).picture()
 
 
 def kind_of(node: Node) -> str:
-    """What colours a layer; "shape" for one that moves or picks data."""
+    """The kind of a layer, which decides its colour; "shape" for one that moves or
+    selects data."""
     cls = type(node.layer)
     _, own, family = cls.__module__.partition("caffe2flax.layers.")
     if not own:
@@ -134,13 +136,13 @@ class _Painter:
         self.parts: list[list[Part]] = []
         self.arrows: list[Arrow] = []
         self.places: dict[Value, int] = {}
-        """The box that a value comes out of."""
+        """The box that computes each value."""
         self.blocks = {
             number: (block.name, name)
             for block in find_blocks(graph)
             for number, name in zip(block.nodes, block.names, strict=True)
         }
-        """The block of a layer, and its name inside."""
+        """The block of each layer, and the layer's name in it."""
         self.outputs = frozenset(graph.outputs)
         self.readers = graph.readers()
 
@@ -148,7 +150,7 @@ class _Painter:
         sources = {v: node for node in self.graph.inputs for v in node.outputs}
         arguments = set(self.graph.arguments)
         for node in self.graph.nodes:
-            # Inputs stand right before their first reader, which keeps arrows short.
+            # Inputs are right before their first reader, to keep arrows short.
             for value in node.inputs:
                 if value in arguments and value not in self.places:
                     self._input(value, sources[value])
@@ -186,7 +188,7 @@ class _Painter:
         shapes = [self.graph.shapes[value] for value in node.inputs]
         kind = kind_of(node)
         layer = node.layer
-        # A type of several meanings may be a class that is registered under none.
+        # The class for one meaning of a type may have no type of its own.
         type_ = layer.type or type(layer).__name__
         part = Part(node.name, type_, layer.caption(*shapes), kind)
         if self._folds(node):
@@ -201,23 +203,24 @@ class _Painter:
             self._arrow(self.places[value], number, value)
 
     def _folds(self, node: Node) -> bool:
-        """Whether the layer works in place on a blob that nobody else sees as it was
-        before."""
+        """Whether the layer works in place on a blob that nothing else reads before."""
         if len(node.inputs) != 1 or len(node.outputs) != 1:
             return False
         (before,), (after,) = node.inputs, node.outputs
-        alone = len(self.readers[before]) == 1 and before not in self.graph.returned
-        made = not self.boxes[self.places[before]].end
-        return before.blob == after.blob and alone and made
+        only_reader = (
+            len(self.readers[before]) == 1 and before not in self.graph.returned
+        )
+        computed = not self.boxes[self.places[before]].end
+        return before.blob == after.blob and only_reader and computed
 
     def _arrow(self, tail: int, head: int, value: Value) -> None:
         parts = self.parts[tail]
-        made = parts[0].name if parts else self.boxes[tail].name
-        blob = "" if value.blob == made else value.blob
+        first = parts[0].name if parts else self.boxes[tail].name
+        blob = "" if value.blob == first else value.blob
         self.arrows.append(Arrow(tail, head, blob, self._shape(value)))
 
     def _shape(self, value: Value) -> str:
-        """Extents, without those of the batch."""
+        """The extents of a value, without those of the batch."""
         operand = self.graph.operand(value)
         rest = operand.shape
         if rest and operand.is_batch(0) and len(rest) > 1:

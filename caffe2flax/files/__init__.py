@@ -1,1 +1,1 @@
-"""Files: read without trust, written whole or not at all."""
+"""Files: checked when they are read, written completely or not at all."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever happens meanwhile."""
+"""Files that are written completely or not at all, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 10.0
 """Seconds to wait for another process that is renaming its files."""
 STEM = 60
-"""Characters of a file's name that its part is called by: names have an end."""
+"""How many characters of a file's name are in that of its part, as names are
+limited."""
 
 
 def write_text(path: Path, text: str, force: bool = False) -> Path:
-    """Writes `text`, line ends as they are; errors as for `write_all`."""
+    """Writes `text` with its line ends unchanged; errors as for `write_all`."""
     return write_bytes(path, text.encode(), force)
 
 
 def write_bytes(path: Path, content: bytes, force: bool = False) -> Path:
-    """Writes `content` as it is; errors as for `write_all`."""
+    """Writes `content`; errors as for `write_all`."""
     write_all({path: lambda stream: stream.write(content)}, force)
     return path
 
 
 def write_stream(path: Path, write: Write) -> Path:
-    """Writes by `write` into a folder that exists, over what is there; errors as for
-    `write_all`."""
+    """Writes a file by `write` into an existing folder, and replaces an existing file;
+    errors as for `write_all`."""
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     write_all({path: write}, force=True)
@@ -49,20 +50,21 @@ def write_stream(path: Path, write: Write) -> Path:
 
 
 def write_all(targets: Mapping[Path, Write], force: bool) -> None:
-    """Writes each file by its function; all appear, or none.
+    """Writes each file by its function; all are written, or none.
 
-    They are written beside their targets first and renamed when all are complete, so a
-    fault leaves what was there. A link at a target is replaced, not followed. What a
-    run that was killed left there is removed. FileExistsError where a target exists and
-    `force` is not given; OSError, with the target's name, where it cannot be written.
+    They are written beside their targets first and renamed when all are complete, so
+    that an error leaves the existing files unchanged. A link at a target is replaced,
+    not followed. Parts left by a killed run are removed. FileExistsError where a target
+    exists and `force` is not given; OSError, with the target's name, where it cannot be
+    written.
     """
     _check(targets, force)
-    made: list[Path] = []
+    created: list[Path] = []
     parts: list[_Part] = []
     try:
         for path, write in targets.items():
             with _naming(path):
-                made += _make_folder(path.parent)
+                created += _make_folder(path.parent)
                 _sweep(path)
                 parts.append(_Part(path))
                 parts[-1].fill(write)
@@ -72,19 +74,19 @@ def write_all(targets: Mapping[Path, Write], force: bool) -> None:
                 while parts:
                     parts[-1].place()
                     parts.pop().close()
-        made.clear()
+        created.clear()
     finally:
         for part in parts:
             part.close()
-        for folder in reversed(made):
+        for folder in reversed(created):
             with suppress(OSError):
                 folder.rmdir()
 
 
 class _Part:
-    """What becomes a file once it is complete. Until then it has no name, where the
-    system knows that, so that nothing is left of it should we be killed; else a name
-    that `_sweep` knows, and a lock that says that somebody is at work."""
+    """A file that is not complete yet. Where the system supports it, it has no name, so
+    that nothing is left if the process is killed; otherwise it has a name that `_sweep`
+    recognises, and a lock as long as a process writes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -126,7 +128,7 @@ class _Part:
 
 
 def _sweep(path: Path) -> None:
-    """Removes parts of this file that nobody works on any more."""
+    """Removes parts of this file that no process writes any more."""
     ours = re.compile(rf"\.{re.escape(path.name[:STEM])}\.[0-9a-f]{{16}}\.part")
     for entry in os.scandir(path.parent):
         if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
@@ -136,8 +138,9 @@ def _sweep(path: Path) -> None:
 
 @contextmanager
 def _alone(folders: Sequence[Path]) -> Iterator[None]:
-    """Keeps other processes of ours from renaming in these folders: the files of two
-    runs must not mix. Not for ever, as anybody can lock a folder."""
+    """Keeps other runs of this program from renaming files in these folders, so that
+    the files of two runs do not mix. With a time limit, as any process can lock a
+    folder."""
     descriptors: list[int] = []
     try:
         until = time.monotonic() + PATIENCE
@@ -150,8 +153,8 @@ def _alone(folders: Sequence[Path]) -> Iterator[None]:
 
 @contextmanager
 def _kept(paths: Iterable[Path]) -> Iterator[None]:
-    """Keeps what is replaced inside until the end: to free a large file takes time, in
-    which we could be killed between the two of a pair."""
+    """Keeps the replaced files until the end: to delete a large file takes time, in
+    which the process could be killed between two files."""
     descriptors = system.open_all(list(paths))
     try:
         yield
@@ -167,9 +170,9 @@ def _close_all(descriptors: Iterable[int]) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Signals that end us wait until the files of a pair are both in place."""
+    """Delays signals that end the process until all files are renamed."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread
+        yield  # only the main thread gets signals
         return
     late: list[int] = []
     known = {number: signal.getsignal(number) for number in ENDING}
@@ -188,7 +191,7 @@ def _undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Says of which file an OSError is that does not say so itself."""
+    """Adds the name of the file to an OSError that has none."""
     try:
         yield
     except OSError as error:
@@ -198,7 +201,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _make_folder(folder: Path) -> list[Path]:
-    """Makes a folder, and those above it; the ones that were missing."""
+    """Creates a folder and its parents, and returns those that were missing."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
@@ -213,6 +216,6 @@ def _check(targets: Mapping[Path, Write], force: bool) -> None:
             what = "exists; --force replaces it"
         raise FileExistsError(f"{' and '.join(existing)} {what}")
     for path in existing:
-        # The target of a link, too: one that leads to a device is no file of ours.
+        # The target of a link, too: a link to a device must not be replaced.
         if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)

@@ -1,8 +1,8 @@
-"""A file of weights in memory, and no crash where somebody cuts it meanwhile.
+"""A mapped file of weights, without a crash if the file is truncated meanwhile.
 
-Touching a page of a mapped file that was cut ends the process with SIGBUS. So the map
-only lends its addresses, for views of any size that cost nothing; every byte that is
-looked at is read from the file, which gives an error instead.
+Reading a page of a mapped file that was truncated ends the process with SIGBUS. So the
+map only provides addresses, for views of any size that cost nothing; the bytes
+themselves are read from the file, which raises an error instead.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from caffe2flax.files.system import read_at
 Array = NDArray[Any]
 
 BLOCK = 2**16
-"""Bytes that are kept for a reader that looks at one after the other."""
+"""The size of the block that is kept for reading bytes one after the other."""
 
 STAGE = 2**22
-"""Bytes that are on their way from the file to where they go: they stay in the
+"""How many bytes are copied at a time from the file to an array: they fit into the
 cache."""
 
 ROWS = 32
-"""Rows of a transposed matrix at a time: whole cache lines are written then."""
+"""How many rows of a transposed matrix are copied at a time, to write whole cache
+lines."""
 
 
 class Mapped(mmap.mmap):
@@ -44,8 +45,8 @@ class Mapped(mmap.mmap):
 
     @classmethod
     def of(cls, descriptor: int, path: str) -> Self:
-        """The file behind an open descriptor, which stays the caller's. OSError,
-        ValueError where it is empty."""
+        """The file of an open descriptor, which the caller closes. Raises OSError, and
+        ValueError for an empty file."""
         mapped = cls(descriptor, 0, access=mmap.ACCESS_READ)
         mapped.path = path
         mapped.descriptor = os.dup(descriptor)
@@ -65,8 +66,8 @@ class Mapped(mmap.mmap):
             raise ConversionError(Problem(text, Span(self.path)))
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fills `buffer` from `offset` on. Raises ConversionError where the file ends
-        before, which it did not when it was mapped, or cannot be read."""
+        """Fills `buffer` from `offset` on. Raises ConversionError where the file was
+        truncated since it was mapped, or cannot be read."""
         done = 0
         while done < len(buffer):
             try:
@@ -108,8 +109,8 @@ class Mapped(mmap.mmap):
 
 
 def _state(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
-    return found.st_size, found.st_mtime_ns
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
 
 
 def mapping_of(array: Array) -> Mapped | None:
@@ -124,7 +125,7 @@ def mapping_of(array: Array) -> Mapped | None:
 
 def loaded(array: Array) -> Array:
     """`array` itself, or a copy of it where it is a view of a file. Raises
-    ConversionError where that was cut."""
+    ConversionError where the file was truncated."""
     mapped = mapping_of(array)
     if mapped is None:
         return array
@@ -134,8 +135,8 @@ def loaded(array: Array) -> Array:
 
 
 def blocks(array: Array, count: int) -> Iterator[Array]:
-    """The values of `array` in C order, `count` at a time, each block to be done with
-    before the next. Raises ConversionError where their file was cut."""
+    """The values of `array` in C order, `count` at a time; a block is valid until the
+    next. Raises ConversionError where the file was truncated."""
     flat = array.reshape(-1)
     mapped = mapping_of(array)
     if mapped is None or not flat.flags.c_contiguous:
@@ -153,7 +154,7 @@ def blocks(array: Array, count: int) -> Iterator[Array]:
 def transfer(target: Array, source: Array, mapped: Mapped) -> None:
     """target[...] = source, a view of `mapped`, some bytes of the file at a time.
 
-    Raises ConversionError where the file was cut.
+    Raises ConversionError where the file was truncated.
     """
     if source.size:
         _transfer(target, source, mapped, bytearray(min(STAGE, _span(source))))
@@ -181,6 +182,6 @@ def _transfer(target: Array, source: Array, mapped: Mapped, stage: bytearray) ->
 
 
 def _span(array: Array) -> int:
-    """Bytes from the first to behind the last."""
+    """The number of bytes from the first element to the end of the last."""
     low, high = np.lib.array_utils.byte_bounds(array)
     return int(high - low)

@@ -1,4 +1,4 @@
-"""NumPy archives by blob name: read without trust, written whole or not at all."""
+"""NumPy archives by blob name: checked when read, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from caffe2flax.files.atomic import write_stream
 from caffe2flax.limits import current
 
 DEFLATE_LIMIT = 1032
-"""A deflate stream grows by no more than this; a member that claims more is a lie."""
+"""The largest growth of a deflate stream; a member that claims more is damaged."""
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _DAMAGE = (
@@ -32,17 +32,18 @@ _DAMAGE = (
     OverflowError,
     OSError,
 )
-"""What `zipfile` raises on damaged archives; OSError for an offset before the start."""
+"""The exceptions of `zipfile` on damaged archives; OSError for a negative offset."""
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name.
 
-    Nothing is unpickled, and no memory is taken for an array before its header was held
-    against the bytes that are there.
+    Nothing is unpickled, and no memory is allocated for an array before its header was
+    checked against the size of the file.
 
     Raises:
-        ConversionError: the file is no .npz, is damaged, or holds something else than
+        ConversionError: the file is no .npz, is damaged, or contains something else
+        than
             arrays of numbers; one problem for each such member.
         OSError: the file cannot be read.
     """
@@ -56,10 +57,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of an .npy file; as for `read_npz`, nothing is taken on trust.
+    """The array of an .npy file, checked as by `read_npz`.
 
     Raises:
-        ConversionError: the file is no .npy, is damaged, or holds no numbers.
+        ConversionError: the file is no .npy, is damaged, or contains no numbers.
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
@@ -89,7 +90,7 @@ def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
         name = member.filename.removesuffix(".npy")
         try:
             if name in arrays:
-                raise ValueError("stands in the file twice")
+                raise ValueError("is in the file twice")
             arrays[name] = _read_member(archive, member)
         except _DAMAGE as error:
             reason = str(error) or "ends too early"
@@ -131,7 +132,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ValueError(f"has format version {version}, which no array of numbers has")
     try:
         shape, column_major, dtype = _HEADERS[version](stream)
-    except Exception as error:  # the parser of Python literals raises what it likes
+    except Exception as error:  # the parser of Python literals may raise anything
         raise ValueError("has a damaged header") from error
     if dtype.kind not in "biuf":
         raise ValueError(f"holds {dtype}; expected numbers")
@@ -144,10 +145,10 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write `arrays` to `path`, which is replaced in one step; a link there is not
     followed.
 
-    Any name will do, also those that `numpy.savez` takes for its own arguments.
+    Any name is allowed, also those that are arguments of `numpy.savez`.
 
     Raises:
-        OSError: the file cannot be written; what stood at `path` before still does.
+        OSError: the file cannot be written; an existing file is unchanged.
     """
 
     def write(stream: IO[bytes]) -> None:

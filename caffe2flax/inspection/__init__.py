@@ -1,1 +1,1 @@
-"""What a net is made of, what it costs, and which lines belong together."""
+"""The layers of a net, what they cost, and their lines in prototxt and module."""

@@ -1,4 +1,4 @@
-"""What a net is made of: layers, costs, inputs, padding, and what was left out."""
+"""Facts about a net: layers, costs, inputs, padding, and layers that are left out."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from caffe2flax.passes.padding import paddings
 
 MOST_AXES = 32
 BYTES = 4
-"""Of a number: Caffe holds its blobs in float32."""
+"""Bytes of an element: Caffe's blobs are float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
     """One layer of the net.
 
-    shape: of its first top, in Caffe's order. emitted: the same as the module has it,
-    `order` names those axes. parameters: numbers in weight blobs of its own.
-    multiply_adds: for the input shapes of the net. memory: bytes of its tops, 0 where
-    it works in place. settings: its parameters that are not what they are by default.
+    shape: that of its first top, in Caffe's axis order. emitted: the same in the
+    module, with the axes `order`. parameters: the number of elements of its own weight
+    blobs. multiply_adds: for the input shapes of the net. memory: bytes of its tops, 0
+    where it works in place. settings: its parameters without defaults.
     """
 
     name: str
@@ -46,7 +46,8 @@ class LayerFacts:
 
 @dataclass(frozen=True, slots=True)
 class BlobFacts:
-    """An input or an output: how Caffe's images become it, "" where nothing is said."""
+    """An input or an output. `preparation` is how Caffe prepares its images, "" where
+    nothing is known."""
 
     name: str
     shape: Shape
@@ -57,7 +58,7 @@ class BlobFacts:
 
 @dataclass(frozen=True, slots=True)
 class PaddingFacts:
-    """What Caffe pads, what "SAME" would have padded, what was emitted and why."""
+    """Caffe's padding, that of "SAME", the emitted one, and the reason for it."""
 
     name: str
     caffe: tuple[tuple[int, int], ...]
@@ -101,7 +102,7 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """Shared ones count once."""
+        """The number of parameters; shared ones count once."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
@@ -110,9 +111,9 @@ class Inspection:
 
     @property
     def memory(self) -> int:
-        """Bytes of all blobs, inputs included, as Caffe holds them all at once."""
-        fed = sum(prod(blob.shape) * BYTES for blob in self.inputs)
-        return fed + sum(layer.memory for layer in self.layers)
+        """Bytes of all blobs, inputs included, as Caffe keeps all of them in memory."""
+        inputs = sum(prod(blob.shape) * BYTES for blob in self.inputs)
+        return inputs + sum(layer.memory for layer in self.layers)
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -125,7 +126,7 @@ class Inspection:
 
 
 def inspect_graph(graph: Graph, notes: Sequence[str] = ()) -> Inspection:
-    """The facts of a graph that is ready for emission."""
+    """The facts about a graph after all passes."""
     owners: set[tuple[int, int]] = set()
     return Inspection(
         graph.name,
@@ -133,7 +134,7 @@ def inspect_graph(graph: Graph, notes: Sequence[str] = ()) -> Inspection:
         tuple(_layers(graph, owners)),
         tuple(_blob(graph, value) for value in graph.arguments),
         tuple(_blob(graph, value) for value in graph.outputs),
-        tuple(_padding(node.name, found) for node, found in paddings(graph)),
+        tuple(_padding(node.name, padding) for node, padding in paddings(graph)),
         tuple(_shared(graph)),
         tuple(
             DroppedFacts(d.name, d.type, d.span.line, d.reason)
@@ -146,7 +147,7 @@ def inspect_graph(graph: Graph, notes: Sequence[str] = ()) -> Inspection:
 def _layers(graph: Graph, owners: set[tuple[int, int]]) -> Iterator[LayerFacts]:
     for node in graph.nodes:
         if node.number < 0:
-            continue  # a change of layout, which Caffe has none of
+            continue  # a change of layout, which is no layer of Caffe
         for layer in node.layers:
             value = layer.outputs[0]
             layout = graph.layouts.get(value) or graph.layouts[node.outputs[0]]
@@ -168,7 +169,7 @@ def _layers(graph: Graph, owners: set[tuple[int, int]]) -> Iterator[LayerFacts]:
 
 
 def _memory(layer: Node, graph: Graph) -> int:
-    """Bytes of the tops that are no bottoms."""
+    """Bytes of the tops that are not bottoms too."""
     bottoms = {value.blob for value in layer.inputs}
     fresh = [value for value in layer.outputs if value.blob not in bottoms]
     return sum(prod(graph.shapes[value]) * BYTES for value in fresh)
@@ -183,7 +184,7 @@ def _blob(graph: Graph, value: Value) -> BlobFacts:
 
 
 def order(layout: Layout) -> str:
-    """The axes as they are emitted: NHWC, and NC* where the entries of an axis are in
+    """The axes in emitted order: NHWC, or NC* where the entries of an axis are in
     another order than Caffe's."""
     usual = {5: "NCDHW"}.get(layout.rank, "NCHW")
     names = usual if layout.rank <= len(usual) else [f"{i}." for i in range(MOST_AXES)]
@@ -225,8 +226,8 @@ class StoredBlob:
 
 @dataclass(frozen=True, slots=True)
 class WeightsInspection:
-    """What a weights file holds. net: how many layers the net has that it carries, 0
-    where it carries none that can be read, and `problem` says why."""
+    """The contents of a weights file. net: how many layers the net in the file has, 0
+    where there is no net that can be read, with the reason in `problem`."""
 
     path: str
     version: str
@@ -274,7 +275,7 @@ def inspect_weights(
 
 
 def _is_wired(layer: Message) -> bool:
-    """V0 has its fields one level deeper."""
+    """Whether a layer has bottoms or tops; in V0 these fields are one level deeper."""
     inner = (f.value for f in layer.all("layer") if isinstance(f.value, Message))
     return any(x.has("top") or x.has("bottom") for x in (layer, *inner))
 

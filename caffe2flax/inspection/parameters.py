@@ -12,25 +12,25 @@ from caffe2flax.ir.window import Padding
 
 
 def parameters(layer: Layer) -> dict[str, str]:
-    """A layer's parameters that are not what they are by default, as text."""
+    """A layer's parameters that are not defaults, as text."""
     return _given(layer)
 
 
 def _given(record: Any) -> dict[str, str]:
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for field in fields(record):
         value = getattr(record, field.name)
         if isinstance(value, Filler | Padding) or value in (None, field.default):
             continue
         if is_dataclass(value):
-            found |= _given(value)
+            settings |= _given(value)
         else:
-            found[field.name] = shown(value)
-    return found
+            settings[field.name] = shown(value)
+    return settings
 
 
 def shown(value: object) -> str:
-    """A parameter in few characters."""
+    """The value of a parameter as a short text."""
     if isinstance(value, float) and isfinite(value):
         return f"{value:.9g}"
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""What a net and a weights file hold, as text for a terminal."""
+"""The facts about a net or a weights file, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from caffe2flax.inspection.where import LayerLocation, Passage
 Pairs = tuple[tuple[int, int], ...]
 
 LONGEST = 12
-"""Lines of a passage that are shown."""
+"""How many lines of a passage are shown."""
 
 
-def show_inspection(found: Inspection) -> str:
-    """Layers, totals, inputs and outputs, padding, shared weights, what is left out."""
+def show_inspection(net: Inspection) -> str:
+    """Layers, totals, inputs and outputs, padding, shared weights, dropped layers."""
     parts = [
-        _layers(found.layers),
-        "\n".join(_totals(found)),
-        "\n".join([*_ends("input", found.inputs), *_ends("output", found.outputs)]),
-        _paddings(found.padding),
-        "\n".join(_rest(found)),
+        _layers(net.layers),
+        "\n".join(_totals(net)),
+        "\n".join([*_ends("input", net.inputs), *_ends("output", net.outputs)]),
+        _paddings(net.padding),
+        "\n".join(_rest(net)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -57,15 +57,15 @@ def _layers(layers: Iterable[LayerFacts]) -> str:
     return table(columns, rows)
 
 
-def _totals(found: Inspection) -> Iterator[str]:
-    batch = found.inputs[0].shape[:1] if found.inputs else ()
+def _totals(net: Inspection) -> Iterator[str]:
+    batch = net.inputs[0].shape[:1] if net.inputs else ()
     images = f" for a batch of {batch[0]}" if batch and batch[0] > 1 else ""
     yield (
-        f"{found.name}, {found.phase}: {len(found.layers):,} layers, "
-        f"{found.parameters:,} parameters"
+        f"{net.name}, {net.phase}: {len(net.layers):,} layers, "
+        f"{net.parameters:,} parameters"
     )
-    macs = f"{found.multiply_adds:,}"
-    yield f"{macs} multiply-adds, {size(found.memory)} of activations{images}"
+    macs = f"{net.multiply_adds:,}"
+    yield f"{macs} multiply-adds, {size(net.memory)} of activations{images}"
 
 
 def _ends(what: str, blobs: Sequence[BlobFacts]) -> Iterator[str]:
@@ -79,18 +79,18 @@ def _ends(what: str, blobs: Sequence[BlobFacts]) -> Iterator[str]:
 
 
 def _paddings(padding: Sequence[PaddingFacts]) -> str:
-    """Low and high pads, of all axes or, where they differ, height x width; windows
-    that are alike in one row."""
+    """The paddings as a table: low and high pads, for all axes or, where they differ,
+    height x width; layers with the same padding in one row."""
     alike: dict[tuple[str, ...], list[str]] = {}
-    for found in padding:
-        emitted = found.emitted
+    for layer in padding:
+        emitted = layer.emitted
         facts = (
-            pairs(found.caffe),
-            pairs(found.same),
+            pairs(layer.caffe),
+            pairs(layer.same),
             emitted if isinstance(emitted, str) else pairs(emitted),
-            found.reason,
+            layer.reason,
         )
-        alike.setdefault(facts, []).append(found.name)
+        alike.setdefault(facts, []).append(layer.name)
     if not alike:
         return ""
     columns = [Column(title) for title in ("Caffe", "SAME", "here", "why", "windows")]
@@ -98,26 +98,26 @@ def _paddings(padding: Sequence[PaddingFacts]) -> str:
 
 
 def pairs(padding: Pairs) -> str:
-    """3,3 where all axes agree, else 3,3 x 2,3."""
+    """Pads as text: 3,3 where all axes have the same, otherwise 3,3 x 2,3."""
     each = [f"{low},{high}" for low, high in padding]
     return each[0] if len(set(each)) == 1 else " x ".join(each) or "-"
 
 
-def _rest(found: Inspection) -> Iterator[str]:
-    for shared in found.shared:
+def _rest(net: Inspection) -> Iterator[str]:
+    for shared in net.shared:
         owner, *others = shared.layers
         yield (
             f"shared: blob {shared.index} of {owner}, {by(shared.shape)}, with "
             f"{', '.join(others)}"
         )
-    for dropped in found.dropped:
+    for dropped in net.dropped:
         where = f" (line {dropped.line})" if dropped.line else ""
         yield f"left out: {dropped.name} ({dropped.type}){where}: {dropped.reason}"
-    yield from (f"note: {note}" for note in found.notes)
+    yield from (f"note: {note}" for note in net.notes)
 
 
-def show_weights(found: WeightsInspection) -> str:
-    """Every blob, and what the file is."""
+def show_weights(file: WeightsInspection) -> str:
+    """The file, and all its blobs as a table."""
     columns = (
         Column("layer"),
         Column("type"),
@@ -128,31 +128,31 @@ def show_weights(found: WeightsInspection) -> str:
     )
     rows = (
         (b.layer, b.type, b.index, by(b.shape), b.dtype, size(b.size))
-        for b in found.blobs
+        for b in file.blobs
     )
-    name = f" of {found.name}" if found.name else ""
+    name = f" of {file.name}" if file.name else ""
     net = (
-        f"carries its net, {found.net:,} layers: it converts without a prototxt"
-        if found.net
-        else f"does not carry its net: {found.problem}"
+        f"carries its net, {file.net:,} layers: it converts without a prototxt"
+        if file.net
+        else f"does not carry its net: {file.problem}"
     )
     return "\n".join(
         [
             table(columns, rows),
             "",
-            f"{found.path}: format {found.version}{name}, {size(found.size)}",
-            f"{found.layers:,} layers, {len(found.blobs):,} blobs, "
-            f"{found.parameters:,} parameters",
+            f"{file.path}: format {file.version}{name}, {size(file.size)}",
+            f"{file.layers:,} layers, {len(file.blobs):,} blobs, "
+            f"{file.parameters:,} parameters",
             net,
-            *(f"note: {note}" for note in found.notes),
+            *(f"note: {note}" for note in file.notes),
         ]
     )
 
 
-def show_locations(found: Iterable[LayerLocation]) -> str:
-    """Each layer with its passages, those of many layers in the same lines once."""
+def show_locations(locations: Iterable[LayerLocation]) -> str:
+    """Each layer with its passages; the same lines of several layers once."""
     parts: list[str] = []
-    for entry in found:
+    for entry in locations:
         note = f", {entry.note}" if entry.note else ""
         parts.append(f"{entry.name} ({entry.type}){note}")
         parts += [line for passage in entry.passages for line in _passage(passage)]

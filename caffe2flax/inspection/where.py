@@ -1,4 +1,5 @@
-"""From layers to lines and back: of the prototxt, and of the generated module."""
+"""The lines of a layer in the prototxt and in the generated module, and the layers of a
+line."""
 
 from __future__ import annotations
 
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
     from caffe2flax.conversion import Conversion
 
 _TOKENS = re.compile(r"""[{}<>\n]|#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
-"""What decides where a message of a prototxt ends, and what hides braces."""
+"""Braces, which end a message of a prototxt, and comments and strings, which may
+contain braces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Lines of a file. role: "prototxt"; or what they do in the module: "makes" and
-    "calls" the layer, or "makes block" and "calls block" around it."""
+    """Lines of a file. role: "prototxt", or what the lines of the module do: "makes" or
+    "calls" the layer, or "makes block" or "calls block" for the block around it."""
 
     role: str
     file: str
@@ -34,7 +36,8 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class LayerLocation:
-    """A layer and its passages; `note` for one that the module does not have."""
+    """A layer and its passages; `note` is the reason where the module does not have
+    it."""
 
     name: str
     type: str
@@ -49,19 +52,19 @@ class LayerLocation:
 def locate(
     conversion: Conversion, prototxt: str | None, query: str
 ) -> tuple[LayerLocation, ...]:
-    """The layers that `query` means: the name of a layer or a blob, a line of the
-    generated module ("123"), or one of the prototxt ("net.prototxt:57", ":57").
-    `prototxt` is the text of that, None where there is none. Raises ConversionError
-    where nothing is found."""
+    """The layers for a query: the name of a layer or a blob, a line of the generated
+    module ("123"), or one of the prototxt ("net.prototxt:57", ":57"). `prototxt` is the
+    text of the prototxt, None where there is none. Raises ConversionError where there
+    is no such layer."""
     finder = _Finder.of(conversion, prototxt)
     named = list(finder.named(query))
     if named:
         return tuple(named)
     file, colon, line = query.rpartition(":")
     if colon and line.isdecimal() and len(line) < 10:
-        return finder.behind_prototxt(file, int(line))
+        return finder.of_prototxt_line(file, int(line))
     if query.isdecimal() and len(query) < 10:
-        return finder.behind_source(int(query))
+        return finder.of_source_line(int(query))
     graph = conversion.graph
     known = dict.fromkeys([*finder.names(), *graph.blobs])
     hint = closest(query, known)
@@ -74,7 +77,7 @@ class _Finder:
     conversion: Conversion
     source: SourceMap
     lines: tuple[str, ...]
-    """Of the prototxt."""
+    """Lines of the prototxt."""
     module: tuple[str, ...]
     """Lines of the generated source."""
 
@@ -90,37 +93,37 @@ class _Finder:
         yield from (dropped.name for dropped in self.graph.remarks.dropped)
 
     def layers(self) -> Iterator[tuple[Node, Node | None]]:
-        """Each layer of the net, and the node that does its work; inputs have none."""
+        """Each layer of the net, and the node that computes it; None for inputs."""
         yield from ((node, None) for node in self.graph.inputs)
         for node in self.graph.nodes:
             if node.number >= 0:
                 yield from ((layer, node) for layer in node.layers)
 
     def named(self, name: str) -> Iterator[LayerLocation]:
-        """Layers of that name, or else those that make the blob."""
+        """Layers of that name, or otherwise those that compute the blob."""
         called = [(x, node) for x, node in self.layers() if x.name == name]
-        made = (
+        producers = (
             (x, node)
             for x, node in self.layers()
             if any(value.blob == name for value in x.outputs)
         )
-        yield from (self._entry(x, node) for x, node in called or made)
+        yield from (self._entry(x, node) for x, node in called or producers)
         for dropped in self.graph.remarks.dropped:
             if dropped.name == name:
                 passages = tuple(self._prototxt(dropped.span))
                 note = f"left out: {dropped.reason}"
                 yield LayerLocation(dropped.name, dropped.type, passages, note)
 
-    def behind_source(self, line: int) -> tuple[LayerLocation, ...]:
-        """Layers that a line of the module was written for; those of the line's own
-        class before those of a block that it makes or calls."""
+    def of_source_line(self, line: int) -> tuple[LayerLocation, ...]:
+        """The layers of a line of the module: those that the line itself makes or
+        calls, otherwise those of a block that it makes or calls."""
         if not 1 <= line <= len(self.module):
             raise ConversionError(f"the module has no line {line}")
         inner = self._having(lambda passage: "block" not in passage.role, line)
-        found = inner or self._having(lambda passage: True, line)
-        if not found:
+        locations = inner or self._having(lambda passage: True, line)
+        if not locations:
             raise ConversionError(f"line {line} of the module is about no layer")
-        return found
+        return locations
 
     def _having(
         self, counts: Callable[[Passage], bool], line: int
@@ -135,8 +138,8 @@ class _Finder:
             )
         )
 
-    def behind_prototxt(self, file: str, line: int) -> tuple[LayerLocation, ...]:
-        """The layer whose lines these are."""
+    def of_prototxt_line(self, file: str, line: int) -> tuple[LayerLocation, ...]:
+        """The layer that the prototxt has at this line."""
         names = {x.span.file for x, _ in self.layers()}
         if file and not any(name.endswith(file) for name in names):
             known = ", ".join(sorted(names))
@@ -153,7 +156,7 @@ class _Finder:
                     for p in entry.passages
                 ):
                     return (entry,)
-        raise ConversionError(f"no layer stands in line {line} of the prototxt")
+        raise ConversionError(f"no layer is in line {line} of the prototxt")
 
     def _entry(self, layer: Node, node: Node | None) -> LayerLocation:
         passages = [*self._prototxt(layer.span)]
@@ -184,16 +187,16 @@ class _Finder:
             ("makes block", where.outer_build, main),
             ("calls block", where.outer_call, main),
         )
-        for role, found, cls in roles:
-            if found is not None:
-                text = "\n".join(self.module[found.first - 1 : found.last])
+        for role, lines, cls in roles:
+            if lines is not None:
+                text = "\n".join(self.module[lines.first - 1 : lines.last])
                 file = f"{module_stem(main)}.py"
-                yield Passage(role, file, found.first, found.last, text, cls)
+                yield Passage(role, file, lines.first, lines.last, text, cls)
 
 
 def end_of_message(lines: tuple[str, ...], line: int, column: int) -> int:
-    """The line in which the message ends whose brace opens at `line` and `column`;
-    the last line where it never does."""
+    """The line with the end of the message whose brace opens at `line` and `column`;
+    the last line where the brace is not closed."""
     depth = 0
     for number in range(line, len(lines) + 1):
         text = lines[number - 1]

@@ -1,12 +1,13 @@
-"""What only some layer types have, to be asked for by `isinstance`.
+"""Base classes for what only some layer types have; the converter tests for them with
+`isinstance`.
 
     @layer("Dropout", "dropout_param")
     @dataclass(frozen=True, slots=True)
     class Dropout(Elementwise, Stochastic):
         ...
 
-Each class here stands beside `Layer` in the bases of a layer type. One more, for layers
-whose pixels lie somewhere in the bottom, is `coordinates.Spatial`.
+A layer type names them among its bases, beside `Layer`. One more is in coordinates.py:
+`Spatial`, for layers whose top has pixels that correspond to pixels of the bottom.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ class Source(Layer):
     bottoms: ClassVar[Arity] = 0
     tops: ClassVar[Arity] = (1, None)
     optional: ClassVar[bool] = False
-    """Its tops are inputs only where the net reads them."""
+    """Only the tops that the net reads are inputs of the module."""
     training_data: ClassVar[bool] = False
-    """It reads from disk: labels from it do not outlive the losses in TEST."""
+    """It reads from disk. In TEST, labels from it are dropped with the losses that read
+    them."""
 
-    def feed(self, top: int) -> Shape:
-        """The shape of one top. ConversionError where nothing says."""
+    def top_shape(self, top: int) -> Shape:
+        """The shape of one top. ConversionError where the layer does not give it."""
         return self.infer()[top]
 
     def call(self, at: Site) -> str:
@@ -59,94 +61,93 @@ class Probabilities:
     __slots__ = ()
 
     of_classes: ClassVar[bool] = False
-    """They are those of classes that exclude one another."""
+    """The classes exclude one another, as in Softmax."""
 
 
 class Rearranges:
-    """A layer that moves, repeats or leaves out entries of axes: it may depend on how
-    many there are of them."""
+    """A layer that moves, repeats or leaves out entries of axes. What it computes may
+    depend on the extents of these axes."""
 
     __slots__ = ()
 
 
 class ComputedByCaller:
-    """A layer whose work is the caller's, as it needs ground truth that no net has: its
-    tops become inputs of the module."""
+    """A layer that needs ground truth, which a net does not have. The caller computes
+    its tops: they become inputs of the module."""
 
     __slots__ = ()
 
 
 class NotConverted:
-    """A layer that serves training alone and has no counterpart in the module: left out
-    in either phase where no weights depend on it, refused by `infer` otherwise."""
+    """A layer that only training uses and that has no counterpart in the module. It is
+    left out in either phase where no weights depend on it; otherwise `infer` raises."""
 
     __slots__ = ()
 
 
 class DataDependentShape:
-    """A layer the leading extents of whose tops depend on the data: its net cannot be
-    jitted."""
+    """A layer with tops whose first extent depends on the data: a net that has it
+    cannot be jitted."""
 
     __slots__ = ()
 
 
 class ReadsWeights:
-    """A layer whose `reference` reads weights from their file itself, and converts them
-    to float64, a piece at a time: for weights so large that most of the time would go
-    into memory."""
+    """A layer whose `reference` reads its weights from the file and converts them to
+    float64 piece by piece, because they may be too large for one copy in memory."""
 
     __slots__ = ()
 
 
 class EndsSection:
-    """A layer behind whose call a blank line follows in generated code."""
+    """A layer after whose call generated code has a blank line."""
 
     __slots__ = ()
 
 
 class Windowed(ABC):
-    """A layer of sliding windows whose pads are settled by `reconcile_padding`."""
+    """A layer of sliding windows; the pass `reconcile_padding` chooses its padding."""
 
     __slots__ = ()
 
     @abstractmethod
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
-        """How the pads are to be emitted for an input of `shape`."""
+        """The padding to emit for an input of `shape` and tops of `outputs`."""
 
     @abstractmethod
     def with_padding(self, padding: Padding) -> Layer:
-        """The layer with that."""
+        """This layer with `padding`."""
 
 
 class Aligned(ABC):
-    """A layer whose second bottom may begin at an offset that follows from the layers
-    above both."""
+    """A layer that may crop its first bottom at an offset that follows from the layers
+    that computed both bottoms."""
 
     __slots__ = ()
 
     @property
     @abstractmethod
     def aligned(self) -> bool:
-        """Whether this one asks for `with_alignment`."""
+        """Whether this layer needs `with_alignment`."""
 
     @abstractmethod
     def with_alignment(
         self, offsets: tuple[Fraction, ...] | None, wide: bool
     ) -> tuple[Layer, str]:
-        """The layer for a second bottom that begins at `offsets` of the first, None
-        where nothing says, and a note. `wide`: a border on the way is there for it.
-        Raises ConversionError."""
+        """This layer for a second bottom that begins at `offsets` of the first, and a
+        note. offsets: None where they do not follow from the layers. wide: a layer
+        above adds a border that the crop is meant to remove. Raises ConversionError."""
 
 
 class Foldable(ABC):
-    """A layer that can take in the one behind it."""
+    """A layer that can be joined with the one after it."""
 
     __slots__ = ()
 
     @abstractmethod
     def fold(self, following: Layer) -> Layer | None:
-        """One layer that does the work of this and the one behind it, if there is
-        one."""
+        """One layer that computes the same as this one and `following`; None where
+        there is no such layer."""
 
 
 class Stateful(ABC):
@@ -158,7 +159,8 @@ class Stateful(ABC):
     @abstractmethod
     def carried(self) -> tuple[str, ...]:
         """The names of the states; none where they are bottoms and tops. The layer's
-        expression is its top and these, and takes them in where `Site.state` is set."""
+        expression gives its top and these, and takes them as arguments where
+        `Site.state` is set."""
 
 
 class Stochastic(ABC):
@@ -168,11 +170,11 @@ class Stochastic(ABC):
 
     @abstractmethod
     def draws(self, phase: str) -> bool:
-        """Whether they are."""
+        """Whether they are random in `phase`."""
 
     @property
     def takes_rngs(self) -> bool:
-        """Whether its expression takes `rngs`, be it in use or not."""
+        """Whether its expression takes `rngs`, also in a phase that does not use it."""
         return True
 
 
@@ -183,13 +185,13 @@ class ReadsFiles(ABC):
 
     @abstractmethod
     def files(self, *inputs: Shape) -> Mapping[str, Shape]:
-        """The shapes of the arrays by the names of their files. They are inputs of the
-        module, and of the layer behind its bottoms."""
+        """The shapes of the arrays by the names of their files. They become inputs of
+        the module, and of the layer after its bottoms."""
 
 
 class WritesMethod(ABC):
-    """A layer for which the generated class has a method of its own; what blobs it has
-    is not known."""
+    """A layer for which the generated class has a method of its own, to be written by
+    hand. Its weight blobs are unknown."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Message -> Graph: every layer read, every blob connected, all problems found at
+"""Message -> Graph: reads every layer, connects the blobs, reports all problems at
 once."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from caffe2flax.ir.common_fields import (
     read_shares,
     read_transform,
 )
-from caffe2flax.ir.graph import Given, Graph, Node, Remarks, Value
+from caffe2flax.ir.graph import CallerShapes, Graph, Node, Remarks, Value
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
@@ -29,14 +29,14 @@ def build(
     net: Message,
     *,
     phase: str = "TEST",
-    given: Given,
+    caller_shapes: CallerShapes,
     taps: Sequence[str] | str = (),
     dialects: Mapping[str, str] | None = None,
     stub: type[Layer] | None = None,
     name: str = "",
 ) -> Graph:
-    """The graph of an upgraded and filtered net; `name` serves where the net has none,
-    and the class `stub`, if any, for unknown types.
+    """The graph of an upgraded and filtered net. `name` is the default for a net
+    without a name; `stub` is the class for unknown types, if any.
 
     Raises ConversionError with the problems of all layers.
     """
@@ -45,9 +45,9 @@ def build(
         net,
         phase=phase,
         dialects=dialects or {},
-        shapes=given.input_shapes,
+        shapes=caller_shapes.input_shapes,
         types=_texts(net, "type"),
-        declared=frozenset(found.name for found in net.fields),
+        declared=frozenset(f.name for f in net.fields),
     )
     params.ignore("layer", "state", "debug_info")
     net_name = params.get("name", "") or name
@@ -58,14 +58,14 @@ def build(
         stub=stub,
     )
     params.problems, params.notes = builder.problems, builder.notes
-    for found in params.subs("layer"):
-        builder.add(found)
+    for layer in params.subs("layer"):
+        builder.add(layer)
     params._report_unread()
     builder.report_unsupported()
     builder.check_in_place()
     if not builder.nodes and not builder.sources and not builder.problems:
         builder.problems.append(Problem("the file holds no layers", net.span))
-    builder.check_input_shapes(given.input_shapes)
+    builder.check_input_shapes(caller_shapes.input_shapes)
     tapped = builder.find_taps(taps)
     if builder.problems:
         raise ConversionError(builder.problems)
@@ -78,7 +78,7 @@ def build(
         blobs=dict(builder.latest),
         taps=tapped,
         transforms=builder.transforms,
-        given=given,
+        caller_shapes=caller_shapes,
         remarks=Remarks(tuple(builder.notes)),
     )
 
@@ -87,11 +87,11 @@ def build(
 class _Builder:
     phase: str
     top_names: frozenset[str] = frozenset()
-    """The tops of the whole net."""
+    """The names of all tops of the net."""
     force_backward: bool = False
-    """Then gradients flow whatever propagate_down says."""
+    """Gradients flow to all bottoms: propagate_down is ignored."""
     stub: type[Layer] | None = None
-    """What stands for unknown types."""
+    """The class for unknown types; None makes them an error."""
     nodes: list[Node] = field(default_factory=list)
     sources: list[Node] = field(default_factory=list)
     latest: dict[str, Value] = field(default_factory=dict)
@@ -101,8 +101,8 @@ class _Builder:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     transforms: dict[str, Transform] = field(default_factory=dict)
-    makers: dict[str, str] = field(default_factory=dict)
-    """The type of the layer that made each blob last."""
+    blob_types: dict[str, str] = field(default_factory=dict)
+    """The type of the last layer so far that computes each blob."""
     count: int = 0
 
     def add(self, params: Params) -> None:
@@ -144,8 +144,8 @@ class _Builder:
         self.notes += filter(None, [transform.note(blob, self.phase)])
 
     def _automatic_top(self, type_: str, name: str) -> tuple[str, ...]:
-        """In Caffe a loss without a top has one without a name. In training it has the
-        layer's name here: it would be lost otherwise."""
+        """The top of a loss that names none. Caffe gives it a top without a name; here,
+        in TRAIN, the top has the layer's name, so that the module can return it."""
         cls = LAYERS.get(type_)
         if cls is None or not cls.default_loss or self.phase != "TRAIN":
             return ()
@@ -158,17 +158,17 @@ class _Builder:
     def _connect(
         self, bottoms: Sequence[str], name: str, params: Params
     ) -> tuple[Value, ...]:
-        found = []
-        for blob, given in zip(bottoms, _fields(params, "bottom"), strict=False):
+        inputs = []
+        for blob, span in zip(bottoms, _fields(params, "bottom"), strict=False):
             value = self.latest.get(blob)
             if value is None:
                 hint = closest(blob, self.latest, self.problems)
                 text = f"layer {name!r} reads blob {blob!r}, which no layer makes{hint}"
-                self.problems.append(Problem(text, given))
+                self.problems.append(Problem(text, span))
                 value = self.latest.setdefault(blob, Value(blob))
             self.reads[value] += 1
-            found.append(value)
-        return tuple(found)
+            inputs.append(value)
+        return tuple(inputs)
 
     def _produce(
         self,
@@ -178,26 +178,26 @@ class _Builder:
         name: str,
         span: Span,
     ) -> tuple[Value, ...]:
-        made = []
+        outputs = []
         for i, blob in enumerate(tops):
             in_place = i < len(bottoms) and bottoms[i] == blob
             old = self.latest.get(blob)
             if old is not None and not in_place:
-                self._twice(blob, name, span)
+                self._report_duplicate(blob, name, span)
             if in_place:
                 self.overwritten[inputs[i]] = (name, span)
             value = Value(blob, old.version + 1 if old else 0)
             self.latest[blob] = value
-            made.append(value)
-        return tuple(made)
+            outputs.append(value)
+        return tuple(outputs)
 
-    def _twice(self, blob: str, name: str, span: Span) -> None:
+    def _report_duplicate(self, blob: str, name: str, span: Span) -> None:
         text = f"layer {name!r} makes blob {blob!r}, which another layer makes already"
         self.problems.append(Problem(text, span))
 
     def check_in_place(self) -> None:
-        """Caffe splits a blob with several readers, after which none can overwrite
-        it."""
+        """An in-place layer must be the only reader of its bottom: Caffe splits a blob
+        with several readers into copies."""
         for value, (name, span) in self.overwritten.items():
             if self.reads[value] > 1:
                 text = (
@@ -237,8 +237,8 @@ class _Builder:
                     params.error(None, f"a {type_} layer {problem.message}")
         before = len(params.problems)
         params.bottoms, params.tops = len(bottoms), len(tops)
-        params.makers = tuple(self.makers.get(blob, "") for blob in bottoms)
-        self.makers.update(dict.fromkeys(tops, type_))
+        params.bottom_types = tuple(self.blob_types.get(blob, "") for blob in bottoms)
+        self.blob_types.update(dict.fromkeys(tops, type_))
         params.in_place = bool(set(bottoms) & set(tops))
         params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)
         params.notes = self.notes
@@ -262,8 +262,7 @@ class _Builder:
         )
 
     def report_unsupported(self) -> None:
-        """All unknown types in one place: what stands between the file and a
-        conversion."""
+        """One problem for each unknown type."""
         for type_, spans in self.unsupported.items():
             reason = REFUSED.get(type_)
             hint = closest(type_, LAYERS, self.problems)
@@ -293,15 +292,15 @@ class _Builder:
         return tuple(self.latest[name] for name in names if name in self.latest)
 
     def outputs(self) -> tuple[Value, ...]:
-        """What no layer reads, inputs included, in the order of the file."""
+        """The values that no layer reads, inputs included, in the order of the file."""
         return tuple(v for v in self.latest.values() if not self.reads[v])
 
 
 def _texts(net: Message, name: str) -> frozenset[str]:
-    """What all layers have in the field `name`."""
+    """The values of the field `name` of all layers."""
     layers = [f.value for f in net.all("layer") if isinstance(f.value, Message)]
-    found = [f.value for layer in layers for f in layer.all(name)]
-    return frozenset(text.text for text in found if isinstance(text, Scalar))
+    values = [f.value for layer in layers for f in layer.all(name)]
+    return frozenset(text.text for text in values if isinstance(text, Scalar))
 
 
 def _message(params: Params) -> Message:
@@ -310,4 +309,4 @@ def _message(params: Params) -> Message:
 
 
 def _fields(params: Params, name: str) -> Iterable[Span]:
-    return (found.span for found in _message(params).all(name))
+    return (f.span for f in _message(params).all(name))

@@ -1,4 +1,4 @@
-"""Calls in generated code: as data where they make nnx modules, as text elsewhere."""
+"""Calls in generated code: as data where they build nnx modules, as text elsewhere."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ them out."""
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """An expression that is written as it is: a name, or what makes an initializer."""
+    """An expression that is written as it is: a name, or the call of an initializer."""
 
     text: str
 
 
 RNGS, DTYPE, PRECISION = Code("rngs"), Code("dtype"), Code("precision")
-"""Arguments of a class that it hands to its modules."""
+"""Arguments of a class that it passes on to its modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Call:
         return cls(function, args, given)
 
     def argument(self, slot: int | str) -> object:
-        """The argument in a place or under a keyword, which may be its default."""
+        """The argument at a position or with a keyword; the default where left out."""
         if isinstance(slot, int):
             return self.args[slot]
         if slot in self.keywords:
@@ -96,7 +96,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """As many arguments, each made by a call of its own."""
+    """Several arguments, each the result of a call of its own."""
 
     call: Call
     count: int
@@ -118,8 +118,8 @@ def unless(value: object, default: object) -> str | None:
 
 
 def literal(value: object) -> str:
-    """`value` as Python source: strings escaped to ASCII, floats as short as they read
-    back."""
+    """`value` as Python source: strings escaped to ASCII, floats with the fewest digits
+    that give the same number."""
     if isinstance(value, Code):
         return value.text
     if isinstance(value, Call | Repeated):
@@ -145,6 +145,6 @@ def same(values: Sequence[int]) -> int | tuple[int, ...]:
 
 
 def is_atom(text: str) -> bool:
-    """Whether an operator beside `text` cannot tear it apart."""
+    """Whether `text` needs no parentheses as an operand."""
     atoms = ast.Call | ast.Name | ast.Attribute | ast.Subscript
     return text.isidentifier() or isinstance(ast.parse(text, mode="eval").body, atoms)

@@ -53,13 +53,13 @@ def read_transform(layer: Params) -> Transform | None:
 
 def _resize(params: Params) -> tuple[int, int]:
     """SSD's `resize_param`."""
-    # How missing pixels are made, or for boxes only.
+    # How missing pixels are filled, and fields that only boxes need.
     params.ignore("prob", "pad_mode", "pad_value", "interp_mode")
     params.ignore("height_scale", "width_scale")
     modes = ("WARP", "FIT_SMALL_SIZE", "FIT_LARGE_SIZE_AND_PAD")
     mode = params.choice("resize_mode", "", *modes, default="WARP")
     size = params.get("height", 0), params.get("width", 0)
-    # The side that is not the small one follows from the image.
+    # Only the smaller side is fixed: the other depends on the image.
     return (0, 0) if mode == "FIT_SMALL_SIZE" else size
 
 
@@ -77,7 +77,7 @@ def read_shares(params: Params) -> tuple[Share | None, ...]:
 
 
 def read_loss_weights(params: Params, layer: Layer, tops: int) -> tuple[float, ...]:
-    """How often each top counts in the total loss. Problems go to `params`."""
+    """The weight of each top in the total loss. Problems go to `params`."""
     given = params.all("loss_weight", float)
     automatic = 1 if layer.default_loss else 0
     expected = 1 if layer.default_loss and not given else len(given)

@@ -15,19 +15,19 @@ IDENTITY: CoordinateMap = ((Fraction(1), Fraction(0)),) * 2
 
 
 class Spatial(ABC):
-    """A layer of which it is known where the pixels of its top lie in its first
+    """A layer with a known map from the pixels of its top to those of its first
     bottom."""
 
     __slots__ = ()
 
     @abstractmethod
     def coordinate_map(self) -> CoordinateMap | None:
-        """None where these parameters leave it without a meaning. Raises
-        ConversionError where the windows do not lie on two axes."""
+        """The map; None where there is none for these parameters. Raises
+        ConversionError where the windows do not have two axes."""
 
 
 class Pointwise(Spatial):
-    """A layer in which each pixel of the top follows from that pixel of the first
+    """A layer that computes each pixel of the top from the same pixel of the first
     bottom."""
 
     __slots__ = ()
@@ -37,7 +37,7 @@ class Pointwise(Spatial):
 
 
 def shrinking(windows: Iterable[Window]) -> CoordinateMap:
-    """Of a convolution or a pooling."""
+    """The map of a convolution or a pooling."""
     return tuple(
         (Fraction(1, w.stride), Fraction(2 * w.pad + 1 - w.extent, 2 * w.stride))
         for w in windows
@@ -45,7 +45,7 @@ def shrinking(windows: Iterable[Window]) -> CoordinateMap:
 
 
 def growing(windows: Iterable[Window]) -> CoordinateMap:
-    """Of a deconvolution."""
+    """The map of a deconvolution."""
     return tuple(
         (Fraction(w.stride), Fraction(w.extent - 1 - 2 * w.pad, 2)) for w in windows
     )

@@ -1,5 +1,5 @@
-"""What Caffe's forks disagree about: names with several meanings, and fields that have
-no say in what a net computes."""
+"""Differences between Caffe's forks: type names with several meanings, and fields that
+do not change what a net computes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DIALECTS: Mapping[str, Mapping[str, str]] = {
 
 
 def check_dialects(chosen: Mapping[str, str]) -> None:
-    """ConversionError with every type and meaning that there is none of."""
+    """Raises ConversionError with every unknown type and meaning in `chosen`."""
     problems = []
     for type_, meaning in chosen.items():
         known = DIALECTS.get(type_)
@@ -64,7 +64,7 @@ def check_dialects(chosen: Mapping[str, str]) -> None:
 
 
 def listed(type_: str) -> str:
-    """`bvlc (...), auto (...)`: what a layer type may mean."""
+    """The meanings of a layer type as text: `bvlc (...), auto (...)`."""
     return ", ".join(f"{name} ({what})" for name, what in DIALECTS[type_].items())
 
 
@@ -201,5 +201,5 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
         ("center_object", "max_angle", "multiscale", "max_sz", "min_sz"), IMAGES
     ),
 }
-"""Fields of forks that change nothing in what a net computes, by message, and what each
-is about; any other unknown field is an error."""
+"""Fields of forks that do not change what a net computes, by message, and what each is
+about; any other unknown field is an error."""

@@ -1,4 +1,4 @@
-"""Caffe's weight fillers: what a blob holds before any weights are loaded into it."""
+"""Caffe's weight fillers: the initial values of a weight blob."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Filler:
     sparse: int = -1
     variance_norm: str = "FAN_IN"
     given: bool = field(default=False, compare=False)
-    """Whether the file asks for it; Caffe fills with zeros where none is given."""
+    """Whether the file gives one; Caffe's default is zeros."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -90,7 +90,7 @@ class Filler:
                     drawn *= rng.random(shape, np.float32) < self.sparse / shape[0]
                 return drawn
             case "positive_unitball":
-                # (0, 1] and not [0, 1), lest a sum be 0.
+                # (0, 1] and not [0, 1), so that no sum is 0.
                 drawn = 1 - rng.random(shape, np.float32)
                 drawn /= drawn.sum(tuple(range(1, len(shape))), keepdims=True)
                 return drawn
@@ -172,7 +172,7 @@ class Filler:
 
     def _scaling_source(self, scale: str, shape: str, axes: tuple[int, ...]) -> str:
         """JAX takes the last axis for the outputs and the one before for the inputs.
-        Where Caffe's two stand there the other way round, the fans swap names."""
+        Where `axes` puts Caffe's two in the opposite order, the fans swap names."""
         ends = axes[-2:]
         mode = {"FAN_IN": "fan_in", "FAN_OUT": "fan_out"}.get(
             self.variance_norm, "fan_avg"
@@ -229,18 +229,18 @@ def _uniform_source(low: float, high: float) -> str:
 
 
 def _first_axis(axes: tuple[int, ...]) -> str:
-    """The argument that says where Caffe's axis 0 went; empty for the default."""
+    """The argument for the position of Caffe's axis 0; empty for the default."""
     position = axes.index(0)
     return "" if position == len(axes) - 1 else f"axis={position}"
 
 
 def _float32(value: float) -> float:
-    """`value` as a proto float field holds it; beyond its range, infinite."""
+    """`value` as a float field of a proto stores it; infinite beyond its range."""
     with np.errstate(over="ignore", under="ignore"):
         return float(np.float32(value))
 
 
 def _text(value: float) -> str:
-    """The shortest literal that names the same float32."""
+    """The shortest literal that gives the same float32."""
     stored = np.float32(_float32(value))
     return repr(float(str(stored))) if np.isfinite(stored) else f'float("{stored}")'

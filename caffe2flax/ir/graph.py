@@ -23,7 +23,7 @@ from caffe2flax.ir.transform import Transform
 
 
 class Value(NamedTuple):
-    """A blob; an in-place layer makes its next version."""
+    """One version of a blob; an in-place layer writes the next version."""
 
     blob: str
     version: int = 0
@@ -41,9 +41,9 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A weight blob as Caffe holds it: blob `index` of layer number `owner` of the net.
+    """A weight blob as in Caffe: blob `index` of layer number `owner` of the net.
 
-    Two nodes that hold the same Weight share it; each may see it in a shape of its own.
+    Two nodes with the same Weight share it; each may use it in a shape of its own.
     """
 
     layer: str
@@ -63,26 +63,26 @@ class Node:
     outputs: tuple[Value, ...]
     span: Span
     number: int
-    """Position of the layer in the net: tells layers of one name apart."""
+    """Position of the layer in the net: distinguishes layers of the same name."""
     shares: tuple[Share | None, ...] = ()
     loss_weights: tuple[float, ...] = ()
     propagate_down: tuple[bool, ...] = ()
     weights: tuple[Weight, ...] = ()
     parts: tuple[Node, ...] = ()
-    """The net's layers that this one does the work of, where it was made of several."""
+    """The layers of the net that were folded into this one; empty where none was."""
 
     @property
     def layers(self) -> tuple[Node, ...]:
-        """The layers of the net, as the prototxt has them."""
+        """The layers of the prototxt that this node computes."""
         return self.parts or (self,)
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """States that its layer keeps from one call of the net to the next."""
+        """States that the layer keeps from one call of the net to the next."""
         return self.layer.carried if isinstance(self.layer, Stateful) else ()
 
     def fail(self, error: ConversionError) -> ConversionError:
-        """`error` with this layer's place where it has none."""
+        """`error` at this layer's position in the file where it has none."""
         return error.at(self.span)
 
 
@@ -101,29 +101,29 @@ def _empty() -> Mapping[Any, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What the caller says of a net, besides its prototxt.
+class CallerShapes:
+    """Shapes that do not come from the prototxt.
 
-    `conversion.read_graph` writes it; passes/shapes.py and passes/assumption.py, which
-    settle the shapes of the inputs, read it.
+    `conversion.read_graph` writes them; passes/shapes.py and passes/assumption.py,
+    which determine the shapes of the inputs, read them.
     """
 
     input_shapes: Mapping[str, Shape] = field(default_factory=_empty)
-    """Shapes of inputs, by blob: they count before the prototxt's."""
+    """Shapes of inputs, by blob: they override those of the prototxt."""
     array_shapes: Mapping[str, Shape] = field(default_factory=_empty)
-    """Shapes of the arrays that the module will be run on, by blob: they count where
-    nothing else says."""
+    """Shapes of the arrays that the module will run on, by blob: used where neither the
+    prototxt nor `input_shapes` gives one."""
     weight_shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=_empty)
     """Shapes of the blobs in the weight files, by layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The shapes of the blobs, in Caffe's axis order, and which extents may be others.
+    """The shapes of the blobs, in Caffe's axis order, and which extents may vary.
 
     `infer_shapes` writes all but `free_axes`, which `find_free_sizes` writes;
-    `feed_files` and `assign_layouts` add the values that they make. Layers see them as
-    `Operand`; codegen, weights and whatever runs a module read them.
+    `files_to_inputs` and `assign_layouts` add their own values. Layers see them as
+    `Operand`; codegen, weights and the code that runs a module read them.
     """
 
     shapes: Mapping[Value, Shape] = field(default_factory=_empty)
@@ -131,15 +131,15 @@ class Sizes:
     """The shapes under a batch `layout.BATCH_SCALE` times as large; those of `shapes`
     where the batch is fixed."""
     assumed: frozenset[Value] = frozenset()
-    """Inputs of a usual shape, as neither the net nor the caller says theirs; the
-    module takes them in no other."""
+    """Inputs whose shape neither the net nor the caller gives: a usual shape is
+    assumed, and the module accepts no other."""
     free_axes: Mapping[Value, frozenset[int]] = field(default_factory=_empty)
     """The axes of an input, but for the first, whose extent no layer fixes."""
 
     def with_shapes(
         self, shapes: Mapping[Value, Shape], larger_batch: Mapping[Value, Shape]
     ) -> Sizes:
-        """The same with those of more values."""
+        """This with the shapes of more values."""
         return replace(
             self,
             shapes={**self.shapes, **shapes},
@@ -151,8 +151,8 @@ class Sizes:
 class Remarks:
     """What the user should know of a conversion.
 
-    ir/build.py and the passes write it, each adding to what is there; the command line,
-    `inspect`, drawing and weights read it.
+    ir/build.py and the passes add to it; the command line, `inspect`, drawing and
+    weights read it.
     """
 
     notes: tuple[str, ...] = ()
@@ -161,23 +161,23 @@ class Remarks:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A net: `nodes` in an order in which every value is made before it is read."""
+    """A net: `nodes` in an order in which every value is computed before it is read."""
 
     name: str
     phase: str
     inputs: tuple[Node, ...]
-    """Input and data layers: their outputs are what the module takes, in order."""
+    """Input and data layers: their outputs are the module's inputs, in order."""
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
     blobs: Mapping[str, Value]
     """The version that each blob has when the net has run."""
     taps: tuple[Value, ...] = ()
     transforms: Mapping[str, Transform] = field(default_factory=_empty)
-    """How Caffe prepares images, by the blob that the layer makes of them."""
-    given: Given = Given()
+    """How Caffe prepares images, by the blob that the images become."""
+    caller_shapes: CallerShapes = CallerShapes()
     sizes: Sizes = Sizes()
     layouts: Mapping[Value, Layout] = field(default_factory=_empty)
-    """How generated code keeps each value; `assign_layouts` writes it."""
+    """The layout of each value in generated code; `assign_layouts` writes it."""
     remarks: Remarks = Remarks()
 
     @property
@@ -186,20 +186,20 @@ class Graph:
 
     @property
     def arguments(self) -> tuple[Value, ...]:
-        """What the module takes, in the prototxt's order."""
+        """The module's inputs, in the prototxt's order."""
         unread = self.unread
-        made = (value for node in self.inputs for value in node.outputs)
-        return tuple(value for value in made if value not in unread)
+        tops = (value for node in self.inputs for value in node.outputs)
+        return tuple(value for value in tops if value not in unread)
 
     @property
     def unread(self) -> frozenset[Value]:
-        """Tops of data layers, and of layers whose work is the caller's, that the net
-        has no use for: labels at test."""
+        """Tops of data layers, and of layers that the caller computes, that the net
+        does not read, such as labels in TEST."""
         inputs = (node for node in self.inputs if _is_optional(node.layer))
-        found = {value for node in inputs for value in node.outputs} - self.returned
-        if found:
-            found.difference_update(*(node.inputs for node in self.nodes))
-        return frozenset(found)
+        unread = {value for node in inputs for value in node.outputs} - self.returned
+        if unread:
+            unread.difference_update(*(node.inputs for node in self.nodes))
+        return frozenset(unread)
 
     @property
     def returned(self) -> frozenset[Value]:
@@ -208,7 +208,8 @@ class Graph:
 
     @property
     def dynamic(self) -> tuple[str, ...]:
-        """Layers whose tops follow the data in size, so that nothing can be jitted."""
+        """Layers whose tops have a size that depends on the data: a net that has one
+        cannot be jitted."""
         return tuple(
             node.name
             for node in self.nodes
@@ -226,24 +227,24 @@ class Graph:
 
     @property
     def layer_weights(self) -> Mapping[str, tuple[Weight, ...]]:
-        """The weights that a layer of this name in a weights file goes into: of the
-        net's layers of one name, those of the first."""
+        """The weights that a layer of a weights file is loaded into, by its name: those
+        of the first layer of that name in the net."""
         layers = (layer for node in self.nodes for layer in node.layers)
         known = (
             x for x in layers if x.number >= 0 and not isinstance(x.layer, WritesMethod)
         )
-        found: dict[str, tuple[Weight, ...]] = {}
+        weights: dict[str, tuple[Weight, ...]] = {}
         for layer in sorted(known, key=lambda x: x.number):
-            found.setdefault(layer.name, layer.weights)
-        return found
+            weights.setdefault(layer.name, layer.weights)
+        return weights
 
     def readers(self) -> Mapping[Value, tuple[Node, ...]]:
-        """The nodes that read each value; one that reads it twice stands twice."""
-        found: dict[Value, list[Node]] = {}
+        """The nodes that read each value; one that reads it twice is listed twice."""
+        readers: dict[Value, list[Node]] = {}
         for node in self.nodes:
             for value in node.inputs:
-                found.setdefault(value, []).append(node)
-        return {value: tuple(nodes) for value, nodes in found.items()}
+                readers.setdefault(value, []).append(node)
+        return {value: tuple(nodes) for value, nodes in readers.items()}
 
     def operand(self, value: Value) -> Operand:
         shape = self.shapes[value]
@@ -263,20 +264,21 @@ def _is_optional(layer: Layer) -> bool:
 
 
 def check(graph: Graph) -> Graph:
-    """`graph`, with its invariants held: every value made once, before it is read.
+    """`graph`, checked: every value is computed once, before it is read.
 
     An AssertionError here is a fault of a pass, never of the input.
     """
-    made = set(graph.arguments)
-    assert len(made) == len(graph.arguments), "an input stands twice"
+    computed = set(graph.arguments)
+    assert len(computed) == len(graph.arguments), "an input is listed twice"
     for node in graph.nodes:
-        missing = [value for value in node.inputs if value not in made]
-        assert not missing, f"{node.name} reads {missing} before they are made"
-        again = made.intersection(node.outputs)
-        assert not again, f"{node.name} makes {again} a second time"
-        made.update(node.outputs)
-    lost = [value for value in (*graph.outputs, *graph.taps) if value not in made]
-    assert not lost, f"nothing makes {lost}"
+        missing = [value for value in node.inputs if value not in computed]
+        assert not missing, f"{node.name} reads {missing} before they are computed"
+        again = computed.intersection(node.outputs)
+        assert not again, f"{node.name} computes {again} a second time"
+        computed.update(node.outputs)
+    results = (*graph.outputs, *graph.taps)
+    unknown = [value for value in results if value not in computed]
+    assert not unknown, f"no node computes {unknown}"
     for value, shape in graph.shapes.items():
         layout = graph.layouts.get(value)
         assert layout is None or layout.rank == len(shape), f"{value}: {layout}"

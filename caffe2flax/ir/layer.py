@@ -1,4 +1,5 @@
-"""What a layer type is: one class that answers every question the converter asks.
+"""`Layer`, the base class of layer types: one class a type, with all that the converter
+needs to know about it.
 
     @layer("ReLU", "relu_param")
     @dataclass(frozen=True, slots=True)
@@ -8,7 +9,7 @@
         negative_slope: float = 0.0
         ...
 
-Registration is public: a layer of one's own is written and registered in the same way.
+Registration is public: users write and register layers of their own in the same way.
 """
 
 from __future__ import annotations
@@ -34,15 +35,14 @@ Arity = int | tuple[int, int | None]
 
 
 class Blob(NamedTuple):
-    """A weight blob that the layer wants: its shape in Caffe's axes and how Caffe fills
-    it."""
+    """A weight blob of a layer: its shape in Caffe's axis order, and its filler."""
 
     shape: Shape
     filler: Filler
 
 
 class Layouts(NamedTuple):
-    """The layouts a layer wants its inputs in, and those its outputs have then."""
+    """The layouts that a layer needs its inputs in, and those of its outputs."""
 
     inputs: tuple[Layout, ...]
     outputs: tuple[Layout, ...]
@@ -52,8 +52,7 @@ class Layouts(NamedTuple):
 class Site:
     """Where generated code calls a layer.
 
-    `module` is the attribute that holds its nnx module; `args` the expressions of its
-    inputs.
+    `module` is the attribute with its nnx module; `args` the expressions of its inputs.
     """
 
     inputs: tuple[Operand, ...]
@@ -61,10 +60,10 @@ class Site:
     module: str = ""
     args: tuple[str, ...] = ()
     initialise: bool = False
-    """Whether the prototxt's fillers go into the source: they do where there are no
-    weights."""
+    """Whether the source has the prototxt's fillers as initializers: only where there
+    are no weights."""
     state: str = ""
-    """What goes on from the call before, as arguments, for a layer that carries it."""
+    """The states of the previous call, as arguments, for a `Stateful` layer."""
 
     @property
     def x(self) -> str:
@@ -92,9 +91,9 @@ class Site:
 class Layer(ABC):
     """A Caffe layer with its parameters; subclasses are frozen dataclasses.
 
-    All shapes are in Caffe's axis order. The defaults here are right, if not the
-    fastest, for a layer that works on arrays in Caffe's order and has no weights. What
-    only a few types have is in `ir/abilities.py`.
+    All shapes are in Caffe's axis order. The methods here suit a layer without weights
+    that works on arrays in Caffe's order; other layers override them. What only a few
+    types have is in `ir/abilities.py`.
     """
 
     __slots__ = ()
@@ -104,17 +103,16 @@ class Layer(ABC):
     bottoms: ClassVar[Arity] = 1
     tops: ClassVar[Arity] = 1
     metric: ClassVar[bool] = False
-    """A loss or a score: in TEST it is left out where its labels come from a data
-    layer."""
+    """A loss or a score: left out in TEST where its labels come from a data layer."""
     in_place: ClassVar[bool] = True
-    """Whether Caffe computes the same when a top is its bottom."""
+    """Whether a top may be its bottom, as in `bottom: "x" top: "x"`."""
     default_loss: ClassVar[float] = 0.0
     """Caffe's loss_weight for the first top where none is given."""
 
     @classmethod
     def parse(cls, params: Params) -> Layer:
         """The layer with the fields of its parameter message: an instance of this
-        class, or of another where a type has several meanings. Raises
+        class, or of another where the type has several meanings. Raises
         ConversionError."""
         return cls()
 
@@ -123,16 +121,16 @@ class Layer(ABC):
         """Shapes of the tops. Raises ConversionError where Caffe aborts."""
 
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
-        """The weight blobs that Caffe makes for these bottoms."""
+        """The weight blobs that the layer has in Caffe for these bottoms."""
         return ()
 
     def names(self) -> tuple[str, ...]:
-        """The variable of the nnx module that holds each weight blob by itself, ""
-        where none does; needed only to share a blob between layers."""
+        """The variable of the nnx module for each weight blob, "" where no variable is
+        exactly that blob; needed only to share a blob between layers."""
         return ()
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        """Layouts to be called in; Caffe's axis order unless a layer says otherwise."""
+        """The layouts of bottoms and tops; Caffe's axis order by default."""
         outputs = self.infer(*(operand.shape for operand in inputs))
         return Layouts(
             tuple(Layout.caffe(len(operand.shape)) for operand in inputs),
@@ -140,16 +138,16 @@ class Layer(ABC):
         )
 
     def build(self, at: Site) -> Call | None:
-        """The call that makes the nnx module; None where it needs none."""
+        """The call that builds the nnx module; None where there is none."""
         return None
 
     @abstractmethod
     def call(self, at: Site) -> str:
-        """The expression of its top; a tuple's where it has several."""
+        """The expression of its top, or of the tuple of its tops."""
 
     def weights(self, blobs: Sequence[Array], at: Site) -> Mapping[str, Array | Merged]:
-        """Caffe's blobs as the variables of the nnx module: views of them, where it can
-        be, as they may be larger than memory."""
+        """Caffe's blobs as the variables of the nnx module: views where possible, as
+        the blobs may be larger than memory."""
         return {}
 
     @abstractmethod
@@ -159,28 +157,28 @@ class Layer(ABC):
         """What Caffe computes, in float64 and Caffe's axis order."""
 
     def trim(self, top: Array) -> Array:
-        """A top without the rows that only fill up its fixed shape, for layers whose
-        number of rows follows from the data."""
+        """A top without the rows that only pad it to its fixed shape, for layers whose
+        number of rows depends on the data."""
         return top
 
     def multiply_adds(self, *inputs: Shape) -> int:
-        """Products that are summed up: what the cost of a net is told in."""
+        """The number of multiply-adds of one call, as `inspect` shows it."""
         return 0
 
     def example(
         self, bottom: int, noise: np.random.Generator, *inputs: Shape
     ) -> Array | None:
-        """Random values for a bottom that not any number will do for, such as labels;
-        None where any will."""
+        """Random values for a bottom that takes only some numbers, such as labels; None
+        where it takes any."""
         return None
 
     def caption(self, *inputs: Shape) -> str:
-        """Its parameters in a few words, for pictures: "96, 11x11, stride 4"."""
+        """Its main parameters, for pictures: "96, 11x11, stride 4"."""
         return ""
 
 
 class Elementwise(Layer, Pointwise):
-    """A function of one blob's elements: any layout will do."""
+    """A function of each element of one blob, in any layout."""
 
     __slots__ = ()
 
@@ -192,8 +190,8 @@ class Elementwise(Layer, Pointwise):
 
 
 def canonical_axis(axis: int, rank: int, name: str = "axis") -> int:
-    """A non-negative axis of a blob with `rank` axes. Raises ConversionError as Caffe
-    aborts."""
+    """`axis`, which may be negative, as an axis from 0 of a blob with `rank` axes.
+    Raises ConversionError where Caffe aborts."""
     if not -rank <= axis < rank:
         raise ConversionError(
             f"{name} {axis} is out of range for a blob of {rank} axes"

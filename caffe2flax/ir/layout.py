@@ -1,11 +1,11 @@
-"""How an emitted array lies relative to Caffe's blob: which axis stands where, and in
-what order.
+"""How an array of the generated code is stored relative to Caffe's blob: the order of
+its axes, and of the entries along each axis.
 
-Shapes are always kept in Caffe's axis order. A layout says how the generated code holds
-the same numbers: channels last for images, and after a Flatten of such an image, one
-axis whose entries are stored H, W, C instead of C, H, W. Tracking that order is what
-lets Flatten, Permute, Reshape and Concat cost nothing at run time: an InnerProduct
-behind them permutes its rows once, at conversion.
+Shapes are always in Caffe's axis order. A layout gives the order in generated code:
+channels last for images, and after a Flatten of such an image, one axis whose entries
+are stored H, W, C instead of C, H, W. Because this order is tracked, Flatten, Permute,
+Reshape and Concat cost nothing at run time: an InnerProduct after them permutes its
+rows once, at conversion.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
 
 Order = tuple[Segment, ...]
-"""The runs that make up an axis; empty where it is stored as in Caffe."""
+"""The segments of an axis, in order; empty where it is stored as in Caffe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Layout:
         return Layout(self.axes, orders)
 
     def position(self, axis: int) -> int:
-        """Where Caffe's `axis` stands in the emitted array; -1 for the last of
+        """The position of Caffe's `axis` in the emitted array; -1 for the last of
         several."""
         position = self.axes.index(axis)
         return -1 if position == self.rank - 1 and self.rank > 1 else position
@@ -93,7 +93,7 @@ class Layout:
         return tuple(values[axis] for axis in self.axes)
 
     def restore(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An emitted array as Caffe has it: axes and entries."""
+        """An emitted array with its axes and entries in Caffe's order."""
         array = array.transpose(np.argsort(self.axes))
         for axis, order in enumerate(self.orders):
             if order:
@@ -107,8 +107,8 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """`array` as an array of another shape, in C order; nothing is copied before it is
-    asked for."""
+    """`array` as an array of another shape, in C order; copied only when numpy needs
+    the array."""
 
     array: NDArray[Any]
     shape: Shape
@@ -121,11 +121,11 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A blob as a layer meets it in generated code.
+    """A blob as a layer sees it in generated code.
 
-    `scaled` is the shape that the blob takes when every input's leading extent is
-    multiplied by BATCH_SCALE: extents that differ from `shape` follow the batch, the
-    others are constants.
+    `scaled` is the shape of the blob when the first extent of every input is multiplied
+    by BATCH_SCALE: extents that differ from `shape` depend on the batch, the others are
+    constants.
     """
 
     shape: Shape
@@ -145,7 +145,7 @@ class Operand:
         return self.shape[axis] != self.scaled[axis]
 
     def reshape_dims(self) -> tuple[int, ...]:
-        """Arguments of `reshape` that give this blob: -1 for the extent that follows
+        """Arguments of `reshape` that give this blob: -1 for the extent that depends on
         the batch."""
         dims = [-1 if self.is_batch(a) else self.shape[a] for a in self.layout.axes]
         if dims.count(-1) > 1:
@@ -206,8 +206,8 @@ class Operand:
         return blob.transpose([a - start for a in self.layout.axes if a in covered])
 
     def leads(self, start: int) -> bool:
-        """Whether the axes before `start` stand first, in Caffe's order, in the emitted
-        array."""
+        """Whether the axes before `start` are the first ones of the emitted array too,
+        in Caffe's order."""
         leading = tuple(range(start))
         return self.layout.axes[:start] == leading and not any(
             self.layout.orders[:start]
@@ -238,7 +238,7 @@ def join_orders(orders: list[tuple[Order, int]]) -> Order:
 
 def split_order(order: Order, sizes: list[int]) -> list[Order] | None:
     """The orders of the parts of an axis cut into `sizes`; None where a cut goes
-    through a run that is stored in another order."""
+    through a segment that is stored in another order."""
     parts: list[Order] = []
     runs = list(order[::-1])
     for size in sizes:
@@ -259,8 +259,8 @@ def split_order(order: Order, sizes: list[int]) -> list[Order] | None:
 
 
 def repeat_order(order: Order, times: int) -> Order | None:
-    """The order of `times` copies of an axis, one behind the other; None where no
-    single run tells it."""
+    """The order of `times` copies of an axis, one after the other; None where one
+    segment cannot express it."""
     if not order or times == 1:
         return order
     if len(order) > 1:

@@ -1,7 +1,8 @@
 """Reading a layer's parameters so that no field goes unread.
 
-Every silent fault of older converters is a field that nobody read. `Params` knows which
-fields were asked for; `close` makes each of the others an error at its own line.
+A field that a converter does not read makes its result wrong without a message.
+`Params` records which fields were read; `close` makes each of the others an error at
+its line.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ T = TypeVar("T", bool, int, float, str)
 
 INT32 = 2**31
 MAX_DIGITS = 24
-"""Characters of an integer that are looked at; one of 64 bits in octal has 22."""
+"""The longest integer that is read, in characters; 64 bits in octal have 22."""
 
 _INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
 _BOOLS = {"true": True, "True": True, "t": True, "1": True}
@@ -46,17 +47,17 @@ class Params:
     in_place: bool = False
     """Whether a top of the layer is one of its bottoms."""
     transform: Transform | None = None
-    """What the layer's `transform_param` says."""
+    """The layer's `transform_param`."""
     dialects: Mapping[str, str] = field(default_factory=dict)
-    """Which meaning of a type the caller chose, where a type has several."""
+    """The meaning that the caller chose for a type with several meanings."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes that the caller gives, by blob."""
     types: frozenset[str] = frozenset()
     """The layer types of the net."""
     declared: frozenset[str] = frozenset()
-    """The fields of the net itself."""
-    makers: tuple[str, ...] = ()
-    """The types of the layers that made the bottoms; "" for an input."""
+    """The names of the fields of the net itself."""
+    bottom_types: tuple[str, ...] = ()
+    """The types of the layers that compute the bottoms; "" for an input."""
     parent: Params | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -70,33 +71,34 @@ class Params:
 
     def get(self, name: str, default: T) -> T:
         """The field as the type of `default`, or `default`."""
-        found = self._single(name)
-        return default if found is None else self._convert(found, default)
+        entry = self._single(name)
+        return default if entry is None else self._convert(entry, default)
 
     def optional(self, name: str, type_: type[T]) -> T | None:
         """The field, or None where it is not given."""
-        found = self._single(name)
-        return None if found is None else self._convert(found, type_())
+        entry = self._single(name)
+        return None if entry is None else self._convert(entry, type_())
 
     def require(self, name: str, type_: type[T]) -> T:
         """The field; its absence is a problem."""
-        found = self._single(name)
-        if found is None:
+        entry = self._single(name)
+        if entry is None:
             self.error(None, f"{self.name} needs {name}")
             return type_()
-        return self._convert(found, type_())
+        return self._convert(entry, type_())
 
     def all(self, name: str, type_: type[T]) -> tuple[T, ...]:
         """Every value of a repeated field."""
         return tuple(self._convert(f, type_()) for f in self._fields(name))
 
     def choice(self, name: str, *words: str, default: str | None = None) -> str:
-        """An enum field, by word or number; `words` in the order of their numbers (""
-        for one without a word), the first the default unless another is named."""
-        found = self._single(name)
-        if found is None:
+        """An enum field, by name or number. `words` are the names in the order of their
+        numbers, "" for a number without one; the first is the default unless `default`
+        is given."""
+        entry = self._single(name)
+        if entry is None:
             return words[0] if default is None else default
-        value = found.value
+        value = entry.value
         known = [word for word in words if word]
         if isinstance(value, Scalar) and value.kind != "string":
             if value.text in known:
@@ -113,23 +115,23 @@ class Params:
 
     def sub(self, name: str) -> Params:
         """The nested message `name`; empty where it is not given."""
-        found = self._single(name)
-        return self._child(name, found)
+        entry = self._single(name)
+        return self._child(name, entry)
 
     def subs(self, name: str) -> tuple[Params, ...]:
         """Every nested message of a repeated field."""
         return tuple(self._child(name, f) for f in self._fields(name))
 
     def ignore(self, *names: str) -> None:
-        """Fields that have no say in what the layer computes."""
+        """Marks fields as read that do not change what the layer computes."""
         self._known.update(dict.fromkeys(names))
 
     def span(self, name: str | None = None) -> Span | None:
-        """Where the field stands, or else the message."""
+        """The position of the field, or of the message where it is not given."""
         if self.message is None:
             return self.parent.span() if self.parent else None
-        found = next(self.message.all(name), None) if name else None
-        return found.span if found else self.message.span
+        entry = next(self.message.all(name), None) if name else None
+        return entry.span if entry else self.message.span
 
     def error(self, name: str | None, message: str) -> None:
         """Records a problem at the field `name`, or at the message."""
@@ -140,18 +142,19 @@ class Params:
         self.notes.append(text)
 
     def dialect(self, type_: str) -> str:
-        """The meaning of the layer type that the caller chose; "" where none was."""
+        """The meaning that the caller chose for the layer type; "" where none was."""
         return self.dialects.get(type_, "")
 
     def decided(self, type_: str, meaning: str, why: str) -> str:
-        """Notes that evidence in the file decided for a `meaning` of the type."""
+        """Adds the note that the file itself decides the `meaning` of the type, and
+        why."""
         text = f"{type_} taken as {meaning!r}: {why}; --dialect {type_}=... overrides"
         if text not in self.notes:
             self.note(text)
         return meaning
 
     def undecided(self, type_: str) -> None:
-        """Records that nothing in the file tells which meaning of the type it is."""
+        """Records the problem that the file does not decide the meaning of the type."""
         self.error(
             None,
             f"{type_} has several meanings, and nothing here tells which: "
@@ -177,7 +180,7 @@ class Params:
                 child._report_unread()
 
     def _has_no_effect(self, name: str) -> bool:
-        """Whether the field is one of a fork that changes no value; then it is noted,
+        """Whether the field is one of a fork that changes no value; if so, adds a note,
         once."""
         about = WITHOUT_EFFECT.get(self.name, {}).get(name)
         if about is None:
@@ -192,14 +195,14 @@ class Params:
         return self.message.all(name) if self.message else iter(())
 
     def _single(self, name: str) -> Field | None:
-        found = list(self._fields(name))
-        for again in found[1:]:
+        fields = list(self._fields(name))
+        for again in fields[1:]:
             text = f"{name} is given twice in {self.name}"
             self.problems.append(Problem(text, again.span))
-        return found[0] if found else None
+        return fields[0] if fields else None
 
-    def _child(self, name: str, found: Field | None) -> Params:
-        message = found.value if found else None
+    def _child(self, name: str, entry: Field | None) -> Params:
+        message = entry.value if entry else None
         if isinstance(message, Scalar):
             self.error(name, f"{name} is a message: write {name} {{ ... }}")
             message = None
@@ -207,21 +210,21 @@ class Params:
         self._children.append(child)
         return child
 
-    def _convert(self, found: Field, default: T) -> T:
-        value = found.value
+    def _convert(self, entry: Field, default: T) -> T:
+        value = entry.value
         if isinstance(value, Scalar):
             converted = _convert(value, type(default))
             if converted is not None:
                 return converted
         wanted = {bool: "true or false", int: "an integer", float: "a number"}
-        text = f"{found.name} is {wanted.get(type(default), 'a string')}"
-        self.problems.append(Problem(f"{text}, not {_text(value)}", found.span))
+        text = f"{entry.name} is {wanted.get(type(default), 'a string')}"
+        self.problems.append(Problem(f"{text}, not {_text(value)}", entry.span))
         return default
 
 
 def _convert(value: Scalar, type_: type[T]) -> T | None:
-    """`value` as `type_` by the rules of protobuf's text format; None where they refuse
-    it."""
+    """`value` as `type_` by the rules of protobuf's text format; None where they do not
+    allow it."""
     if type_ is str:
         return type_(value.text) if value.kind == "string" else None
     if value.kind == "string":
@@ -245,7 +248,8 @@ def _convert(value: Scalar, type_: type[T]) -> T | None:
 
 
 def _is_integer(value: Scalar) -> bool:
-    """Whether it is one that may fit: Python refuses to read endless ones."""
+    """Whether `value` is an integer short enough to fit: Python raises ValueError for
+    very long ones."""
     return len(value.text) <= MAX_DIGITS and bool(_INTEGER.fullmatch(value.text))
 
 

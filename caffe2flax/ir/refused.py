@@ -9,8 +9,8 @@ FIELD = (
     "scores that go into it"
 )
 ROUNDED = (
-    "it rounds numbers to few bits, at places that were found in training and stand in "
-    "weight files alone; convert the net as it was before"
+    "it rounds numbers to few bits, with scales that are in its weight files only; "
+    "convert the net as it was before"
 )
 PLUGIN = "its code was not published with the net; give a plug-in that says it"
 FLOW = (
@@ -49,4 +49,4 @@ REFUSED: Mapping[str, str] = {
     "Permutation": "forks mean several things by it, from an order of axes to puzzles "
     "of patches; put Permute in its place, or give a plug-in that says it",
 }
-"""Types without a counterpart, each with a reason."""
+"""Types that are not converted, each with the reason."""

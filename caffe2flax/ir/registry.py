@@ -16,8 +16,8 @@ L = TypeVar("L", bound=type[Layer])
 
 
 def layer(type_: str, *parameters: str) -> Callable[[L], L]:
-    """Registers a class as the layer type `type_`, whose parameters stand in the
-    messages `parameters`. ValueError where the type is taken."""
+    """Registers a class as the layer type `type_`, with the parameter messages
+    `parameters`. ValueError where the type is registered already."""
 
     def register(cls: L) -> L:
         if type_ in LAYERS:
@@ -31,13 +31,13 @@ def layer(type_: str, *parameters: str) -> Callable[[L], L]:
 
 
 OPERATIONS: dict[str, str] = {}
-"""Sources beside `ops/` whose functions generated modules carry along, by file."""
+"""Sources besides `ops/` whose functions generated modules may contain, by file."""
 FAMILIES: list[tuple[re.Pattern[str], type[Layer]]] = []
 
 
 def family(pattern: str) -> Callable[[L], L]:
-    """Registers a class for the types without one of their own whose whole name matches
-    `pattern`, in capitals or not."""
+    """Registers a class for all types that have none of their own and whose whole name
+    matches `pattern`, in upper or lower case."""
 
     def register(cls: L) -> L:
         FAMILIES.append((re.compile(pattern, re.IGNORECASE), cls))
@@ -47,8 +47,8 @@ def family(pattern: str) -> Callable[[L], L]:
 
 
 def find_layer(type_: str, bottoms: int) -> type[Layer] | None:
-    """The class of a type, or of a family that it belongs to by its name and by its
-    number of bottoms."""
+    """The class of a type, or of the family that its name and its number of bottoms
+    match; None where there is none."""
     if type_ in LAYERS:
         return LAYERS[type_]
     for pattern, cls in FAMILIES:
@@ -58,7 +58,7 @@ def find_layer(type_: str, bottoms: int) -> type[Layer] | None:
 
 
 def fits(arity: Arity, count: int) -> bool:
-    """Whether there may be so many."""
+    """Whether `count` blobs are allowed."""
     low, high = (arity, arity) if isinstance(arity, int) else arity
     return low <= count and (high is None or count <= high)
 

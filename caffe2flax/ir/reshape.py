@@ -1,4 +1,4 @@
-"""Reshapes that move no data: which layout a blob has under its new shape."""
+"""Reshapes that move no data: the layout of a blob after a reshape."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 from caffe2flax.ir.layout import Layout, Operand, Order, Segment, Shape
 
 
-def regroup(source: Operand, shape: Shape, scaled: Shape) -> Layout | None:
+def layout_after_reshape(source: Operand, shape: Shape, scaled: Shape) -> Layout | None:
     """The layout in which a reshape to `shape` moves no data; None where there is none.
 
     Both shapes are cut into common factors ("atoms"). The stored sequence of atoms
-    stays; each new axis must find its atoms side by side in it.
+    stays as it is; the atoms of each new axis must be adjacent in it.
     """
     if source.layout.is_caffe:
         return Layout.caffe(len(shape))
@@ -38,9 +38,9 @@ def regroup(source: Operand, shape: Shape, scaled: Shape) -> Layout | None:
 
 
 def _reorders_batch(layout: Layout, shape: Shape, scaled: Shape) -> bool:
-    """Whether an axis that mixes the batch with others would be stored in another
-    order: a batch has no fixed extent, so no static permutation could undo that
-    later."""
+    """Whether an axis that combines the batch with others would be stored in another
+    order than Caffe's: the extent of a batch is not fixed, so no static permutation
+    could undo that later."""
     return any(
         order and a != b
         for order, a, b in zip(layout.orders, shape, scaled, strict=True)
@@ -48,7 +48,7 @@ def _reorders_batch(layout: Layout, shape: Shape, scaled: Shape) -> bool:
 
 
 class _Atom(NamedTuple):
-    """A factor of the flat index: `stride` in Caffe's order is its identity."""
+    """A factor of the flat index; its `stride` in Caffe's order identifies it."""
 
     stride: int
     size: int
@@ -57,7 +57,8 @@ class _Atom(NamedTuple):
 def _common_atoms(
     a: Shape, b: Shape
 ) -> tuple[list[list[_Atom]], list[list[_Atom]]] | None:
-    """Both shapes as lists of the same atoms, an inner list an axis."""
+    """Both shapes as lists of the same atoms, one inner list for each axis; None where
+    they have no common factors."""
     if prod(a) != prod(b) or 0 in a:
         return None
     bounds = sorted(set(_bounds(a)) | set(_bounds(b)))
@@ -84,7 +85,7 @@ def _bounds(shape: Shape) -> list[int]:
 
 
 def _stored_atoms(source: Operand, atoms: list[list[_Atom]]) -> list[_Atom] | None:
-    """The atoms in the sequence in which the emitted array stores them."""
+    """The atoms in the order in which the emitted array stores them."""
     stored: list[_Atom] = []
     for axis in source.layout.axes:
         order = source.layout.orders[axis]
@@ -100,7 +101,7 @@ def _stored_atoms(source: Operand, atoms: list[list[_Atom]]) -> list[_Atom] | No
 
 
 def _match(atoms: list[_Atom], dims: Shape) -> list[list[_Atom]] | None:
-    """`atoms` of one axis, shared out over the factors `dims` of its order."""
+    """`atoms` of one axis, grouped by the factors `dims` of its order."""
     groups, rest = [], list(atoms)
     for extent in dims:
         group: list[_Atom] = []
@@ -123,8 +124,8 @@ def _by_first_atom(after: list[list[_Atom]], stored: list[_Atom]) -> Layout:
 def _fit(
     candidate: Layout, after: list[list[_Atom]], stored: list[_Atom]
 ) -> Layout | None:
-    """`candidate` with the orders that `stored` implies; None where an axis would be
-    torn apart."""
+    """`candidate` with the orders that `stored` implies; None where the atoms of an
+    axis are not adjacent."""
     place = {atom: i for i, atom in enumerate(stored)}
     sequence: list[_Atom] = []
     orders: list[Order] = [()] * len(after)

@@ -22,9 +22,9 @@ class Transform:
     force_color: bool = False
     force_gray: bool = False
     resize: tuple[int, int] = (0, 0)
-    """Height and width that images are brought to first, (0, 0) for as they are."""
+    """Height and width that images are resized to first; (0, 0) for no resize."""
     augmented: tuple[str, ...] = ()
-    """What else SSD's data layers do at random."""
+    """Other random changes that SSD's data layers make."""
 
     def describe(self, phase: str = "TEST") -> str:
         """The steps in their order as English, "" where there are none."""
@@ -52,8 +52,8 @@ class Transform:
         return ", ".join(steps)
 
     def note(self, blob: str, phase: str = "TEST") -> str:
-        """What the caller has to do to `blob`, for the module does not; "" for
-        nothing."""
+        """The note on what the caller has to do to `blob`, as the module does not do
+        it; "" for nothing."""
         steps = self.describe(phase)
         if not steps:
             return ""

@@ -1,10 +1,10 @@
-"""The arithmetic of sliding windows: Caffe's sizes, and pads that XLA reads alike.
+"""The arithmetic of sliding windows: Caffe's sizes, and the same padding for XLA.
 
 Everything here is about one spatial axis at a time, except `reconcile`. Positions
 count from the first pixel of the image, so a window in the padding starts below 0.
 Equal output sizes do not make equal pads: SAME on a 7-wide, stride 2, pad 3 window
-gives Caffe's size with every window shifted by a pixel, so nothing here decides by
-size.
+gives Caffe's size with every window shifted by a pixel, so no function here compares
+sizes only.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Pairs = tuple[tuple[int, int], ...]
 class Window:
     """One axis of a sliding window; raises ConversionError if a field is out of range.
 
-    Caffe lets a dilation of 0 pass, which reads one pixel `kernel` times; no network
-    means that, so it is refused here.
+    Caffe accepts a dilation of 0, which reads one pixel `kernel` times; no network
+    means that, so it is an error here.
     """
 
     kernel: int
@@ -60,7 +60,7 @@ class Window:
 
 
 def caption(windows: Sequence[Window]) -> str:
-    """Windows, one an axis, in a few words: "7x7, stride 2, pad 3"."""
+    """The windows of all axes as text: "7x7, stride 2, pad 3"."""
     parts = ["x".join(str(w.kernel) for w in windows)]
     for name, usual in (("stride", 1), ("pad", 0), ("dilation", 1)):
         values = [getattr(w, name) for w in windows]
@@ -77,16 +77,16 @@ for it."""
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """What `reconcile` decided for a layer; the tuples hold a pair for each axis.
+    """What `reconcile` chose for a layer; the tuples have a pair for each axis.
 
     emitted: the padding argument for XLA, exactly equal to `caffe`.
     caffe: zeros (or -inf) that Caffe's windows may read at each side, the overhang
         included.
     same: what "SAME" would have padded at this input size.
-    reason: why `emitted` was chosen, for people.
-    empty: a window holds no pixel of the image. A convolution makes its bias of it;
-        pooling makes -3.4028235e38 (MAX) or 0 / divisor (AVE, NaN where the divisor
-        is 0) of it, which no XLA pooling does by itself.
+    reason: why `emitted` was chosen, for `inspect`.
+    empty: a window has no pixel of the image. Its convolution is the bias; its pooling
+        is -3.4028235e38 (MAX) or 0 / divisor (AVE, NaN where the divisor is 0), which
+        XLA's pooling does not give.
     """
 
     emitted: Literal["VALID", "SAME"] | Pairs
@@ -132,8 +132,8 @@ def pool_output(size: int, w: Window, *, ceil: bool, clip: bool) -> int:
 def overhang(size: int, w: Window, out: int) -> int:
     """Pixels that the last of `out` windows reads beyond size + pad; never negative.
 
-    0 also stands for a surplus, trailing pixels (or pads) that no window reads: XLA
-    rounds the number of windows down, so it leaves them unread as well.
+    0 also for a surplus, trailing pixels (or pads) that no window reads: XLA rounds the
+    number of windows down, so it does not read them either.
     """
     return max(0, _reach(size, w, out) - w.pad)
 

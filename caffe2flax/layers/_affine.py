@@ -1,4 +1,4 @@
-"""Weight blobs and second bottoms that lie on some axes of a blob."""
+"""Weight blobs and second bottoms that are broadcast along some axes of a blob."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from caffe2flax.ir.params import Params
 
 
 @dataclass(frozen=True, slots=True)
-class Cover:
-    """The axes of a blob that another lies on: `count` from `first` on, -1 for all."""
+class AxisRange:
+    """The axes of a blob that another blob has: `count` from `first` on, -1 for all."""
 
     first: int = 1
     count: int = 1
@@ -30,7 +30,7 @@ class Cover:
         return cls(first, count)
 
     def of(self, shape: Shape) -> tuple[int, int]:
-        """First axis and end. Raises ConversionError where `shape` lacks them."""
+        """First axis and end. Raises ConversionError where `shape` has fewer axes."""
         start = canonical_axis(self.first, len(shape))
         end = len(shape) if self.count < 0 else start + self.count
         if end > len(shape):
@@ -41,18 +41,18 @@ class Cover:
         return start, end
 
     def shape(self, shape: Shape) -> Shape:
-        """The extents of the covered axes."""
+        """The extents of these axes."""
         start, end = self.of(shape)
         return shape[start:end]
 
     def second(self, shape: Shape, other: Shape) -> tuple[int, int]:
-        """First axis and end of a second bottom of shape `other`; a scalar's are 0.
+        """First axis and end for a second bottom of shape `other`; 0, 0 for a scalar.
 
         Raises ConversionError where it does not fit.
         """
         if not other:
             return 0, 0
-        start, end = Cover(self.first, len(other)).of(shape)
+        start, end = AxisRange(self.first, len(other)).of(shape)
         if shape[start:end] != other:
             raise ConversionError(
                 f"the second bottom {other} does not fit the axes {start} to "
@@ -61,13 +61,13 @@ class Cover:
         return start, end
 
 
-CHANNELS = Cover()
-"""Caffe's default: axis 1 alone."""
+CHANNELS = AxisRange()
+"""Caffe's default: axis 1 only."""
 
 
 def arranged(x: Operand, start: int, end: int) -> tuple[Shape, Shape]:
     """The extents of Caffe's axes `start` to `end` in emitted order, and the emitted
-    axes that a blob on them lacks; none for a scalar, which fits anything."""
+    axes of x that a blob with only those axes lacks; none for a scalar."""
     covered = [axis for axis in x.layout.axes if start <= axis < end]
     lacking = [
         i for i, axis in enumerate(x.layout.axes) if covered and axis not in covered
@@ -76,7 +76,8 @@ def arranged(x: Operand, start: int, end: int) -> tuple[Shape, Shape]:
 
 
 def expanded(x: Operand, text: str, start: int, end: int) -> str:
-    """`text`, a blob on Caffe's axes `start` to `end`, as an operand beside x."""
+    """`text`, a blob with Caffe's axes `start` to `end` of x, as an operand that
+    broadcasts against x."""
     _, lacking = arranged(x, start, end)
     if not lacking:
         return text
@@ -85,21 +86,22 @@ def expanded(x: Operand, text: str, start: int, end: int) -> str:
 
 
 def joined(x: Operand, other: Operand, start: int) -> Layouts:
-    """Layouts in which `other` lies on x from axis `start` on; x is not transposed."""
+    """Layouts in which `other` has the axes of x from `start` on in the same order; x
+    is not transposed."""
     end = start + len(other.shape)
     clashes = [
         axis
         for axis in range(start, end)
         if x.layout.orders[axis] != other.layout.orders[axis - start]
     ]
-    mine = x.layout.plain(*clashes) if clashes else x.layout
-    axes = tuple(axis - start for axis in mine.axes if start <= axis < end)
-    theirs = Layout(axes, mine.orders[start:end])
-    return Layouts((mine, theirs), (mine,))
+    x_layout = x.layout.plain(*clashes) if clashes else x.layout
+    axes = tuple(axis - start for axis in x_layout.axes if start <= axis < end)
+    other_layout = Layout(axes, x_layout.orders[start:end])
+    return Layouts((x_layout, other_layout), (x_layout,))
 
 
 def along(blob: Array, x: Array, start: int) -> Array:
-    """`blob` made to broadcast against x, lying on its axes from `start` on."""
+    """`blob`, with the axes of x from `start` on, reshaped to broadcast against x."""
     rest = x.ndim - start - blob.ndim
     return blob.reshape((1,) * start + blob.shape + (1,) * rest)
 
@@ -112,5 +114,5 @@ def initializer(
 
 
 def shapes(operands: Sequence[Operand]) -> tuple[Shape, ...]:
-    """Their shapes in Caffe's axis order."""
+    """The shapes of the operands in Caffe's axis order."""
     return tuple(operand.shape for operand in operands)

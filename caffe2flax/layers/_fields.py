@@ -54,8 +54,8 @@ def older_or_own(params: Params, older: str) -> Params:
     """The message `older` of the layer, where that is given and its own is not."""
     if params.message is not None or params.name == older or params.parent is None:
         return params
-    found = params.parent.sub(older)
-    return found if found.message is not None else params
+    message = params.parent.sub(older)
+    return message if message.message is not None else params
 
 
 def blob_shape(params: Params) -> Shape:
@@ -68,8 +68,8 @@ def blob_shape(params: Params) -> Shape:
 
 
 def pair(params: Params, single: str, short: str) -> tuple[int, ...]:
-    """One number for all axes, one an axis (in forks), or `*_h` and `*_w`, as Pooling
-    has them; empty where none is given."""
+    """One number for all axes, one for each axis (in forks), or `*_h` and `*_w`, as
+    Pooling has them; empty where none is given."""
     repeated = params.all(single, int)
     if len(repeated) == 2:
         params.error(single, f"{single} is given twice in {params.name}")
@@ -84,7 +84,7 @@ def pair(params: Params, single: str, short: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Sliding:
-    """The windows of a ConvolutionParameter: how they lie on the axes behind `axis`."""
+    """The windows of a ConvolutionParameter, along the axes after `axis`."""
 
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
@@ -94,7 +94,7 @@ class Sliding:
 
     @classmethod
     def parse(cls, params: Params) -> Sliding:
-        """`engine` and `force_nd_im2col` choose between ways to the same numbers."""
+        """`engine` and `force_nd_im2col` are ignored: the result is the same."""
         params.ignore("engine", "force_nd_im2col")
         kernel = _per_axis(params, "kernel_size", "kernel")
         if not kernel:
@@ -120,8 +120,9 @@ class Sliding:
 def _per_axis(
     params: Params, name: str, short: str, missing: int | None = None
 ) -> tuple[int, ...]:
-    """One number for all axes, one an axis (repeated), or `*_h` and `*_w`, of which one
-    may be left out where `missing` is its default. Empty where nothing is given."""
+    """One number for all axes, one for each axis (repeated), or `*_h` and `*_w`, of
+    which one may be left out where `missing` is its default. Empty where nothing is
+    given."""
     repeated = params.all(name, int)
     sides = [params.optional(f"{short}_{side}", int) for side in "hw"]
     if all(side is None for side in sides):
@@ -136,8 +137,8 @@ def _per_axis(
 def spread(
     values: tuple[int, ...], rank: int, default: int, name: str
 ) -> tuple[int, ...]:
-    """`values` for `rank` spatial axes. Raises ConversionError where the count is
-    another."""
+    """`values`, one for each of `rank` spatial axes. Raises ConversionError where there
+    are neither one nor `rank` of them."""
     if not values:
         return (default,) * rank
     if len(values) == 1:
@@ -193,20 +194,21 @@ def one_shape(inputs: tuple[Shape, ...]) -> Shape:
 
 
 def kernel_axes(rank: int) -> tuple[int, ...]:
-    """What transposes a blob (out, in, *window) to Flax's (*window, in, out)."""
+    """The axes that transpose a blob (out, in, *window) to Flax's (*window, in,
+    out)."""
     return (*range(2, rank), 1, 0)
 
 
 def initialisers(
     at: Site, blobs: tuple[Blob, ...], kernel_init: Code | Call
 ) -> dict[str, object]:
-    """The arguments of an nnx module that fill its kernel and bias as the file asks; a
-    kernel that it does not mention is Flax's affair."""
+    """The initializer arguments of an nnx module for the fillers of its kernel and
+    bias; a kernel without a filler in the file has Flax's default."""
     if not at.initialise:
         return {}
-    made: dict[str, object] = {}
+    inits: dict[str, object] = {}
     if blobs[0].filler.given:
-        made["kernel_init"] = kernel_init
+        inits["kernel_init"] = kernel_init
     if len(blobs) > 1 and blobs[1].filler != Filler():
-        made["bias_init"] = Code(blobs[1].filler.initializer(blobs[1].shape))
-    return made
+        inits["bias_init"] = Code(blobs[1].filler.initializer(blobs[1].shape))
+    return inits

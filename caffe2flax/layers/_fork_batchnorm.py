@@ -1,4 +1,4 @@
-"""BatchNorm of forks that keep a scale and an offset in it."""
+"""BatchNorm of forks in which it includes a scale and a bias."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ BLOBS = {
     "intel": ("mean", "var", "factor", "scale", "bias"),
     "xilinx": ("scale", "bias", "mean", "var"),
 }
-"""What each fork's blobs are; "": a correction that training alone uses."""
+"""The blobs of each fork's layer; "" for a correction that only training uses."""
 
 OF_NVIDIA = ("forward_type", "backward_type", "forward_math", "cudnn_math_override")
 
 
 def meaning(params: Params) -> str:
-    """Which fork's BatchNorm it is, by the caller's word or by evidence."""
+    """The fork whose BatchNorm it is: the caller's choice, or decided by the file."""
     chosen = params.dialect("BatchNorm")
     if chosen:
         return chosen
@@ -65,7 +65,7 @@ def meaning(params: Params) -> str:
 
 
 def _rates(params: Params) -> Iterator[bool]:
-    """Whether each param message of the layer leaves its blob to training."""
+    """For each param message of the layer, whether training changes its blob."""
     message = params.parent.message if params.parent else None
     for spec in message.all("param") if message else ():
         if isinstance(spec.value, Message):
@@ -84,7 +84,7 @@ class ScaledBatchNorm(Elementwise):
 
     type = "BatchNorm"
 
-    held: tuple[str, ...]
+    blob_names: tuple[str, ...]
     eps: float
     momentum: float
     training: bool
@@ -104,15 +104,15 @@ class ScaledBatchNorm(Elementwise):
         fills = filler(params, name, 1.0), filler(params, "bias_filler")
         filled = params.has("scale_filler") or params.has("bias_filler")
         scaled = fork != "nvcaffe" or params.get("scale_bias", filled) or filled
-        held = BLOBS[fork] if scaled else BLOBS[fork][:3]
+        blob_names = BLOBS[fork] if scaled else BLOBS[fork][:3]
         if fork == "intel":
             scaled = params.get("use_weight_bias", True)
             bias = params.get("bias_term", True)
-            held = held[: 3 + scaled + (scaled and bias)]
+            blob_names = blob_names[: 3 + scaled + (scaled and bias)]
         if batch:
             text = "running statistics are kept as Flax does in training"
             params.note(f"{params.span()}: BatchNorm of {fork}: {text}")
-        return cls(held, eps, moving, batch, *fills)
+        return cls(blob_names, eps, moving, batch, *fills)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         if len(inputs[0]) < 2:
@@ -124,11 +124,11 @@ class ScaledBatchNorm(Elementwise):
         sizes = {"": 1, "factor": 1}
         return tuple(
             Blob((sizes.get(name, inputs[0][1]),), fillers.get(name, ZEROS))
-            for name in self.held
+            for name in self.blob_names
         )
 
     def names(self) -> tuple[str, ...]:
-        return tuple("" if name == "factor" else name for name in self.held)
+        return tuple("" if name == "factor" else name for name in self.blob_names)
 
     def build(self, at: Site) -> Call:
         channels = at.input.shape[1]
@@ -140,10 +140,10 @@ class ScaledBatchNorm(Elementwise):
             axis=at.axis(1),
             momentum=self.momentum,
             epsilon=self.eps,
-            use_bias="bias" in self.held,
-            use_scale="scale" in self.held,
-            scale_init=scale if "scale" in self.held else None,
-            bias_init=bias if "bias" in self.held else None,
+            use_bias="bias" in self.blob_names,
+            use_scale="scale" in self.blob_names,
+            scale_init=scale if "scale" in self.blob_names else None,
+            bias_init=bias if "bias" in self.blob_names else None,
             use_fast_variance=not self.training,
             dtype=DTYPE,
             rngs=RNGS,
@@ -157,7 +157,7 @@ class ScaledBatchNorm(Elementwise):
         return {name: at.input.arrange_blob(blob, 1) for name, blob in named.items()}
 
     def _named(self, blobs: Sequence[Array]) -> dict[str, Array]:
-        named = dict(zip(self.held, blobs, strict=True))
+        named = dict(zip(self.blob_names, blobs, strict=True))
         named.pop("", None)
         if "factor" in named:
             factor = named.pop("factor").reshape(-1)[:1]

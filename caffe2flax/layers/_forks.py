@@ -30,7 +30,7 @@ def ignore_all(params: Params) -> None:
 class TrainingOnly(Layer, NotConverted):
     """A layer that compares with ground truth: left out of the net.
 
-    Where weights depend on it, it is refused.
+    ConversionError where weights depend on it.
     """
 
     bottoms: ClassVar[Arity] = (0, None)
@@ -57,8 +57,8 @@ class TrainingOnly(Layer, NotConverted):
         raise AssertionError("refused by `infer`")
 
 
-class Feed(Source):
-    """A source of training data that says the shape of each top by itself."""
+class TrainingSource(Source):
+    """A source of training data with a shape for each top."""
 
     __slots__ = ()
 
@@ -70,9 +70,9 @@ class Feed(Source):
 
 
 def unknown_shape(blob: str, where: str, batch: int = 1) -> UnknownShape:
-    """The shape of an input that only its data tells."""
+    """The error for an input whose shape only the data has."""
     return UnknownShape(
-        f"the shape of blob {blob!r} stands in {where}, which is not opened: "
+        f"the shape of blob {blob!r} is in {where}, which is not opened: "
         f"give --input-shape {blob}=N,...",
         (batch,),
         more=True,
@@ -82,21 +82,21 @@ def unknown_shape(blob: str, where: str, batch: int = 1) -> UnknownShape:
 def unknown_size(
     blob: str, where: str, known: Shape, letters: str = "N,C,H,W"
 ) -> UnknownShape:
-    """The size of images that only their data tells."""
+    """The error for images whose size only the data has."""
     return UnknownShape(
-        f"the size of blob {blob!r} stands in {where}, which is not opened: "
+        f"the size of blob {blob!r} is in {where}, which is not opened: "
         f"give --input-shape {blob}={letters}",
         known,
     )
 
 
 def top_names(params: Params) -> tuple[str, ...]:
-    """The tops of the layer that a parameter message belongs to."""
+    """The names of the tops of the layer that has this parameter message."""
     return params.parent.all("top", str) if params.parent else ()
 
 
 def positive(params: Params, name: str, default: int | None = None) -> int:
-    """A field that must be positive; required where it has no default."""
+    """A field that must be positive; required unless it has a default."""
     value = params.require(name, int) if default is None else params.get(name, default)
     if value < 1 and params.has(name):
         params.error(name, f"{name} must be positive, not {value}")
@@ -110,7 +110,7 @@ def images(type_: str, shape: Shape) -> Shape:
 
 
 def multiple(what: str, extent: int, factor: int) -> int:
-    """extent / factor. Raises ConversionError where that is no whole number."""
+    """extent / factor. Raises ConversionError where that is not an integer."""
     if extent % factor:
         raise ConversionError(f"{extent} {what} are no multiple of {factor}")
     return extent // factor

@@ -1,4 +1,4 @@
-"""InfogainLoss as Caffe had it before 1.0: its bottom holds probabilities."""
+"""InfogainLoss as Caffe had it before 1.0: its bottom has probabilities."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class Averaging:
 
     @classmethod
     def parse(cls, given: Params, default: str = "VALID", older: bool = True) -> Self:
-        """The message `loss_param`; `older` says whether its deprecated field
-        `normalize` will do."""
+        """The message `loss_param`; `older`: its deprecated field `normalize` may
+        replace `normalization`."""
         mode = given.choice("normalization", *MODES, default=default)
         normalize = given.optional("normalize", bool)
         if normalize is not None and not older:
@@ -39,7 +39,7 @@ class Averaging:
         return cls(given.optional("ignore_label", int), mode)
 
     def of(self, losses: Array, labels: Array, batch_axes: int) -> Array:
-        """The sum of the losses whose label counts / max(1, normalizer)."""
+        """The sum of the losses with a label that counts, / max(1, normalizer)."""
         valid = np.trunc(labels) != self.ignore_label
         count = {
             "FULL": losses.size,
@@ -55,13 +55,13 @@ OVER_BATCH = Averaging(normalization="BATCH_SIZE")
 
 
 def loss_param(params: Params) -> Params:
-    """The message beside a layer's own, `params`."""
+    """The message `loss_param` of the layer that has the message `params`."""
     return (params.parent or params).sub("loss_param")
 
 
 def check_labels(x: Shape, labels: Shape, axis: int) -> int:
-    """The class axis of x, not negative; ConversionError unless there is one label for
-    each entry of x without it."""
+    """The class axis of x, not negative. Raises ConversionError unless there is one
+    label for each entry of x without that axis."""
     axis = canonical_axis(axis, len(x))
     wanted = (*x[:axis], *x[axis + 1 :])
     if prod(wanted) != prod(labels):
@@ -73,7 +73,8 @@ def check_labels(x: Shape, labels: Shape, axis: int) -> int:
 
 
 def check_batch(*inputs: Shape) -> None:
-    """ConversionError unless the first two bottoms agree on their first extent."""
+    """Raises ConversionError unless the first two bottoms have the same first
+    extent."""
     for shape in inputs[:2]:
         canonical_axis(0, len(shape))
     if inputs[0][0] != inputs[1][0]:
@@ -84,7 +85,8 @@ def check_batch(*inputs: Shape) -> None:
 
 
 def check_legacy(*inputs: Shape) -> None:
-    """ConversionError where a blob has more axes than Caffe's older layers take."""
+    """Raises ConversionError where a blob has more axes than Caffe's older layers
+    take."""
     for shape in inputs:
         if len(shape) > LEGACY_AXES:
             raise ConversionError(
@@ -95,12 +97,12 @@ def check_legacy(*inputs: Shape) -> None:
 def some_labels(
     noise: np.random.Generator, axis: int, x: Shape, labels: Shape
 ) -> Array:
-    """Labels out of the classes along an axis of x."""
+    """Random labels among the classes along an axis of x."""
     return noise.integers(0, x[axis], labels)
 
 
 def check_one_each(x: Shape, labels: Shape) -> None:
-    """ConversionError unless each of x[n] has one label."""
+    """Raises ConversionError unless each x[n] has one label."""
     if prod(labels) != x[0]:
         raise ConversionError(
             f"needs one label for each of {x[0]}, of shape ({x[0]},) or with axes of 1 "
@@ -109,8 +111,8 @@ def check_one_each(x: Shape, labels: Shape) -> None:
 
 
 def row_major(x: Operand, without: int | None = None) -> Layout:
-    """A layout in which the entries of x lie in Caffe's order, once the axis `without`
-    is taken out: its own, if axes of extent 1 are all that stand elsewhere."""
+    """A layout in which the entries of x are in Caffe's order after the axis `without`
+    is removed: the layout of x itself, if only axes of extent 1 are elsewhere."""
     moved = [
         axis
         for axis in x.layout.axes
@@ -121,7 +123,8 @@ def row_major(x: Operand, without: int | None = None) -> Layout:
 
 
 def paired(a: Operand, b: Operand) -> tuple[Layout, Layout]:
-    """Layouts in which the entries of two blobs of one size correspond, batch first."""
+    """Layouts in which two blobs of one size have their entries in the same order,
+    batch first."""
     if a.shape == b.shape and a.layout.axes[0] == 0 and not a.layout.orders[0]:
         return a.layout, a.layout
     return row_major(a), row_major(b)
@@ -132,5 +135,5 @@ def at_label(x: Array, labels: Array, axis: int) -> Array:
     rest = x.shape[:axis] + x.shape[axis + 1 :]
     places = np.trunc(labels).astype(np.int64).reshape(rest)
     inside = np.clip(places, 0, x.shape[axis] - 1)
-    found = np.take_along_axis(x, np.expand_dims(inside, axis), axis)
-    return np.where(inside == places, np.squeeze(found, axis), np.nan)
+    entries = np.take_along_axis(x, np.expand_dims(inside, axis), axis)
+    return np.where(inside == places, np.squeeze(entries, axis), np.nan)

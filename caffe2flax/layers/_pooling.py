@@ -1,5 +1,5 @@
-"""The calls of functions that pool. Sizes and windows are axis by axis, x is the
-argument as source text."""
+"""The calls of pooling functions. Sizes and windows have one entry for each axis; x is
+the argument as source text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.window import CEIL, Padding, Window, overhang
 
 LARGE = 64
-"""Numbers of a window that may be added in half precision."""
+"""The largest window, in elements, that is summed in half precision."""
 
 
 def max_pool(
     x: str, spatial: tuple[Window, ...], padding: Padding, *, masked: bool = False
 ) -> str:
-    """nnx.max_pool, unless a window holds no pixel: of that it would make -inf, where
-    Caffe has the lowest float."""
+    """nnx.max_pool, unless a window has no pixel: nnx.max_pool gives -inf for it, Caffe
+    the lowest float."""
     name = "max_pool" if padding.empty else "nnx.max_pool"
     name = "max_pool_with_mask" if masked else name
     return f"{name}({_window(x, spatial, padding.emitted, whole=masked)})"
@@ -26,9 +26,9 @@ def max_pool(
 def avg_pool(
     x: str, spatial: tuple[Window, ...], padding: Padding, sizes: Shape, outs: Shape
 ) -> str:
-    """nnx.avg_pool where all windows are whole, or all pads are overhang, which does
-    not count; else a function that counts them as Caffe does. That one adds in float32,
-    so that large windows are not lost in bfloat16."""
+    """nnx.avg_pool where there are no pads, or only those of Caffe's rounding, which do
+    not count; otherwise a function that counts them as Caffe does. The latter adds in
+    float32, as bfloat16 is too coarse for large windows."""
     over = overhangs(sizes, spatial, outs)
     pad = tuple(w.pad for w in spatial)
     large = prod(w.kernel for w in spatial) > LARGE

@@ -1,7 +1,6 @@
-"""Layers that Caffe has somebody's Python code compute.
+"""Layers of `type: "Python"`, which Caffe computes by Python code that the net names.
 
-A net names that code, and nothing that it names is imported: the few that are known
-are recognised by module and class.
+That code is never imported: some classes are known by their module and name.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.params import Params
 
 PYTHON: dict[tuple[str, str], Callable[[Params], Layer]] = {}
-"""What reads a Python layer, by its module and class."""
+"""The function that reads a Python layer, by module and class."""
 
 Words = dict[str, tuple[str, ...]]
 
@@ -40,40 +39,40 @@ def python_layer(
 
 
 def options(params: Params, *known: str) -> Words:
-    """`param_str`, a mapping as YAML or Python write it, each value as its words.
+    """`param_str`, a mapping in YAML or Python, with each value as a tuple of words.
 
-    What is not understood, and keys that `known` lacks, are an error at its line.
+    Anything else, and keys that are not in `known`, are an error at its line.
     """
     text = params.get("param_str", "").strip()
     if text[:1] == "{" and text[-1:] == "}":
         text = text[1:-1]
-    found: Words = {}
+    values: Words = {}
     place = 0
     while text[place:].strip():
         pair = PAIR.match(text, place)
         if pair is None or len(text) > LIMIT:
             shown = text[place : place + 40].strip()
             params.error("param_str", f"param_str is not understood from {shown!r} on")
-            return found
+            return values
         if pair["key"] not in known:
             params.error("param_str", f"unknown option {pair['key']} in param_str")
         words = pair["one"] if pair["list"] is None else pair["list"]
-        found[pair["key"]] = tuple(
+        values[pair["key"]] = tuple(
             word.strip(QUOTES) for word in words.split(",") if word.strip(QUOTES)
         )
         place = pair.end()
-    return found
+    return values
 
 
 def numbers(
     params: Params, words: Words, key: str, *default: float
 ) -> tuple[float, ...]:
-    """The positive numbers of an option, else its default; others are an error."""
+    """The numbers of an option, or its default; an error unless they are positive."""
     try:
-        found = tuple(map(float, words[key])) if key in words else default
+        values = tuple(map(float, words[key])) if key in words else default
     except ValueError:
-        found = ()
-    if not found or not all(0 < number < float("inf") for number in found):
+        values = ()
+    if not values or not all(0 < number < float("inf") for number in values):
         params.error("param_str", f"{key} in param_str needs positive numbers")
         return default or (1.0,)
-    return found
+    return values

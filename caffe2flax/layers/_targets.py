@@ -1,4 +1,5 @@
-"""Layers that make training targets of ground truth, which is the caller's part."""
+"""Layers that compute training targets from ground truth, which the caller does
+here."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from caffe2flax.ir.layout import Shape
 
 
 class Target(Layer, ComputedByCaller):
-    """A layer whose tops are inputs of the module in training; left out at test."""
+    """A layer whose tops are inputs of the module in TRAIN; left out in TEST."""
 
     __slots__ = ()
 
@@ -30,10 +31,10 @@ class Target(Layer, ComputedByCaller):
 
 @dataclass(frozen=True, slots=True)
 class Sampled(Target):
-    """Regions sampled from proposals, with what they are and where they belong."""
+    """Regions sampled from proposals, with their labels and targets."""
 
     shapes: tuple[Shape, ...]
-    """One for each top."""
+    """The shape of each top."""
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         return self.shapes

@@ -1,4 +1,4 @@
-"""How often the scores are right."""
+"""Accuracy: how often the scores are right."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from caffe2flax.ir.layer import Array, Blob, Elementwise, Site
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-from caffe2flax.layers._affine import Cover, along, arranged, initializer
+from caffe2flax.layers._affine import AxisRange, along, arranged, initializer
 from caffe2flax.layers._fields import filler
 
 
@@ -57,8 +57,8 @@ class PReLU(Elementwise):
         )
 
     @property
-    def _cover(self) -> Cover:
-        return Cover(1, 0 if self.shared else 1)
+    def _axes(self) -> AxisRange:
+        return AxisRange(1, 0 if self.shared else 1)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         if not 2 <= len(inputs[0]) <= 4:
@@ -66,13 +66,13 @@ class PReLU(Elementwise):
         return inputs
 
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
-        return (Blob(self._cover.shape(inputs[0]), self.filler),)
+        return (Blob(self._axes.shape(inputs[0]), self.filler),)
 
     def names(self) -> tuple[str, ...]:
         return ("negative_slope",)
 
     def build(self, at: Site) -> Call:
-        shape, lacking = arranged(at.input, *self._cover.of(at.input.shape))
+        shape, lacking = arranged(at.input, *self._axes.of(at.input.shape))
         (blob,) = self.blobs(at.input.shape)
         usual = Filler("constant", value=0.25)
         init = initializer(at.initialise, self.filler, blob.shape, usual)
@@ -226,11 +226,11 @@ class Threshold(Elementwise):
         return f"exceeds({at.x}, {literal(self.threshold)})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        # Caffe compares with the float32 that the field holds.
+        # Caffe compares with the field as a float32.
         return (inputs[0] > np.float32(self.threshold)).astype(np.float64)
 
 
 def _sigmoid(x: Array) -> Array:
-    # tanh does not overflow, at the price of digits far below 1e-5.
+    # tanh does not overflow; its error is far below 1e-5.
     half: Array = 0.5 * np.tanh(0.5 * x) + 0.5
     return half

@@ -1,4 +1,4 @@
-"""Batch normalization, and the learned factors and offsets behind it."""
+"""Batch normalization, and the learned scale and bias after it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.layers._affine import (
     CHANNELS,
-    Cover,
+    AxisRange,
     along,
     arranged,
     expanded,
@@ -40,7 +40,7 @@ ZEROS = Filler()
 class BatchNorm(Elementwise, Foldable):
     """(x - mean) / sqrt(variance + eps), a channel at a time.
 
-    At test with running statistics, as an nnx.BatchNorm; in training with those of the
+    In TEST with running statistics, as an nnx.BatchNorm; in TRAIN with those of the
     batch, as a MovingBatchNorm that keeps Caffe's running statistics.
     `use_global_stats` overrides the phase.
     """
@@ -48,18 +48,18 @@ class BatchNorm(Elementwise, Foldable):
     eps: float = 1e-5
     momentum: float = 0.999
     moving: bool = False
-    """Whether the batch's statistics normalize it."""
+    """Whether it normalizes by the statistics of the batch."""
     forced: bool = False
-    """Whether that is so in the other phase, too."""
+    """Whether `use_global_stats` overrides the default of the phase."""
     scale: Scale | None = None
-    """The Scale layer behind it, once folded in."""
+    """The Scale layer after it, once folded in."""
 
     @classmethod
     def parse(cls, params: Params) -> Layer:
         fork = meaning(params)
         if fork != "bvlc":
             return ScaledBatchNorm.read(params, fork)
-        # A fork fuses the Scale behind it, and then fills its blobs by these.
+        # Fields of a fork that includes the Scale: the fillers of its blobs.
         params.ignore("use_weight_bias", "filler", "bias_filler", "bias_term")
         _check_frozen(params)
         training = params.phase == "TRAIN"
@@ -87,7 +87,7 @@ class BatchNorm(Elementwise, Foldable):
     def fold(self, following: Layer) -> Layer | None:
         if self.moving or self.scale is not None or not isinstance(following, Scale):
             return None
-        if following.cover != CHANNELS or following.second:
+        if following.axis_range != CHANNELS or following.second:
             return None
         return replace(self, scale=following)
 
@@ -120,8 +120,8 @@ class BatchNorm(Elementwise, Foldable):
         named = {"mean": mean, "var": variance}
         if self.scale:
             named |= dict(zip(("scale", "bias"), blobs[3:], strict=False))
-        made = {k: at.input.arrange_blob(v, 1) for k, v in named.items()}
-        return made | ({"factor": factor} if self.moving else {})
+        variables = {k: at.input.arrange_blob(v, 1) for k, v in named.items()}
+        return variables | ({"factor": factor} if self.moving else {})
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
@@ -139,8 +139,8 @@ class BatchNorm(Elementwise, Foldable):
 def statistics(
     blobs: Sequence[Array], dtype: type[np.floating] = np.float32
 ) -> tuple[Array, Array]:
-    """Mean and variance (C): Caffe stores them times a factor, its third blob; 0 makes
-    both 0."""
+    """Mean and variance (C). Caffe stores them times a factor, its third blob; both are
+    0 where the factor is 0."""
     mean, variance, factor = (np.asarray(blob, dtype) for blob in blobs[:3])
     divisor = factor.reshape(-1)[0]
     scale = dtype(0) if divisor == 0 else dtype(1) / divisor
@@ -148,10 +148,10 @@ def statistics(
 
 
 def _check_frozen(params: Params) -> None:
-    """Caffe aborts where a solver could change the statistics."""
+    """Records a problem where a solver could change the statistics: Caffe aborts."""
     message = params.parent.message if params.parent else None
-    found = message.all("param") if message else ()
-    for spec in list(found)[:3]:
+    specs = message.all("param") if message else ()
+    for spec in list(specs)[:3]:
         if not isinstance(spec.value, Message):
             continue
         if Params("param", spec.value).get("lr_mult", 1.0) != 0:
@@ -166,13 +166,13 @@ def _check_frozen(params: Params) -> None:
 class Scale(Layer, Pointwise):
     """x * scale + bias, on `num_axes` axes of x from `axis` on.
 
-    A second bottom, where there is one, is the scale.
+    A second bottom is the scale.
     """
 
     bottoms = (1, 2)
 
     bias: bool = False
-    cover: Cover = CHANNELS
+    axis_range: AxisRange = CHANNELS
     scale_filler: Filler = ONES
     bias_filler: Filler = ZEROS
     second: bool = False
@@ -182,20 +182,20 @@ class Scale(Layer, Pointwise):
     def parse(cls, params: Params) -> Self:
         return cls(
             bias=params.get("bias_term", False),
-            cover=Cover.parse(params),
+            axis_range=AxisRange.parse(params),
             scale_filler=filler(params, "filler", 1.0),
             bias_filler=filler(params, "bias_filler"),
             second=params.bottoms == 2,
         )
 
     def _span(self, *inputs: Shape) -> tuple[int, int]:
-        """The axes on which the scale lies, and the bias with it."""
+        """The axes of x that scale and bias have: the first one and the end."""
         if not self.second:
-            return self.cover.of(inputs[0])
-        span = self.cover.second(*inputs)
+            return self.axis_range.of(inputs[0])
+        span = self.axis_range.second(*inputs)
         if self.bias:
-            # Caffe checks the axis of a learned bias even where it lies on none.
-            replace(self.cover, count=len(inputs[1])).of(inputs[0])
+            # Caffe checks the axis of a learned bias even where the bias is a scalar.
+            replace(self.axis_range, count=len(inputs[1])).of(inputs[0])
         return span
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
@@ -218,14 +218,14 @@ class Scale(Layer, Pointwise):
         return joined(x, other, self._span(*shapes(inputs))[0])
 
     def initializers(self, at: Site) -> dict[str, Code | None]:
-        """The fillers of the blobs as arguments, where they are wanted."""
-        made = {}
+        """The fillers of the blobs as arguments, where `at.initialise` is set."""
+        inits = {}
         blobs = self.blobs(*shapes(at.inputs))
         for name, blob in zip(self.names(), blobs, strict=False):
             usual = ONES if name == "scale" else ZEROS
             init = initializer(at.initialise, blob.filler, blob.shape, usual)
-            made[f"{name}_init"] = init
-        return made
+            inits[f"{name}_init"] = init
+        return inits
 
     def build(self, at: Site) -> Call | None:
         if self.second and not self.bias:

@@ -1,4 +1,4 @@
-"""Learned offsets, and those that a second bottom gives."""
+"""Bias: a learned blob, or a second bottom."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.layers._affine import (
     CHANNELS,
-    Cover,
+    AxisRange,
     along,
     arranged,
     expanded,
@@ -30,24 +30,26 @@ from caffe2flax.layers._fields import filler
 class Bias(Layer):
     """x + bias, on `num_axes` axes of x from `axis` on.
 
-    A second bottom, where there is one, is the bias.
+    A second bottom is the bias.
     """
 
     bottoms = (1, 2)
 
-    cover: Cover = CHANNELS
+    axis_range: AxisRange = CHANNELS
     filler: Filler = Filler()
     second: bool = False
     """Whether the bias is a second bottom."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        return cls(Cover.parse(params), filler(params, "filler"), params.bottoms == 2)
+        return cls(
+            AxisRange.parse(params), filler(params, "filler"), params.bottoms == 2
+        )
 
     def _span(self, *inputs: Shape) -> tuple[int, int]:
         if self.second:
-            return self.cover.second(*inputs)
-        return self.cover.of(inputs[0])
+            return self.axis_range.second(*inputs)
+        return self.axis_range.of(inputs[0])
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         self._span(*inputs)
@@ -56,7 +58,7 @@ class Bias(Layer):
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
         if self.second:
             return ()
-        return (Blob(self.cover.shape(inputs[0]), self.filler),)
+        return (Blob(self.axis_range.shape(inputs[0]), self.filler),)
 
     def names(self) -> tuple[str, ...]:
         return ("bias",)

@@ -20,7 +20,8 @@ from caffe2flax.layers._fields import one_shape
 
 
 def shared_layout(inputs: Sequence[Operand]) -> Layout:
-    """One layout for blobs of the same rank: that of all, or channels last."""
+    """One layout for blobs of the same rank: the one they all have, or channels
+    last."""
     layouts = [operand.layout for operand in inputs]
     if len(set(layouts)) == 1:
         return layouts[0]
@@ -41,7 +42,7 @@ class Eltwise(Layer, Pointwise):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        # The other way to the gradient of PROD divides by the factors: 0 / 0 at zeros.
+        # The other method for the gradient of PROD divides by the factors: 0 / 0 at 0.
         params.ignore("stable_prod_grad")
         operation = params.choice("operation", "PROD", "SUM", "MAX", default="SUM")
         coeff = params.all("coeff", float)
@@ -100,7 +101,7 @@ def _term(coeff: float, x: str) -> str:
 @layer("Concat", "concat_param")
 @dataclass(frozen=True, slots=True)
 class Concat(Layer, Pointwise):
-    """The bottoms one behind the other along `axis`."""
+    """The bottoms one after the other along `axis`."""
 
     bottoms = (1, None)
     in_place = False

@@ -31,8 +31,8 @@ from caffe2flax.layers._fields import (
 )
 
 MATRIX = 2**19
-"""Numbers in a matrix of the reference: 4 MB, which memory is found for again and
-again, and much of which stays in the cache."""
+"""Elements in a matrix of the reference: 4 MB, which is allocated fast and stays mostly
+in the cache."""
 
 
 @register("Convolution", "convolution_param")
@@ -139,7 +139,7 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
     def _padding(self, spatial: tuple[Window, ...]) -> object:
         assert self.padding is not None, "reconcile_padding has not run"
         if all(w.kernel == 1 and w.pad == 0 for w in spatial):
-            return "SAME"  # a single pixel: it pads nothing, whatever the stride
+            return "SAME"  # a kernel of one pixel: no padding, for any stride
         emitted = self.padding.emitted
         if not isinstance(emitted, str) and all(low == high for low, high in emitted):
             return same([low for low, _ in emitted])
@@ -159,11 +159,11 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _convolve(self, blobs: Sequence[Array], x: Array) -> Array:
-        """Products of matrices, for as many rows of the top, and then positions of the
-        kernel, as MATRIX holds."""
+        """Products of matrices of at most MATRIX elements: for some rows of the top,
+        and some positions of the kernel, at a time."""
         axis = self.sliding.channel_axis(x.shape)
         (shape,) = self.infer(x.shape)
-        # A pixel where there are no spatial axes.
+        # One pixel where there are no spatial axes.
         spatial = self.sliding.windows(x.shape) or (Window(1),)
         channels, extents, sizes = (
             x.shape[axis],
@@ -194,14 +194,14 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
                 )
                 columns[:, :, i] = padded[(slice(None), slice(None), *cut)]
             part = weight[..., first : first + most]
-            made = part.reshape(*part.shape[:2], -1) @ columns.reshape(
+            summed = part.reshape(*part.shape[:2], -1) @ columns.reshape(
                 count, self.group, each * len(chunk), prod(some)
             )
-            made = made.reshape(count, self.num_output, *some)
+            summed = summed.reshape(count, self.num_output, *some)
             if first == 0:
-                total[:, :, top : top + rows] = made
+                total[:, :, top : top + rows] = summed
             else:
-                total[:, :, top : top + rows] += made
+                total[:, :, top : top + rows] += summed
         if self.bias:
             total += blobs[1].reshape(-1, *(1,) * len(sizes))
         return total.reshape(shape)
@@ -214,11 +214,13 @@ class ConvolutionDepthwise(Convolution):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        made = super(ConvolutionDepthwise, cls).parse(params)
-        if params.has("group") and made.group != made.num_output:
-            text = f"a group for each of {made.num_output} channels, not {made.group}"
+        parsed = super(ConvolutionDepthwise, cls).parse(params)
+        if params.has("group") and parsed.group != parsed.num_output:
+            text = (
+                f"a group for each of {parsed.num_output} channels, not {parsed.group}"
+            )
             params.error("group", text)
-        return replace(made, group=made.num_output)
+        return replace(parsed, group=parsed.num_output)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         channels = inputs[0][self.sliding.channel_axis(inputs[0])]
@@ -237,14 +239,14 @@ class DepthwiseConvolution(ConvolutionDepthwise):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        made = super(DepthwiseConvolution, cls).parse(params)
-        if not params.has("group") and made.num_output > 1:
+        parsed = super(DepthwiseConvolution, cls).parse(params)
+        if not params.has("group") and parsed.num_output > 1:
             params.error(
                 None,
                 "without group, the fork that has this type does one thing on CPU and "
                 "another on GPU: give as many groups as channels",
             )
-        return made
+        return parsed
 
 
 @register("CONVOLUTION3D", "convolution_param")

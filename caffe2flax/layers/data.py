@@ -1,4 +1,4 @@
-"""Where a net's blobs come from: inputs of the generated module."""
+"""Input and data layers: inputs of the generated module."""
 
 from __future__ import annotations
 
@@ -45,41 +45,42 @@ class Input(Source):
 
 @dataclass(frozen=True, slots=True)
 class Stored(Source):
-    """Images, and a label each, that Caffe reads from where the net names."""
+    """Images, each with a label, that Caffe reads from files or memory."""
 
     optional = True
     training_data = True
     tops: ClassVar[Arity] = 2
 
-    blobs_made: tuple[str, ...]
+    top_names: tuple[str, ...]
     batch: int
     channels: int = 0
     height: int = 0
     width: int = 0
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        return tuple(self.feed(top) for top in range(len(self.blobs_made)))
+        return tuple(self.top_shape(top) for top in range(len(self.top_names)))
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         shape = (self.batch, self.channels, self.height, self.width)
-        found = (self.batch,) if top else shape
-        if 0 not in found:
-            return found
-        blob = self.blobs_made[top]
+        known = (self.batch,) if top else shape
+        if 0 not in known:
+            return known
+        blob = self.top_names[top]
         unknown = [
             what
             for what, extent in zip(
                 ("batch size", "number of channels", "height", "width"),
-                found,
+                known,
                 strict=False,
             )
             if not extent
         ]
         like = f"{blob}=N" if top else f"{blob}=N,C,H,W"
         raise UnknownShape(
-            f"the {_listed(unknown)} of blob {blob!r} stand{'s' * (len(unknown) == 1)}"
-            f" in its data, which is not opened: give --input-shape {like}",
-            found,
+            f"the {_listed(unknown)} of blob {blob!r} "
+            f"{'is' if len(unknown) == 1 else 'are'} in its data, which is not opened: "
+            f"give --input-shape {like}",
+            known,
         )
 
 
@@ -108,7 +109,7 @@ class Data(Stored):
 
 
 def _decoded_channels(params: Params) -> int:
-    """The channels that the transformation implies; 0 where it does not."""
+    """The number of channels that the transformation implies; 0 where unknown."""
     transform = params.transform
     if transform is None:
         return 0
@@ -189,7 +190,7 @@ class HDF5Data(Source):
     optional = True
     training_data = True
 
-    blobs_made: tuple[str, ...]
+    top_names: tuple[str, ...]
     batch: int
 
     @classmethod
@@ -200,12 +201,12 @@ class HDF5Data(Source):
         return cls(_blobs(params), _size(params, "batch_size"))
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        return tuple(self.feed(top) for top in range(len(self.blobs_made)))
+        return tuple(self.top_shape(top) for top in range(len(self.top_names)))
 
-    def feed(self, top: int) -> Shape:
-        blob = self.blobs_made[top]
+    def top_shape(self, top: int) -> Shape:
+        blob = self.top_names[top]
         raise UnknownShape(
-            f"the shape of blob {blob!r} stands in HDF5 files, which are not opened: "
+            f"the shape of blob {blob!r} is in HDF5 files, which are not opened: "
             f"give --input-shape {blob}=N,...",
             (self.batch,),
             more=True,
@@ -224,7 +225,8 @@ def _size(params: Params, name: str, default: int = 0) -> int:
 
 
 def _superseded(params: Params) -> None:
-    """Fields that moved to `transform_param`; in a current net they mean nothing."""
+    """Reads fields that moved to `transform_param`: Caffe ignores them in a current
+    net."""
     for name in ("scale", "mean_file", "crop_size", "mirror"):
         if params.has(name):
             params.note(

@@ -30,7 +30,7 @@ from caffe2flax.layers._fields import (
 )
 
 DIRECT = ("constant", "uniform", "gaussian", "bilinear")
-"""Fillers that look the same in a blob of any arrangement, turned around or not."""
+"""Fillers that do not depend on the order of the axes, or on reversed kernels."""
 
 
 @layer("Deconvolution", "convolution_param")
@@ -100,11 +100,11 @@ class Deconvolution(Layer, Spatial):
         return Layouts((layout,) * len(inputs), (layout,) * len(inputs))
 
     def build(self, at: Site) -> Call:
-        """nnx.ConvTranspose; as that has no groups, a grouped one is an nnx.Conv over
-        the dilated input."""
+        """nnx.ConvTranspose; with groups, which that lacks, an nnx.Conv over the
+        dilated input."""
         shape = at.input.shape
         spatial = self.sliding.windows(shape)
-        # Flax counts pads from where a window touches a single pixel.
+        # Flax counts pads from the position at which a window covers one pixel only.
         padding = tuple((w.extent - 1 - w.pad,) * 2 for w in spatial)
         even = len(set(padding)) == 1
         stride = same([w.stride for w in spatial] or [1])
@@ -139,8 +139,8 @@ class Deconvolution(Layer, Spatial):
         return ", ".join(f"{at.module}({x})" for x in at.args)
 
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
-        """(c, o / group, *window) as (*window, o, c) for nnx.ConvTranspose, or turned
-        around as (*window, c / group, o) for nnx.Conv."""
+        """(c, o / group, *window) as (*window, o, c) for nnx.ConvTranspose, or with the
+        kernel reversed as (*window, c / group, o) for nnx.Conv."""
         weight = blobs[0]
         if self.group > 1:
             inputs, outputs, *window = weight.shape
@@ -158,7 +158,7 @@ class Deconvolution(Layer, Spatial):
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _spread(self, blobs: Sequence[Array], x: Array) -> Array:
-        """Each pixel adds its window of products to the top."""
+        """Each pixel of x adds its products with the kernel to a window of the top."""
         axis = self.sliding.channel_axis(x.shape)
         (shape,) = self.infer(x.shape)
         spatial = self.sliding.windows(x.shape)

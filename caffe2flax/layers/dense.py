@@ -1,4 +1,4 @@
-"""Every input weighs on every output: by a matrix, or by the row that it names."""
+"""InnerProduct, a product with a matrix, and Embed, a look-up of its rows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from caffe2flax.ir.registry import layer
 from caffe2flax.layers._fields import filler, initialisers
 
 ROWS = 2**18
-"""Weights that the reference brings to float64 at once."""
+"""How many weights the reference converts to float64 at a time."""
 
 
 @layer("InnerProduct", "inner_product_param")
 @dataclass(frozen=True, slots=True)
 class InnerProduct(Layer, ReadsWeights, Abbreviated):
-    """y = W x + b, x being all axes from `axis` on in one."""
+    """y = W x + b, with all axes of x from `axis` on flattened."""
 
     abbreviation = "linear"
 
@@ -90,7 +90,7 @@ class InnerProduct(Layer, ReadsWeights, Abbreviated):
         shape, axes = blobs[0].shape, (0, 1) if self.transpose else (1, 0)
         kernel_init = Code(blobs[0].filler.initializer(shape, axes))
         reordered = not np.all(np.diff(at.input.flat_indices(axis)) == 1)
-        made = Call.of(
+        call = Call.of(
             "nnx.Linear",
             features,
             self.num_output,
@@ -100,7 +100,7 @@ class InnerProduct(Layer, ReadsWeights, Abbreviated):
             precision=PRECISION,
             rngs=RNGS,
         )
-        return replace(made, comment="rows in H, W, C order") if reordered else made
+        return replace(call, comment="rows in H, W, C order") if reordered else call
 
     def call(self, at: Site) -> str:
         axis = self._axis(at.input.shape)
@@ -138,7 +138,7 @@ class InnerProduct(Layer, ReadsWeights, Abbreviated):
 @layer("Embed", "embed_param")
 @dataclass(frozen=True, slots=True)
 class Embed(Layer):
-    """weight[x] + bias, x being the number of a row in each element."""
+    """weight[x] + bias, each element of x the index of a row."""
 
     in_place = False
 

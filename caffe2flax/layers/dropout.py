@@ -16,11 +16,11 @@ from caffe2flax.ir.registry import layer
 @layer("Dropout", "dropout_param")
 @dataclass(frozen=True, slots=True)
 class Dropout(Elementwise, Stochastic):
-    """x at test; in training x * mask / (1 - dropout_ratio).
+    """x in TEST; in TRAIN x * mask / (1 - dropout_ratio).
 
-    `scale_train: false`, of Faster R-CNN's fork: (1 - dropout_ratio) * x at test, and
-    x * mask in training. `sample_weights_test: true`, of SegNet's fork: at test as in
-    training.
+    `scale_train: false`, of Faster R-CNN's fork: (1 - dropout_ratio) * x in TEST, and
+    x * mask in TRAIN. `sample_weights_test: true`, of SegNet's fork: in TEST as in
+    TRAIN.
     """
 
     ratio: float = 0.5

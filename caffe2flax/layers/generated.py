@@ -1,4 +1,4 @@
-"""Blobs out of nothing, and blobs to nowhere: DummyData, Parameter, HDF5Output."""
+"""Layers without bottoms, and without tops: DummyData, Parameter, HDF5Output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from caffe2flax.layers._fields import blob_shape, read_filler
 @layer("DummyData", "dummy_data_param")
 @dataclass(frozen=True, slots=True)
 class DummyData(Layer, Stochastic):
-    """Each top as its filler fills it, a random one anew at every call."""
+    """Each top as its filler fills it; a random filler fills it anew at every call."""
 
     bottoms = 0
     tops = (1, None)
@@ -85,7 +85,7 @@ T = TypeVar("T")
 
 
 def _each(values: Sequence[T], tops: int) -> tuple[T, ...]:
-    """One value a top; where their number is wrong, as many as can be."""
+    """One value for each top; fewer where the number of values is wrong."""
     if len(values) == tops:
         return tuple(values)
     return (values[0],) * tops
@@ -135,7 +135,7 @@ class Parameter(Layer):
 @layer("HDF5Output", "hdf5_output_param")
 @dataclass(frozen=True, slots=True)
 class HDF5Output(Layer):
-    """Nothing: the file that Caffe would write is no part of the net."""
+    """Nothing: the file that Caffe writes is not part of the net."""
 
     bottoms = 2
     tops = 0

@@ -1,4 +1,4 @@
-"""Im2col: a convolution's windows, laid out."""
+"""Im2col: the windows of a convolution as columns."""
 
 from __future__ import annotations
 

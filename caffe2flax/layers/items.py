@@ -1,4 +1,4 @@
-"""Items of a batch picked by another blob."""
+"""Items of a batch selected by another blob."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _items_first(x: Operand) -> Layout:
 @layer("BatchReindex")
 @dataclass(frozen=True, slots=True)
 class BatchReindex(Layer):
-    """y[i] = x[index[i]], the second bottom being the index."""
+    """y[i] = x[index[i]], with the second bottom as index."""
 
     bottoms = 2
     in_place = False
@@ -58,7 +58,8 @@ class BatchReindex(Layer):
 @layer("Filter")
 @dataclass(frozen=True, slots=True)
 class Filter(Layer, DataDependentShape):
-    """The items for which the last bottom is not 0; how many, the data decides."""
+    """The items for which the last bottom is not 0; their number depends on the
+    data."""
 
     bottoms = (2, None)
     tops = (1, None)
@@ -87,7 +88,7 @@ class Filter(Layer, DataDependentShape):
     def example(
         self, bottom: int, noise: np.random.Generator, *inputs: Shape
     ) -> Array | None:
-        """Every other item, about."""
+        """A random selection of about half of the items."""
         last = bottom == len(inputs) - 1
         return noise.integers(0, 2, inputs[-1]) if last else None
 

@@ -67,7 +67,7 @@ class SoftmaxWithLoss(ClassLoss):
     def parse(cls, params: Params) -> Self:
         params.ignore("engine")
         if params.tops > 1:
-            # Its inner Softmax takes over the loss weights, one too many for its top.
+            # Its inner Softmax gets the loss weights too, one more than it has tops.
             params.error(
                 None,
                 "Caffe's SoftmaxWithLoss aborts with a second top, whatever its "
@@ -185,9 +185,9 @@ class InfogainLoss(ClassLoss, ReadsFiles):
 
 
 def _holds_probabilities(params: Params) -> bool:
-    """Whether an InfogainLoss is that of Caffe before 1.0."""
+    """Whether an InfogainLoss is that of Caffe before 1.0, with probabilities."""
     meaning = params.dialect("InfogainLoss")
-    if not meaning and params.makers[:1] == ("Softmax",):
+    if not meaning and params.bottom_types[:1] == ("Softmax",):
         why = "its bottom comes from a Softmax"
         meaning = params.decided("InfogainLoss", "probabilities", why)
     if not meaning:
@@ -197,7 +197,7 @@ def _holds_probabilities(params: Params) -> bool:
 
 
 class RowLoss(ClassLoss):
-    """A loss that takes all axes behind the first for classes."""
+    """A loss in which all axes after the first are classes."""
 
     __slots__ = ()
 
@@ -254,7 +254,7 @@ def softmax(x: Array, axis: int) -> Array:
 
 
 def _options(at: Site, axis: int, averaging: Averaging) -> dict[str, str | None]:
-    """The keyword arguments that say where the classes are and which labels count."""
+    """The keyword arguments for the class axis and for the labels that count."""
     axis %= len(at.input.shape)
     by_batch = averaging.normalization == "BATCH_SIZE"
     return {

@@ -27,7 +27,7 @@ from caffe2flax.layers._labels import (
 
 
 class PairLoss(Layer):
-    """A loss of two blobs with as many entries: one number."""
+    """A loss of two blobs with the same number of entries: one number."""
 
     __slots__ = ()
 
@@ -86,7 +86,7 @@ class EuclideanLoss(PairLoss):
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         check_legacy(inputs[0])
-        # super() fails in a class that dataclass(slots=True) has made anew.
+        # super() fails in a class that dataclass(slots=True) has replaced.
         return PairLoss.infer(self, *inputs)
 
     def call(self, at: Site) -> str:

@@ -22,8 +22,8 @@ class LRN(Elementwise):
     """x / (k + alpha / n * sum of squares over n channels) ** beta.
 
     WITHIN_CHANNEL: x / (1 + alpha * mean of squares over n x n pixels) ** beta. In
-    place and across channels Caffe loses x, and gives the square of what x would have
-    been multiplied with.
+    place and across channels, Caffe overwrites x too early: the top is the square of
+    the factor of x.
     """
 
     size: int = 5

@@ -22,8 +22,8 @@ from caffe2flax.ir.registry import layer
 class MVN(Layer):
     """(x - mean) / (std + eps) over height and width.
 
-    `across_channels`: over channels too. The output has 4 axes, extents of 1 added to
-    a smaller blob.
+    `across_channels`: over channels too. The top has 4 axes; a bottom with fewer gets
+    axes of extent 1.
     """
 
     normalize_variance: bool = True

@@ -1,4 +1,4 @@
-"""One blob into several, into a part of itself, or many times over."""
+"""Layers that split, crop or repeat a blob."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ class Slice(Layer, Rearranges):
         )
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        """Where runs of an ordered axis end at the cuts, each part keeps its own."""
+        """Each part keeps its segments of an axis that is stored in another order, if
+        the cuts are between segments."""
         (x,) = inputs
         axis = canonical_axis(self.slice_axis, len(x.shape))
         parts = split_order(x.layout.orders[axis], self._sizes(x.shape))
@@ -156,8 +157,8 @@ class Crop(Layer, Spatial, Aligned, Rearranges):
     first_axis: int = 2
     offset: tuple[int, ...] = ()
     derived: str = ""
-    """"auto": its offset follows from the layers between the bottoms; "open": it does
-    unless that makes a difference and nothing tells; "": it is given."""
+    """"auto": its offset follows from the layers above the bottoms; "open": as "auto",
+    or an error where the file does not decide and the offset is not 0; "": given."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -208,7 +209,7 @@ class Crop(Layer, Spatial, Aligned, Rearranges):
         return replace(self, offset=given, derived=""), note
 
     def _starts(self, shape: Shape) -> tuple[int | None, ...]:
-        """The offset on each axis, None where the axis is left alone."""
+        """The offset on each axis, None where the axis is not cropped."""
         axis = canonical_axis(self.first_axis, len(shape))
         count = len(shape) - axis
         if len(self.offset) > 1 and len(self.offset) != count:
@@ -234,7 +235,8 @@ class Crop(Layer, Spatial, Aligned, Rearranges):
         return (tuple(cropped),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        """Both have their axes in one order; of the second only the extents matter."""
+        """Both have their axes in the same order; only the second one's extents are
+        used."""
         x, like = inputs
         axis = canonical_axis(self.first_axis, len(x.shape))
         if len(like.shape) > len(x.shape):
@@ -260,7 +262,7 @@ class Crop(Layer, Spatial, Aligned, Rearranges):
 @layer("Tile", "tile_param")
 @dataclass(frozen=True, slots=True)
 class Tile(Layer, Rearranges):
-    """Its bottom `tiles` times, one copy behind the other along `axis`."""
+    """Its bottom `tiles` times, one copy after the other along `axis`."""
 
     in_place = False
 

@@ -1,4 +1,4 @@
-"""Pooling and SPP: the largest or the mean value of a window."""
+"""Pooling and SPP: the largest or the mean value of each window."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from caffe2flax.layers._fields import pair, windows
 from caffe2flax.layers._pooling import avg_pool, max_pool, overhangs
 
 LOWEST = float(np.finfo(np.float32).min)
-"""What Caffe starts a maximum from."""
+"""The initial value of Caffe's maximum."""
 
 
 @layer("Pooling", "pooling_param")
@@ -48,8 +48,8 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
     pad: tuple[int, ...] = ()
     everywhere: bool = False
     ceil: bool = True
-    tops_made: int = 1
-    """2: the mask too."""
+    top_count: int = 1
+    """How many tops it has; the second is the mask."""
     padding: Padding | None = None
 
     @classmethod
@@ -79,7 +79,7 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
         if len(shape) not in (4, 5):
             text = "pooling needs a blob of 4 axes, or of 5 in forks"
             raise ConversionError(f"{text}, not {shape}")
-        if len(shape) == 5 and self.tops_made == 2:
+        if len(shape) == 5 and self.top_count == 2:
             raise ConversionError(f"a mask needs a blob of 4 axes, not {shape}")
         if self.everywhere:
             return tuple(Window(size) for size in shape[2:])
@@ -88,7 +88,7 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
         sizes = pooled(shape[2:], self._windows(shape), ceil=self.ceil)
-        return ((*shape[:2], *sizes),) * self.tops_made
+        return ((*shape[:2], *sizes),) * self.top_count
 
     def coordinate_map(self) -> CoordinateMap | None:
         flat = max(map(len, (self.kernel, self.stride, self.pad))) < 3
@@ -109,10 +109,10 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
 
     def layouts(self, *inputs: Operand) -> Layouts:
         layout = Layout.channels_last(len(inputs[0].shape))
-        return Layouts((layout,), (layout,) * self.tops_made)
+        return Layouts((layout,), (layout,) * self.top_count)
 
     def call(self, at: Site) -> str:
-        if self.everywhere and self.tops_made == 1:
+        if self.everywhere and self.top_count == 1:
             if self.method == "MAX":
                 return f"nnx.max_pool({at.x}, {at.operands[0]}.shape[1:-1])"
             axes = tuple(range(1, len(at.input.shape) - 1))
@@ -120,7 +120,7 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
         spatial = self._windows(at.input.shape)
         assert self.padding is not None, "reconcile_padding has not run"
         if self.method == "MAX":
-            return max_pool(at.x, spatial, self.padding, masked=self.tops_made == 2)
+            return max_pool(at.x, spatial, self.padding, masked=self.top_count == 2)
         sizes = at.input.shape[2:], at.output.shape[2:]
         return avg_pool(at.x, spatial, self.padding, *sizes)
 
@@ -130,7 +130,7 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
         (x,) = inputs
         spatial = self._windows(x.shape)
         sizes = self.infer(x.shape)[0][2:]
-        if self.tops_made == 1:
+        if self.top_count == 1:
             return slide(x, self.method, spatial, sizes)
         return slide(x, "MAX", spatial, sizes), slide(x, "MASK", spatial, sizes)
 
@@ -158,7 +158,7 @@ class SPP(Layer):
         return cls(height, method)
 
     def _levels(self, shape: Shape) -> list[tuple[tuple[Window, ...], Shape]]:
-        """The windows of each level, and how many of them there are an axis.
+        """The windows of each level, and how many of them there are along each axis.
 
         Raises ConversionError.
         """
@@ -182,7 +182,7 @@ class SPP(Layer):
         return ((shape[0], sum(shape[1] * prod(sizes) for _, sizes in levels)),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        """Channels last, which leaves each level in the order H, W, C."""
+        """Channels last: each level of the top is stored in the order H, W, C."""
         (x,) = inputs
         layout = Layout.channels_last(4)
         if self.height == 1:
@@ -195,24 +195,24 @@ class SPP(Layer):
 
     def call(self, at: Site) -> str:
         sizes = at.input.shape[2:]
-        found = [
+        pools = [
             (spatial, reconcile(sizes, spatial, outs), outs)
             for spatial, outs in self._levels(at.input.shape)
         ]
         if self.height == 1:
-            ((spatial, padding, outs),) = found
+            ((spatial, padding, outs),) = pools
             if self.method == "MAX":
                 return max_pool(at.x, spatial, padding)
             return avg_pool(at.x, spatial, padding, sizes, outs)
         levels = []
-        for spatial, padding, outs in found:
+        for spatial, padding, outs in pools:
             kernel = tuple(w.kernel for w in spatial)
             last: tuple[object, ...] = (padding.emitted,)
             if self.method == "AVE":
                 pad = tuple(w.pad for w in spatial)
                 last = (pad, overhangs(sizes, spatial, outs))
             levels.append(literal((kernel, kernel, *last)))
-        empty = any(padding.empty for _, padding, _ in found)
+        empty = any(padding.empty for _, padding, _ in pools)
         largest = "max_pool" if empty else "nnx.max_pool"
         pool = largest if self.method == "MAX" else "avg_pool"
         return f"spatial_pyramid({arguments(pool, at.x, *levels)})"
@@ -226,7 +226,7 @@ class SPP(Layer):
 
 
 MAX_LEVELS = 16
-"""Bins beyond the pixels are refused anyway; this bounds the work until then."""
+"""More bins than pixels are an error anyway; this bounds the work until then."""
 
 NO_STOCHASTIC = (
     "STOCHASTIC pooling is not implemented in Caffe either (CPU); a net trained with "
@@ -244,7 +244,7 @@ def pooled(sizes: Shape, spatial: tuple[Window, ...], *, ceil: bool) -> Shape:
 
 
 def slide(x: Array, method: str, spatial: tuple[Window, ...], sizes: Shape) -> Array:
-    """x (N, C, *spatial) pooled into `sizes`; MASK is where MAX found its value."""
+    """x (N, C, *spatial) pooled into `sizes`; MASK gives the index of the maximum."""
     ranges = [list(each) for each in map(pool_windows, x.shape[2:], spatial, sizes)]
     largest = seen = np.where(x > LOWEST, x, LOWEST)
     pixels, sums = np.ones(()), x
@@ -270,14 +270,15 @@ def _along(x: Array, ranges: Ranges, axis: int, method: np.ufunc) -> Array:
 
 
 def _places(seen: Array, largest: Array, rows: Ranges, columns: Ranges) -> Array:
-    """The first pixel of each window that holds its `largest`, -1 where none does."""
+    """The index of the first pixel of each window that equals its `largest`, -1 where
+    none does."""
     top = np.empty(largest.shape)
     for i, (y0, y1, _) in enumerate(rows):
         for j, (x0, x1, _) in enumerate(columns):
             pixels = np.arange(y0, y1)[:, None] * seen.shape[3] + np.arange(x0, x1)
-            found = seen[:, :, y0:y1, x0:x1].reshape(*seen.shape[:2], -1)
-            place = found.argmax(-1) if found.size else np.zeros(seen.shape[:2], int)
-            index = pixels.ravel()[place] if found.size else place
+            window = seen[:, :, y0:y1, x0:x1].reshape(*seen.shape[:2], -1)
+            place = window.argmax(-1) if window.size else np.zeros(seen.shape[:2], int)
+            index = pixels.ravel()[place] if window.size else place
             top[:, :, i, j] = np.where(largest[:, :, i, j] > LOWEST, index, -1)
     return top
 

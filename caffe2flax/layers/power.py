@@ -14,7 +14,7 @@ from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 
 EXACT_POWERS = 16
-"""Up to here repeated multiplication is as good as a power function, and faster."""
+"""Up to this power, repeated multiplication is as exact as `**`, and faster."""
 
 
 @layer("Power", "power_param")
@@ -34,7 +34,8 @@ class Power(Elementwise):
 
     @property
     def _constant(self) -> str | None:
-        """The value that Caffe gives whatever x is, NaN and infinities included."""
+        """The value of a power that does not depend on x, for NaN and infinities
+        too."""
         with np.errstate(all="ignore"):
             if np.float32(self.power) * np.float32(self.scale) != 0:
                 return None
@@ -73,7 +74,7 @@ class Power(Elementwise):
 @layer("Exp", "exp_param")
 @dataclass(frozen=True, slots=True)
 class Exp(Elementwise):
-    """base ** (shift + scale * x); base -1 stands for e."""
+    """base ** (shift + scale * x); base -1 means e."""
 
     base: float = -1.0
     scale: float = 1.0
@@ -104,7 +105,7 @@ class Exp(Elementwise):
 @layer("Log", "log_param")
 @dataclass(frozen=True, slots=True)
 class Log(Elementwise):
-    """log(shift + scale * x) / log(base); base -1 stands for e."""
+    """log(shift + scale * x) / log(base); base -1 means e."""
 
     base: float = -1.0
     scale: float = 1.0
@@ -145,7 +146,7 @@ def _base(params: Params) -> float:
 
 
 def _affine(x: str, scale: float, shift: float) -> str:
-    """`scale * x + shift` of the operand x, without what changes nothing."""
+    """`scale * x + shift` of the operand x, without a scale of 1 and a shift of 0."""
     text = x if scale == 1 else f"{literal(scale)} * {x}"
     if shift == 0:
         return text
@@ -159,5 +160,5 @@ def _power(base: float, exponent: float) -> str:
 
 
 def _text(value: np.floating) -> str:
-    """The shortest literal that names the same float32."""
+    """The shortest literal that gives the same float32."""
     return literal(float(str(np.float32(value))))

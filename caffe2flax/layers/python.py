@@ -1,4 +1,4 @@
-"""Layers in Python: the few that are known by name."""
+"""Layers of `type: "Python"` that are known by module and class."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.layers._forks import (
-    Feed,
     TrainingOnly,
+    TrainingSource,
     top_names,
     unknown_shape,
     unknown_size,
@@ -26,7 +26,7 @@ from caffe2flax.layers._targets import Sampled, Target
 
 @layer("Python", "python_param")
 class Python(Layer):
-    """What somebody's Python code computes: known by its name, or refused."""
+    """A layer in Python code: one that is known by its name, or an error."""
 
     __slots__ = ()
 
@@ -35,7 +35,7 @@ class Python(Layer):
 
     @classmethod
     def parse(cls, params: Params) -> Layer:
-        # Whether cards share it; nothing that is computed.
+        # Whether GPUs share it: does not change the result.
         params.ignore("share_in_parallel", "param_str")
         module, name = params.require("module", str), params.require("layer", str)
         read = PYTHON.get((module, name))
@@ -58,24 +58,24 @@ class Python(Layer):
 
 
 TRAINED_WITH = re.compile("loss|accuracy|evaluat|debug", re.IGNORECASE)
-"""Names of classes that serve training: only what no net at work needs goes by them."""
+"""Parts of class names that only layers for training have."""
 
 
 @dataclass(frozen=True, slots=True)
-class PythonData(Feed):
-    """What somebody's Python code reads, as arguments of the module."""
+class PythonData(TrainingSource):
+    """Data that Python code reads, as arguments of the module."""
 
-    blobs_made: tuple[str, ...]
+    top_names: tuple[str, ...]
     name: str
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         where = f"the data of the Python layer {self.name}"
-        raise unknown_shape(self.blobs_made[top], where)
+        raise unknown_shape(self.top_names[top], where)
 
 
 @dataclass(frozen=True, slots=True)
 class Training(TrainingOnly):
-    """A Python layer that samples against ground truth."""
+    """A Python layer that compares with ground truth."""
 
 
 @python_layer("caffe.layers.detectnet.clustering", "ClusterGroundtruth")
@@ -87,7 +87,7 @@ def _training(params: Params) -> Layer:
 
 @dataclass(frozen=True, slots=True)
 class AnchorTarget(Target):
-    """What each anchor of a region proposal network is to predict, sampled."""
+    """Training targets for a sample of the anchors of a region proposal network."""
 
     tops = 4
 
@@ -116,7 +116,7 @@ def _proposal_target(params: Params) -> Layer:
 
 
 REGIONS = 128
-"""How many py-faster-rcnn's default configuration samples in training."""
+"""How many regions py-faster-rcnn samples in training by default."""
 
 
 def _regions(tops: int, classes: int) -> tuple[Shape, ...]:
@@ -126,14 +126,14 @@ def _regions(tops: int, classes: int) -> tuple[Shape, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class RoIData(Feed):
-    """Images, their sizes and what is to be found in them, or sampled regions."""
+class RoIData(TrainingSource):
+    """Images, their sizes and their ground truth, or sampled regions."""
 
-    blobs_made: tuple[str, ...]
+    top_names: tuple[str, ...]
     shapes: tuple[Shape, ...]
 
-    def feed(self, top: int) -> Shape:
-        blob = self.blobs_made[top]
+    def top_shape(self, top: int) -> Shape:
+        blob = self.top_names[top]
         if not top:
             raise unknown_size(blob, "a list of images", (1, 3, 0, 0))
         if 0 in self.shapes[top - 1]:
@@ -147,16 +147,15 @@ def _images(params: Params) -> Layer:
     (classes, *_) = numbers(params, options(params, "num_classes"), "num_classes")
     blobs = top_names(params)
     regions = _regions(len(blobs) - 1, int(classes))
-    # With the scale of each axis, there are four numbers in place of three.
+    # With one scale for each axis, there are four numbers instead of three.
     return RoIData(blobs, ((1, 0), (1, 5)) if "im_info" in blobs else regions)
 
 
 @dataclass(frozen=True, slots=True)
 class SpatialDropout(Elementwise, Stochastic):
-    """x / (1 - p), of which whole channels are left out in training.
+    """x / (1 - p), with whole channels set to 0 in training.
 
-    ENet's own code: which of both it is stands in its `param_str`, and it scales at
-    test, too.
+    ENet's own code: its `param_str` has the phase, and it scales in TEST too.
     """
 
     p: float

@@ -1,4 +1,4 @@
-"""Layers with a state that goes from step to step."""
+"""Recurrent layers, with a state that each step passes to the next."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Recurrent(Layer, Stateful):
         return tuple(Blob(shape, fillers[len(shape)]) for shape in shapes)
 
     def multiply_adds(self, *inputs: Shape) -> int:
-        """Of every step of every stream; a static input weighs in once a stream."""
+        """Those of every step of every stream; a static input counts once a stream."""
         matrices = [b.shape for b in self.blobs(*inputs) if len(b.shape) == 2]
         once = prod(matrices.pop(1)) if self.static else 0
         each = sum(map(prod, matrices))
@@ -128,7 +128,7 @@ class Recurrent(Layer, Stateful):
 
     def build(self, at: Site) -> Call:
         blobs = self.blobs(*(operand.shape for operand in at.inputs))
-        # One for all kernels: their shapes are no part of an initializer.
+        # One initializer for all kernels: it does not depend on their shapes.
         kernels = [blob for blob in blobs if len(blob.shape) > 1]
         inits = [k.filler.initializer(k.shape, (1, 0)) for k in kernels]
         return Call.of(

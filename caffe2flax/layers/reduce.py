@@ -1,4 +1,4 @@
-"""Axes summed up, or searched for their largest entries."""
+"""Sums along axes, and the largest entries along them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Reduction(Layer):
         return (shape[: canonical_axis(self.first_axis, len(shape))],)
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        """Any will do; the axes that stay keep their places among one another."""
+        """Any layout; the axes that remain keep their order."""
         (layout,) = (x.layout for x in inputs)
         axis = canonical_axis(self.first_axis, layout.rank)
         kept = tuple(a for a in layout.axes if a < axis)
@@ -48,10 +48,10 @@ class Reduction(Layer):
     def call(self, at: Site) -> str:
         layout = at.input.layout
         first = canonical_axis(self.first_axis, layout.rank)
-        gone = [i for i, a in enumerate(layout.axes) if a >= first]
-        axes = f", axis={literal(tuple(gone))}" if first else ""
-        if len(gone) == 1 and first:
-            axes = f", axis={layout.position(layout.axes[gone[0]])}"
+        reduced = [i for i, a in enumerate(layout.axes) if a >= first]
+        axes = f", axis={literal(tuple(reduced))}" if first else ""
+        if len(reduced) == 1 and first:
+            axes = f", axis={layout.position(layout.axes[reduced[0]])}"
         x = {
             "ASUM": f"jnp.abs({at.x})",
             "SUMSQ": f"jnp.square({at.x})",
@@ -76,8 +76,8 @@ class ArgMax(Layer):
     """Indices of the `top_k` largest entries of an item or along `axis`, or the values.
 
     Without `axis` the top is (N, 1, top_k, 1, ...), or with `out_max_val`
-    (N, 2, top_k, 1, ...) of indices and values; with it, the values alone. Of equals
-    the one with the larger index comes first.
+    (N, 2, top_k, 1, ...) of indices and values; with both, only the values. Of equal
+    entries the one with the larger index comes first.
     """
 
     in_place = False
@@ -129,12 +129,12 @@ class ArgMax(Layer):
             rows = x.reshape(len(x), prod(x.shape[1:]))
         else:
             rows = np.moveaxis(x, self.axis, -1)
-        # A stable sort of the reversed entries leaves later ones first among equals.
+        # After a stable sort of the reversed entries, later ones of equals are first.
         order = np.argsort(-rows[..., ::-1], axis=-1, kind="stable")
         indices = rows.shape[-1] - 1 - order[..., : self.top_k]
-        found = np.take_along_axis(rows, indices, -1)
+        values = np.take_along_axis(rows, indices, -1)
         if self.axis is not None:
-            top = found if self.values else indices.astype(np.float64)
+            top = values if self.values else indices.astype(np.float64)
             return np.moveaxis(top, -1, self.axis)
-        parts = [indices.astype(np.float64), *([found] if self.values else [])]
+        parts = [indices.astype(np.float64), *([values] if self.values else [])]
         return np.stack(parts, 1).reshape(shape)

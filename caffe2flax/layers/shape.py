@@ -1,4 +1,4 @@
-"""The same numbers in another shape."""
+"""Flatten and Reshape: the same elements in another shape."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from caffe2flax.ir.layer import canonical_axis
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-from caffe2flax.layers._regroup import Regroup
+from caffe2flax.layers._reshape import ReshapeLayer
 
 
 @layer("Flatten", "flatten_param")
 @dataclass(frozen=True, slots=True)
-class Flatten(Regroup):
-    """Axes `axis` to `end_axis` in one."""
+class Flatten(ReshapeLayer):
+    """Axes `axis` to `end_axis` as one."""
 
     axis: int = 1
     end_axis: int = -1
@@ -40,7 +40,7 @@ class Flatten(Regroup):
 
 @layer("Reshape", "reshape_param")
 @dataclass(frozen=True, slots=True)
-class Reshape(Regroup, Rearranges):
+class Reshape(ReshapeLayer, Rearranges):
     """`num_axes` axes from `axis` become `shape`: 0 copies, -1 takes what remains."""
 
     dims: Shape = ()

@@ -1,4 +1,4 @@
-"""What stands for a layer type that nothing is known of, where the user asks for it."""
+"""The stub for an unknown layer type, used where the user asks for stubs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ NOT_PARAMETERS = ("name", "type", "bottom", "top", "include", "exclude", "phase"
 
 @dataclass(frozen=True, slots=True)
 class Stub(Layer, WritesMethod):
-    """A method to be filled in: it takes and gives arrays in Caffe's axis order."""
+    """A method to be written by hand: it takes and returns arrays in Caffe's axis
+    order."""
 
     bottoms = (0, None)
     tops = (1, None)
@@ -44,16 +45,16 @@ class Stub(Layer, WritesMethod):
                     line.error("type", f"{text} {blob}=N,...")
         kept = [f for f in line.message.fields if f.name not in NOT_PARAMETERS]
         line.ignore(*(f.name for f in line.message.fields))
-        made = cls(params.name, line.get("name", ""), given, _printed(kept))
+        stub = cls(params.name, line.get("name", ""), given, _printed(kept))
         line.note(
             f"{line.span('type')}: {params.name} is unknown: the module's method for "
-            f"{made.name!r} is to be filled in" + made.assumption
+            f"{stub.name!r} is to be filled in" + stub.assumption
         )
-        return made
+        return stub
 
     @property
     def assumption(self) -> str:
-        """What is taken for granted of its tops."""
+        """What the note says about the assumed shapes of its tops."""
         if None not in self.shapes:
             return ""
         return "; its tops are taken to have the shape of its first bottom"
@@ -90,14 +91,14 @@ class Stub(Layer, WritesMethod):
 
 
 def _plain(text: str) -> str:
-    """`text` for a docstring: nothing in it can end the string."""
+    """`text` for a docstring, without characters that could end the string."""
     return literal(text)[1:-1].replace('"', "'").replace("\\'", "'")
 
 
 def _printed(fields: Sequence[object]) -> tuple[str, ...]:
-    """Fields as prototxt, a line each."""
+    """Fields as prototxt, one on each line."""
     lines: list[str] = []
-    # A stack in place of recursion, which a file could exhaust.
+    # A stack instead of recursion, whose depth a file could exceed.
     stack: list[tuple[int, object]] = [(0, field) for field in reversed(fields)]
     while stack:
         depth, field = stack.pop()

@@ -12,12 +12,13 @@ from caffe2flax.ir.coordinates import IDENTITY, CoordinateMap, Spatial
 from caffe2flax.ir.graph import Graph, Node, Value
 
 WIDE = 30
-"""Rows of border, beyond what keeps the size, that no layer has by chance."""
+"""A border of more rows than the kernel needs, by this number, is there to be
+cropped."""
 
 
-class Place(NamedTuple):
-    """How the pixels of `root` lie in a blob, and whether a layer in between has a
-    border that only a crop explains."""
+class RootMap(NamedTuple):
+    """The map from the pixels of a blob to those of `root`, which it was computed from.
+    wide: a layer in between adds a border that is meant to be cropped."""
 
     root: Value
     map: CoordinateMap
@@ -25,54 +26,57 @@ class Place(NamedTuple):
 
 
 def align_crops(graph: Graph) -> Graph:
-    """Tells the layers that ask for it where their bottoms lie on one another.
+    """Gives crops without an offset the one that follows from the layers above.
 
     Before: score = Crop(upscore, data)
     After:  score = Crop(upscore, data) with offset (19, 19)
 
-    Each blob is a scale and a shift of what it comes from, by first bottoms; the offset
-    is the difference of two blobs that come from one. Raises ConversionError with the
-    problems of all layers.
+    Through first bottoms, the pixels of each blob map to those of an earlier one by a
+    scale and a shift; the offset is the difference of two maps to the same blob. Raises
+    ConversionError with the problems of all layers.
     """
-    places: dict[Value, Place] = {}
+    maps: dict[Value, RootMap] = {}
     problems: list[Problem] = []
     nodes, notes = [], []
     for node in graph.nodes:
-        above = [places.get(value, Place(value, IDENTITY)) for value in node.inputs]
+        above = [maps.get(value, RootMap(value, IDENTITY)) for value in node.inputs]
         if isinstance(node.layer, Aligned) and node.layer.aligned:
             try:
-                layer, note = node.layer.with_alignment(*_between(*above[:2]))
+                layer, note = node.layer.with_alignment(*_offsets(*above[:2]))
             except ConversionError as error:
                 problems += node.fail(error).problems
                 continue
             node = replace(node, layer=layer)
             notes += [f"{node.span}: {note}"] if note else []
         if above:
-            places.update((top, _below(node, top, above[0])) for top in node.outputs)
+            maps.update((top, _map_of_top(node, top, above[0])) for top in node.outputs)
         nodes.append(node)
     if problems:
         raise ConversionError(problems)
     return replace(graph, nodes=tuple(nodes)).with_notes(*notes)
 
 
-def _below(node: Node, top: Value, above: Place) -> Place:
+def _map_of_top(node: Node, top: Value, above: RootMap) -> RootMap:
     step = None
     try:
         if isinstance(node.layer, Spatial):
             step = node.layer.coordinate_map()
     except ConversionError:
-        pass  # its windows do not lie on two axes; `infer` says where that is wrong
+        pass  # its windows have not two axes; `infer` raises if that is an error
     if step is None or len(step) != 2:
-        return Place(top, IDENTITY)
+        return RootMap(top, IDENTITY)
     pairs = zip(above.map, step, strict=True)
     total = tuple((scale * s, s * shift + b) for (scale, shift), (s, b) in pairs)
     wide = any(s <= 1 and abs(b / s) >= WIDE for s, b in step)
-    return Place(above.root, total, above.wide or wide)
+    return RootMap(above.root, total, above.wide or wide)
 
 
-def _between(cropped: Place, like: Place) -> tuple[tuple[Fraction, ...] | None, bool]:
-    """Where `like` begins in `cropped`, for each axis; None where nothing tells."""
-    scales = [[scale for scale, _ in place.map] for place in (cropped, like)]
+def _offsets(
+    cropped: RootMap, like: RootMap
+) -> tuple[tuple[Fraction, ...] | None, bool]:
+    """The offset of `like` in `cropped` on each axis, None where there is none, and
+    whether a border is meant to be cropped."""
+    scales = [[scale for scale, _ in root_map.map] for root_map in (cropped, like)]
     if cropped.root != like.root or scales[0] != scales[1]:
         return None, False
     pairs = zip(cropped.map, like.map, strict=True)

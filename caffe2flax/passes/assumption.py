@@ -1,8 +1,8 @@
-"""Inputs whose size only their data tells: sizes that the net can take.
+"""Assumed shapes for inputs whose size only the data has.
 
 Data layers read from databases and lists of images, which are not opened. Where neither
-the net nor the caller tells their size, a usual one stands for it that every layer, and
-every weight of the files, can take. Modules refuse to be called with another.
+the net nor the caller gives their size, the first of some usual sizes is assumed that
+suits every layer and every weight of the files. The module accepts no other size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layout import Shape
 
 STORED = ((3, 32, 32), (1, 28, 28))
-"""(C, H, W) of images that databases often hold as they are, not to be cropped."""
+"""(C, H, W) of images that databases often contain and nets do not crop."""
 
 IMAGES = (
     *((3, size, size) for size in (224, 227)),
@@ -28,19 +28,21 @@ IMAGES = (
     (1, 28, 28),
     *((1, size, size) for size in (32, 64, 224)),
 )
-"""(C, H, W) of other images, the likeliest first."""
+"""(C, H, W) of other images, in the order in which they are tried."""
 
 
 VECTOR = (100,)
-"""What an item is where it need not be an image."""
+"""The shape of an item that need not be an image."""
 
 SIZES = (3, 4)
-"""Numbers that tell the size of an image: height, width and scale, or a scale each."""
+"""How many numbers describe the size of an image: height, width and one scale, or a
+scale for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """An input whose shape is not known: what is, and the top of its layer it is."""
+    """An input whose shape is not known: `error` has the known extents, `top` is its
+    index among the tops of its layer."""
 
     value: Value
     node: Node
@@ -53,20 +55,20 @@ class Unknown:
 
     @property
     def line(self) -> bool:
-        """Whether it is a line of numbers for each image, not known how many."""
+        """Whether it is some numbers for each image, and how many is unknown."""
         return len(self.error.known) == 2
 
     @property
     def stored(self) -> bool:
-        """Whether not even the channels of images are known."""
+        """Whether it is images of which even the channels are unknown."""
         return len(self.error.known) == 4 and not self.error.known[1]
 
 
 def guesses(
     graph: Graph, unknown: Iterable[Unknown], known: Iterable[Shape] = ()
 ) -> Iterator[Mapping[Value, Shape]]:
-    """Shapes for all of these, the likeliest first; `known` are those of the other
-    inputs."""
+    """Usual shapes for all `unknown` inputs together, in the order in which they are
+    tried; `known` are the shapes of the other inputs."""
     inputs = list(unknown)
     images = (*STORED, *IMAGES) if any(u.stored for u in inputs) else IMAGES
     labels: tuple[Shape | None, ...] = ((),)
@@ -79,7 +81,7 @@ def guesses(
     lines = SIZES if any(u.line for u in inputs) else SIZES[:1]
     batches: list[int] = [0]
     if any(u.error.more and u.top for u in inputs):
-        # A layer of another phase tells of its own batch.
+        # The batch may be that of another layer.
         batches += sorted({shape[0] for shape in known if shape})
     seen = []
     for batch, label, vector, line, image in product(
@@ -87,15 +89,15 @@ def guesses(
     ):
         first = VECTOR if vector else image
         other = image if label is None else label
-        found = {
+        shapes = {
             u.value: (u.error.known[0], line)
             if u.line
             else _filled(u, image, first, other, batch)
             for u in inputs
         }
-        if found not in seen:
-            seen.append(found)
-            yield found
+        if shapes not in seen:
+            seen.append(shapes)
+            yield shapes
 
 
 def _is_windowed(node: Node) -> bool:
@@ -113,11 +115,11 @@ def _filled(
     return tuple(a or b for a, b in zip(known, usual, strict=False))
 
 
-def agree(
+def weights_fit(
     nodes: Iterable[Node], weight_shapes: Mapping[str, tuple[Shape, ...]]
 ) -> bool:
-    """Whether the weight blobs of the files have as many numbers as those of the net;
-    older files write them with more axes."""
+    """Whether the weight blobs of the files have as many elements as those of the net;
+    in older files they have more axes."""
     return all(
         prod(have) == prod(weight.shape)
         for node in nodes
@@ -131,7 +133,7 @@ def assumption_notes(
     graph: Graph, unknown: Iterable[Unknown], shapes: Mapping[Value, Shape]
 ) -> Iterator[str]:
     """A note on each input whose shape is assumed."""
-    fit = ", which the weights fit" if graph.given.weight_shapes else ""
+    fit = ", which the weights fit" if graph.caller_shapes.weight_shapes else ""
     return (
         f"{u.node.span}: {str(u.error.problems[0].message).partition(': give')[0]}; "
         f"taken to be {shapes[u.value]}{fit}, and the module takes no other: "

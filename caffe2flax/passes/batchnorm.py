@@ -12,19 +12,19 @@ from caffe2flax.ir.layer import Layer
 
 
 def fold_batchnorm(graph: Graph) -> Graph:
-    """Joins each layer with the one behind it that it can take in (`Foldable`).
+    """Joins each `Foldable` layer with the next layer, where the two can be one.
 
     Before: a = BatchNorm(x); b = Scale(a)
     After:  b = BatchNorm(x), with the weights of both
 
-    Not where another layer reads `a`, or where `a` leaves the module, or where one of
-    the two shares weights by itself.
+    Not where another layer reads `a`, where the module returns `a`, or where one of the
+    two shares weights with other layers.
     """
     pairs = [*_pairs(graph)]
     uses = Counter(weight for node in graph.nodes for weight in node.weights)
     alike = Counter(node.weights + follower.weights for node, follower, _ in pairs)
     folded: dict[int, Node] = {}
-    gone: set[int] = set()
+    removed: set[int] = set()
     for node, follower, layer in pairs:
         weights = node.weights + follower.weights
         if any(uses[weight] != alike[weights] for weight in weights):
@@ -37,13 +37,13 @@ def fold_batchnorm(graph: Graph) -> Graph:
             shares=(),
             parts=(*node.layers, *follower.layers),
         )
-        gone.add(follower.number)
-    nodes = (folded.get(n.number, n) for n in graph.nodes if n.number not in gone)
+        removed.add(follower.number)
+    nodes = (folded.get(n.number, n) for n in graph.nodes if n.number not in removed)
     return replace(graph, nodes=tuple(nodes))
 
 
 def _pairs(graph: Graph) -> Iterator[tuple[Node, Node, Layer]]:
-    """Two nodes, and the layer that does the work of both."""
+    """Two nodes, and the layer that computes the same as both."""
     readers = graph.readers()
     for node in graph.nodes:
         follower = _only_reader(node, readers, graph.returned)
@@ -61,5 +61,7 @@ def _only_reader(
 ) -> Node | None:
     if len(node.outputs) != 1 or node.outputs[0] in returned:
         return None
-    found = readers.get(node.outputs[0], ())
-    return found[0] if len(found) == 1 and len(found[0].inputs) == 1 else None
+    following = readers.get(node.outputs[0], ())
+    return (
+        following[0] if len(following) == 1 and len(following[0].inputs) == 1 else None
+    )

@@ -15,20 +15,21 @@ from caffe2flax.ir.graph import Graph, Node, Value, Weight
 _NUMBERED = re.compile(
     r"([A-Za-z]+(?:[_-][A-Za-z]+)*?)[_-]?(\d+[a-z]?\d*(?:_\d+)?)(?=$|[/_.-])"
 )
-"""`inception_3a/1x1`, `res2a_branch2b`, `conv2_1/dw`, `fire3/squeeze1x1`: a word, a
+"""`inception_3a/1x1`, `res2a_branch2b`, `conv2_1/dw`, `fire3/squeeze1x1`: a stem, a
 number, the rest."""
 
 LEAST_MODULES = 2
-"""Layers with weights that a block must have: a lone convolution reads better flat."""
+"""Layers with weights that a block must have: a single convolution is clearer without a
+class of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """A group of nodes that occurs more than once, up to the values of its attributes.
 
-    name: the part of Caffe's names that its layers share. names and blobs: what is
-    left of the names of its nodes and of the values they make. Blocks with one `kind`
-    have the same layer types, wired alike.
+    name: the part of Caffe's names that its layers share. names and blobs: the rest of
+    the names of its nodes and of their outputs. Blocks of the same `kind` have the same
+    layer types with the same connections.
     """
 
     name: str
@@ -53,12 +54,12 @@ def find_blocks(graph: Graph) -> tuple[Block, ...]:
     Of inception_3a/1x1, inception_3a/3x3, ..., inception_3b/1x1, ... these are
     inception_3a, inception_3b, ..., of one kind.
 
-    Names only propose: neighbours with one number in their names form a group. Groups
-    are of one kind if they have the same layer types, wired alike, under the same names
-    but for the number. A group counts if one value goes out of it, nothing inside is an
-    output or a tap, and it shares no weights with the rest. There are none in a net
-    with a layer that is a method of its class (`WritesMethod`): a method belongs to
-    one class.
+    Adjacent nodes with the same number in their names form a group. Groups are of one
+    kind if they have the same layer types, the same connections, and the same names but
+    for the number. A group is a block if only one of its values is read outside, no
+    other is an output or a tap, and it shares no weights with the rest. A net with a
+    layer that is a method of the class (`WritesMethod`) has no blocks: the method
+    belongs to one class.
     """
     if any(isinstance(node.layer, WritesMethod) for node in graph.nodes):
         return ()
@@ -73,7 +74,7 @@ def find_blocks(graph: Graph) -> tuple[Block, ...]:
     lengths = {len(block.nodes) for block in whole if block and counts[block.kind] > 1}
     kept = []
     for nodes, block in zip(groups, whole, strict=True):
-        # Layers behind a block may only share its number, as pool3 does fire3's.
+        # The layers after a block may have its number too, as pool3 after fire3.
         heads = (_block(nodes[:n], uses) for n in sorted(lengths) if n < len(nodes))
         fitting = [x for x in (block, *heads) if x and counts[x.kind] > 1]
         if fitting:
@@ -83,7 +84,8 @@ def find_blocks(graph: Graph) -> tuple[Block, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Uses:
-    """Who reads each value, what leaves the graph, how many nodes hold each weight."""
+    """The readers of each value, what the module returns, and how many nodes have each
+    weight."""
 
     readers: Mapping[Value, tuple[Node, ...]]
     returned: frozenset[Value]
@@ -94,7 +96,7 @@ class _Uses:
         weights = Counter(w for node in graph.nodes for w in node.weights)
         return cls(graph.readers(), graph.returned, weights)
 
-    def leave(self, value: Value, numbers: set[int]) -> bool:
+    def is_read_outside(self, value: Value, numbers: set[int]) -> bool:
         if value in self.returned:
             return True
         readers = self.readers.get(value, ())
@@ -109,22 +111,22 @@ def _named(name: str) -> _Name:
 
 
 def _block(nodes: tuple[Node, ...], uses: _Uses) -> Block | None:
-    """The group as a block; None where it is no closed unit."""
+    """The group as a block; None where it cannot be one."""
     if sum(bool(node.weights) for node in nodes) < LEAST_MODULES:
         return None
     if any(node.carried for node in nodes):
-        return None  # only the net itself passes states on
+        return None  # states are arguments of the net's class only
     numbers = {node.number for node in nodes}
-    made = {value for node in nodes for value in node.outputs}
-    leaving = [value for value in made if uses.leave(value, numbers)]
+    computed = {value for node in nodes for value in node.outputs}
+    results = [value for value in computed if uses.is_read_outside(value, numbers)]
     inputs = tuple(
-        dict.fromkeys(v for node in nodes for v in node.inputs if v not in made)
+        dict.fromkeys(v for node in nodes for v in node.inputs if v not in computed)
     )
     shared = any(uses.weights[w] > 1 for node in nodes for w in node.weights)
     match = _NUMBERED.match(nodes[0].name)
-    if len(leaving) != 1 or not inputs or shared or match is None:
+    if len(results) != 1 or not inputs or shared or match is None:
         return None
-    (output,) = leaving
+    (output,) = results
     stem = _named(nodes[0].name).stem
     locals_ = {v: _local(v.blob, stem) for node in nodes for v in node.outputs}
     return Block(
@@ -140,8 +142,8 @@ def _block(nodes: tuple[Node, ...], uses: _Uses) -> Block | None:
 
 
 def _local(name: str, stem: str) -> str:
-    """`name` without the block's own part: `1x1` of `inception_3a/1x1`, `bn_branch2a`
-    of `bn2a_branch2a` in a block of `res`."""
+    """`name` without the name of the block: `1x1` of `inception_3a/1x1`, `bn_branch2a`
+    of `bn2a_branch2a` in a block with the stem `res`."""
     parts = _named(name)
     if not parts.key:
         return name
@@ -155,7 +157,7 @@ def _kind(
     output: Value,
     locals_: dict[Value, str],
 ) -> tuple[object, ...]:
-    """What two blocks must have in common: types, wiring, names."""
+    """What two blocks of one kind have in common: types, connections, names."""
     places: dict[Value, object] = {value: i for i, value in enumerate(inputs)}
     rows: list[object] = []
     for i, node in enumerate(nodes):

@@ -1,4 +1,4 @@
-"""Channels last where convolutions live, Caffe's order elsewhere."""
+"""Layouts: channels last for images, Caffe's order elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from caffe2flax.ir.layout import Layout, Operand, Shape
 
 @dataclass(frozen=True, slots=True)
 class Relayout(Layer):
-    """The same blob, held in another layout."""
+    """The same blob in another layout."""
 
     have: Layout
     want: Layout
@@ -41,15 +41,15 @@ class Relayout(Layer):
 
 
 def assign_layouts(graph: Graph) -> Graph:
-    """Gives every value its layout, with a Relayout node where one layer's is not the
-    next's.
+    """Gives every value its layout, and adds a Relayout node where a layer needs its
+    bottom in another one.
 
     Before: pool5 -> Reshape -> ...      (pool5 is N, H, W, C in generated code)
     After:  pool5 -> Relayout -> Reshape, only where the reshape has to move data
 
-    Inputs of four and more axes are channels last unless that costs a transpose that
-    Caffe's order saves. Outputs and taps are so too, or have their axes as in Caffe,
-    and always hold Caffe's order along each axis.
+    Inputs of four and more axes are channels last unless Caffe's order needs fewer
+    transposes. Outputs and taps are channels last or have Caffe's order of axes; along
+    each axis their entries are always in Caffe's order.
     """
     chosen = {value: _usual(graph, value) for value in graph.arguments}
     best = _Walk(graph).run(chosen)
@@ -63,8 +63,8 @@ def assign_layouts(graph: Graph) -> Graph:
         nodes=tuple(best.nodes),
         sizes=graph.sizes.with_shapes(best.shapes, best.larger_batch),
         layouts=best.layouts,
-        outputs=tuple(best.leaving(graph.outputs)),
-        taps=tuple(best.leaving(graph.taps)),
+        outputs=tuple(best.results(graph.outputs)),
+        taps=tuple(best.results(graph.taps)),
     )
 
 
@@ -79,14 +79,15 @@ def _others(rank: int) -> Iterable[Layout]:
     return (Layout.channels_last(rank),) if rank == 3 else ()
 
 
-def _outward(layout: Layout) -> Layout:
-    """The layout in which a blob leaves the module."""
+def _result_layout(layout: Layout) -> Layout:
+    """The layout in which the module returns a blob."""
     last = Layout.channels_last(layout.rank)
     return last if layout.axes == last.axes else Layout.caffe(layout.rank)
 
 
 class _Walk:
-    """One way through the graph, with the transposes that it takes."""
+    """The layouts of all values for one choice of input layouts; `cost` counts the
+    transposes."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
@@ -106,11 +107,13 @@ class _Walk:
             self.nodes.append(replace(node, inputs=moved))
             self.layouts.update(zip(node.outputs, plan.outputs, strict=True))
         for value in (*self.graph.outputs, *self.graph.taps):
-            self._move(value, _outward(self.layouts[value]))
+            self._move(value, _result_layout(self.layouts[value]))
         return self
 
-    def leaving(self, values: Iterable[Value]) -> Iterable[Value]:
-        return (self._move(value, _outward(self.layouts[value])) for value in values)
+    def results(self, values: Iterable[Value]) -> Iterable[Value]:
+        return (
+            self._move(value, _result_layout(self.layouts[value])) for value in values
+        )
 
     def _operand(self, value: Value) -> Operand:
         sizes = self.graph.sizes
@@ -129,19 +132,21 @@ class _Walk:
         known = self.moved.get((value, want))
         if known is not None:
             return known
-        made = Value(value.blob, self._fresh(value.blob))
-        self.moved[value, want] = made
-        self.layouts[made] = want
-        self.shapes[made] = self.graph.shapes[value]
-        self.larger_batch[made] = self.graph.sizes.larger_batch[value]
+        moved_value = Value(value.blob, self._new_version(value.blob))
+        self.moved[value, want] = moved_value
+        self.layouts[moved_value] = want
+        self.shapes[moved_value] = self.graph.shapes[value]
+        self.larger_batch[moved_value] = self.graph.sizes.larger_batch[value]
         self.cost += 1
         number = -1 - len(self.moved)
         layer = Relayout(have, want)
         span = Span("")
-        self.nodes.append(Node(value.blob, layer, (value,), (made,), span, number))
-        return made
+        self.nodes.append(
+            Node(value.blob, layer, (value,), (moved_value,), span, number)
+        )
+        return moved_value
 
-    def _fresh(self, blob: str) -> int:
-        """A version above all that the net makes."""
+    def _new_version(self, blob: str) -> int:
+        """A version of the blob that the net does not have."""
         moved = sum(value.blob == blob for value, _ in self.moved)
         return self.graph.blobs[blob].version + 1 + moved

@@ -1,4 +1,4 @@
-"""Caffe's rounding and pads settled against XLA's."""
+"""Padding for XLA that gives Caffe's sizes and windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from caffe2flax.ir.window import Padding
 
 
 def reconcile_padding(graph: Graph) -> Graph:
-    """Gives every windowed layer the padding that is emitted.
+    """Gives every windowed layer its padding in generated code.
 
     Before: Convolution(kernel 7, stride 2, pad 3)
     After:  the same with padding ((3, 3), (3, 3)), where SAME would have padded (2, 3)
@@ -27,8 +27,8 @@ def reconcile_padding(graph: Graph) -> Graph:
 
 
 def paddings(graph: Graph) -> Iterator[tuple[Node, Padding]]:
-    """The windowed layers, each with what Caffe pads, what SAME would have padded and
-    what is emitted."""
+    """The windowed layers, each with Caffe's padding, that of SAME and the emitted
+    one."""
     return ((node, padding) for node, _, padding in _windowed(graph))
 
 

@@ -12,7 +12,7 @@ from caffe2flax.ir.graph import Graph, Node, Share, Sizes, Value, Weight
 from caffe2flax.ir.layer import Blob
 from caffe2flax.ir.layout import BATCH_SCALE, Shape
 from caffe2flax.limits import current
-from caffe2flax.passes.assumption import Unknown, agree, assumption_notes, guesses
+from caffe2flax.passes.assumption import Unknown, assumption_notes, guesses, weights_fit
 
 Shapes = dict[Value, Shape]
 
@@ -24,17 +24,15 @@ MAX_AXES = 32
 
 
 def infer_shapes(graph: Graph) -> Graph:
-    """Gives every value its shape and every node its weight blobs, shared ones
-    resolved.
+    """Gives every value its shape and every node its weight blobs; a shared blob is
+    that of the layer that names it first.
 
     Before: conv1 = Convolution(data)
-    After:  conv1 (1, 96, 55, 55) = Convolution(data (1, 3, 227, 227)), weights (96, 3,
-    11, 11),
-            (96,)
+    After:  conv1 (1, 96, 55, 55) = Convolution(data (1, 3, 227, 227)),
+            weights (96, 3, 11, 11) and (96,)
 
-    The net is walked a second time with a scaled batch, which tells the extents that
-    follow the batch from constants. Raises ConversionError with the problems of all
-    layers.
+    All shapes are computed a second time with a larger batch: the extents that change
+    depend on the batch. Raises ConversionError with the problems of all layers.
     """
     problems: list[Problem] = []
     shapes, unknown = _sources(graph, problems)
@@ -54,17 +52,17 @@ def infer_shapes(graph: Graph) -> Graph:
 def _guess(
     graph: Graph, shapes: Shapes, unknown: list[Unknown]
 ) -> Mapping[Value, Shape]:
-    """Usual shapes for the inputs of unknown size; none where the net takes none."""
+    """Usual shapes for the inputs of unknown size; none where none suits the net."""
     for guess in guesses(graph, unknown, shapes.values()):
         problems: list[Problem] = []
         nodes = _walk(graph, {**shapes, **guess}, problems)
-        if not problems and agree(nodes, graph.given.weight_shapes):
+        if not problems and weights_fit(nodes, graph.caller_shapes.weight_shapes):
             return guess
     return {}
 
 
 def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknown]]:
-    """The shapes of the inputs, and those inputs of which only their data tells it."""
+    """The shapes of the inputs, and the inputs whose shape only the data has."""
     shapes: Shapes = {}
     unknown: list[Unknown] = []
     unread = graph.unread
@@ -73,7 +71,7 @@ def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknow
             if value in unread:
                 continue
             try:
-                shapes[value] = _fed(graph, node, i, value.blob)
+                shapes[value] = _input_shape(graph, node, i, value.blob)
             except UnknownShape as error:
                 unknown.append(Unknown(value, node, i, error))
                 continue
@@ -84,14 +82,14 @@ def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknow
     return shapes, unknown
 
 
-def _fed(graph: Graph, node: Node, top: int, blob: str) -> Shape:
-    given = graph.given
+def _input_shape(graph: Graph, node: Node, top: int, blob: str) -> Shape:
+    given = graph.caller_shapes
     if blob in given.input_shapes:
         return given.input_shapes[blob]
     source = node.layer
     assert isinstance(source, Source), f"{node.name} is no source"
     try:
-        return source.feed(top)
+        return source.top_shape(top)
     except ConversionError:
         if blob not in given.array_shapes:
             raise
@@ -118,8 +116,8 @@ def _check_activations(shapes: Shapes) -> None:
 
 
 def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
-    """Fills `shapes`; a node whose inputs failed is passed over in silence, being their
-    fault."""
+    """Fills `shapes`. A node without the shapes of all its inputs is skipped: the
+    problem is that of an earlier node."""
     owners = _Owners()
     nodes = []
     for node in graph.nodes:
@@ -144,7 +142,7 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
 
 
 def _checked(blobs: tuple[Blob, ...]) -> tuple[Blob, ...]:
-    """`blobs`, if Caffe can hold each. Raises ConversionError."""
+    """`blobs`, each checked against Caffe's largest size. Raises ConversionError."""
     for i, blob in enumerate(blobs):
         if prod(blob.shape) > MAX_ELEMENTS:
             text = f"weight blob {i} of shape {blob.shape} exceeds 2^31 elements"
@@ -162,7 +160,7 @@ class _Owners:
     def resolve(self, node: Node, blobs: tuple[Blob, ...]) -> tuple[Weight, ...]:
         """The node's weights; a shared one is its owner's. Raises ConversionError."""
         if isinstance(node.layer, WritesMethod):
-            return ()  # what it holds is not known
+            return ()  # its weight blobs are unknown
         if len(node.shares) > len(blobs):
             raise ConversionError(
                 f"{len(node.shares)} param messages for {len(blobs)} weight blobs"
@@ -186,12 +184,13 @@ class _Owners:
                     f"shape is {owner.shape}, not {blob.shape}"
                 )
                 raise ConversionError(Problem(text, share.span))
-            self._agree(share)
+            self._check_multipliers(share)
             weights.append(replace(owner, shape=blob.shape))
         return tuple(weights)
 
-    def _agree(self, share: Share) -> None:
-        """One parameter has one learning rate. Raises ConversionError."""
+    def _check_multipliers(self, share: Share) -> None:
+        """Checks that a shared parameter has one lr_mult and one decay_mult. Raises
+        ConversionError."""
         for what in ("lr_mult", "decay_mult"):
             given = getattr(share, what)
             if given is None:
@@ -231,7 +230,7 @@ def _larger_batch(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:
 
 
 def propagate(graph: Graph, shapes: Mapping[Value, Shape], scaled: Shapes) -> Shapes:
-    """Fills `scaled`. Raises ConversionError where a layer refuses, or where the batch
+    """Fills `scaled`. Raises ConversionError where a layer does, or where the batch
     would change the shape of a weight."""
     for node in graph.nodes:
         inputs = [scaled[value] for value in node.inputs]

@@ -1,4 +1,4 @@
-"""Which sizes of the inputs may be others than the file's."""
+"""Which extents of the inputs may differ from the file's."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ Shapes = Mapping[Value, Shape]
 
 
 def find_free_sizes(graph: Graph) -> Graph:
-    """Finds the axes of each input whose extent nothing fixes: with twice the extent
-    no shape of a weight may change, nor what is written for a layer, but for the pads
-    of a window, which stay those of the file's size.
+    """Finds the axes of each input whose extent may vary: with twice the extent, the
+    shapes of the weights and the code of all layers stay the same, except for the pads
+    of windows, which are always those for the file's size.
 
-    Height and width are free in front of global pooling, and not in front of a dense
-    layer. Channels are fixed whatever the layers say, so that N, C, H, W is told from
-    N, H, W, C. Of sequences (T, N, ...) N is free, too.
+    Height and width are free before global pooling, but not before a dense layer.
+    Channels are always fixed, so that N, C, H, W is not confused with N, H, W, C. Of
+    sequences (T, N, ...) N is free, too.
     """
     known = [value for value in graph.arguments if value not in graph.sizes.assumed]
-    usual: object = None
+    original: object = None
     free: set[tuple[Value, int]] = set()
     for axes in dict.fromkeys(map(tuple, _choices(graph, known))):
-        grown = None if free.issuperset(axes) else _written(graph, axes)
-        if grown is None:
+        doubled = None if free.issuperset(axes) else _written(graph, axes)
+        if doubled is None:
             continue
-        usual = usual or _written(graph, ())  # most nets never ask
-        if grown == usual:
+        original = original or _written(graph, ())  # computed only where it is needed
+        if doubled == original:
             free.update(axes)
     axes_of = {v: frozenset(axis for value, axis in free if value == v) for v in known}
     return replace(graph, sizes=replace(graph.sizes, free_axes=axes_of))
 
 
 def _choices(graph: Graph, known: Sequence[Value]) -> Iterable[Axes]:
-    """Axes that may be free together: all spatial ones, those of inputs that are
-    equally large, of each input, one by one; and that of the items of sequences."""
+    """Sets of axes to try: all spatial ones, those of inputs of the same size, those of
+    each input, each alone; and the axis of the items of sequences."""
     shapes = {value: graph.shapes[value] for value in known}
     spatial = {v: [(v, axis) for axis in range(2, len(shapes[v]))] for v in known}
     yield [pair for pairs in spatial.values() for pair in pairs]
@@ -60,20 +60,20 @@ def _choices(graph: Graph, known: Sequence[Value]) -> Iterable[Axes]:
         ]
 
 
-def _grown(graph: Graph, shapes: Shapes, axes: Axes) -> dict[Value, Shape]:
+def _doubled(graph: Graph, shapes: Shapes, axes: Axes) -> dict[Value, Shape]:
     """The shapes of the inputs with twice the extent along all of `axes`."""
-    grown = {value: shapes[value] for value in graph.arguments}
+    doubled = {value: shapes[value] for value in graph.arguments}
     for value, axis in axes:
-        shape = list(grown[value])
+        shape = list(doubled[value])
         shape[axis] *= 2
-        grown[value] = tuple(shape)
-    return grown
+        doubled[value] = tuple(shape)
+    return doubled
 
 
 def _written(graph: Graph, axes: Axes) -> object:
-    """What would be written for each layer with inputs of twice the extent along all of
-    `axes`; None where a layer, or a weight, does not take them."""
-    shapes = _grown(graph, graph.shapes, axes)
+    """The code of each layer for inputs of twice the extent along all of `axes`; None
+    where a layer, or a weight, does not allow them."""
+    shapes = _doubled(graph, graph.shapes, axes)
     try:
         for node in graph.nodes:
             inputs = [shapes[value] for value in node.inputs]
@@ -82,7 +82,7 @@ def _written(graph: Graph, axes: Axes) -> object:
                 return None
             outputs = node.layer.infer(*inputs)
             shapes.update(zip(node.outputs, outputs, strict=True))
-        larger = _grown(graph, graph.sizes.larger_batch, axes)
+        larger = _doubled(graph, graph.sizes.larger_batch, axes)
         sizes = Sizes(shapes, propagate(graph, shapes, larger))
         done = assign_layouts(reconcile_padding(replace(graph, sizes=sizes)))
         return [_text(done, node) for node in done.nodes]
@@ -91,7 +91,7 @@ def _written(graph: Graph, axes: Axes) -> object:
 
 
 def _text(graph: Graph, node: Node) -> object:
-    """What is written for a node; of a window only which function slides it."""
+    """The code of a node; for a layer of windows only the name of its function."""
     inputs = tuple(map(graph.operand, node.inputs))
     outputs = tuple(map(graph.operand, node.outputs))
     args = tuple(f"x{i}" for i in range(len(inputs)))

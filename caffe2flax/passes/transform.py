@@ -1,5 +1,4 @@
-"""What is done to images before the net sees them: the caller's word before the
-file's."""
+"""How images are prepared: the caller's `mean` and `scale` in place of the file's."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ def image_input(graph: Graph) -> Value:
 
 
 def with_transform(graph: Graph, mean: Sequence[float], scale: float | None) -> Graph:
-    """The graph with these in place of the file's `mean_value` and `scale`, where they
-    are given. Raises ConversionError."""
+    """The graph with `mean` and `scale`, where given, in place of the file's
+    `mean_value` and `scale`. Raises ConversionError."""
     if not mean and scale is None:
         return graph
     value = image_input(graph)
@@ -40,8 +39,8 @@ def with_transform(graph: Graph, mean: Sequence[float], scale: float | None) -> 
         changed = replace(changed, mean_value=tuple(map(float, mean)), mean_file="")
     if scale is not None:
         changed = replace(changed, scale=float(scale))
-    said = own.note(value.blob, graph.phase)
-    notes = (note for note in graph.remarks.notes if note != said)
+    old = own.note(value.blob, graph.phase)
+    notes = (note for note in graph.remarks.notes if note != old)
     new = changed.note(value.blob, graph.phase)
     return replace(
         graph,

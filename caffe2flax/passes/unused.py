@@ -1,4 +1,4 @@
-"""Losses and scores that a net at test has no labels for."""
+"""Losses and scores that have no labels in TEST."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from caffe2flax.ir.layer import Layer
 
 
 def drop_unused(graph: Graph) -> Graph:
-    """Leaves out what has no top, and in TEST what needs labels that only training has.
+    """Leaves out layers without a top, and in TEST losses and scores without labels.
 
     Before: data, label = Data; fc8 = ...(data); loss = SoftmaxWithLoss(fc8, label)
     After:  data = Data; fc8 = ...(data), and fc8 is an output.
 
-    Labels are blobs that a data layer reads from disk and that reach the loss through
-    no layer with weights. What reads such a loss goes with it. A loss whose labels come
-    from an Input stays, and so does one that a tap depends on. In either phase, what is
-    not converted because it serves training alone goes, unless weights depend on it.
+    Labels are blobs that a data layer reads from disk and that no layer with weights
+    reads, directly or through other layers. What reads a loss that is left out is left
+    out too. A loss stays if its labels come from an Input, or if a tap depends on it.
+    In either phase, layers that only training uses and that are not converted are left
+    out, unless weights depend on them.
     """
     nodes = [node for node in graph.nodes if node.outputs]
-    silent = [node for node in graph.nodes if not node.outputs]
-    dropped = [_dropped(node, "it has no top") for node in silent]
+    without_top = [node for node in graph.nodes if not node.outputs]
+    dropped = [_dropped(node, "it has no top") for node in without_top]
     training = graph.phase != "TEST"
     labels = _labels(graph)
-    lost = _lost(graph, nodes, set() if training else labels)
-    if training and not lost:
+    reasons = _reasons(graph, nodes, set() if training else labels)
+    if training and not reasons:
         done = _without(graph, nodes, dropped, ())
         return done.with_notes(*_hidden_losses(done))
 
-    nodes = [node for node in nodes if node.number not in lost]
-    gone = [node for node in graph.nodes if node.number in lost]
-    dropped += [_dropped(node, lost[node.number]) for node in gone]
+    nodes = [node for node in nodes if node.number not in reasons]
+    removed = [node for node in graph.nodes if node.number in reasons]
+    dropped += [_dropped(node, reasons[node.number]) for node in removed]
 
-    unmade = {value for node in gone for value in node.outputs} | labels
+    not_computed = {value for node in removed for value in node.outputs} | labels
     read = {value for node in nodes for value in node.inputs}
-    enders = gone if training else (*gone, *silent)
-    freed = [value for node in enders for value in node.inputs]
-    kept = [v for v in freed if v not in read and v not in unmade]
-    ended = lost or not any(_leaves(node, graph) for node in (*graph.inputs, *nodes))
-    done = _without(graph, nodes, dropped, kept if ended else ())
+    last = removed if training else (*removed, *without_top)
+    unread = [value for node in last for value in node.inputs]
+    kept = [v for v in unread if v not in read and v not in not_computed]
+    needs_outputs = reasons or not any(
+        _is_returned(node, graph) for node in (*graph.inputs, *nodes)
+    )
+    done = _without(graph, nodes, dropped, kept if needs_outputs else ())
     if not training:
         return done
-    left = (f"{n.span}: {n.name!r} is left out: {lost[n.number]}" for n in gone)
+    left = (f"{n.span}: {n.name!r} is left out: {reasons[n.number]}" for n in removed)
     return done.with_notes(*_hidden_losses(done), *left)
 
 
@@ -60,64 +63,66 @@ def _hidden_losses(graph: Graph) -> Iterable[str]:
                 )
 
 
-def _lost(graph: Graph, nodes: list[Node], labels: set[Value]) -> dict[int, str]:
-    """Why each node cannot stay, by number: losses without labels, and what reads them.
+def _reasons(graph: Graph, nodes: list[Node], labels: set[Value]) -> dict[int, str]:
+    """Why nodes are left out, by number: losses without labels, and what reads them.
 
-    Nodes that a tap depends on stay all the same.
+    Nodes that a tap depends on are never left out.
     """
     needed = set(graph.taps)
     for node in reversed(nodes):
         if not needed.isdisjoint(node.outputs):
             needed.update(node.inputs)
-    weighed = _weighed(nodes)
-    lost: dict[int, str] = {}
-    gone: set[Value] = set()
+    needed_by_weights = _needed_by_weights(nodes)
+    reasons: dict[int, str] = {}
+    removed: set[Value] = set()
     for node in nodes:
         if not needed.isdisjoint(node.outputs):
             continue
-        if isinstance(node.layer, NotConverted) and weighed.isdisjoint(node.outputs):
-            lost[node.number] = f"{node.layer.type} serves training alone"
+        if isinstance(node.layer, NotConverted) and needed_by_weights.isdisjoint(
+            node.outputs
+        ):
+            reasons[node.number] = f"{node.layer.type} serves training alone"
         elif node.layer.metric and not labels.isdisjoint(node.inputs):
-            lost[node.number] = "its labels come from a data layer"
-        elif not gone.isdisjoint(node.inputs):
-            lost[node.number] = "it reads a layer that is left out"
+            reasons[node.number] = "its labels come from a data layer"
+        elif not removed.isdisjoint(node.inputs):
+            reasons[node.number] = "it reads a layer that is left out"
         else:
             continue
-        gone.update(node.outputs)
-    return lost
+        removed.update(node.outputs)
+    return reasons
 
 
-def _weighed(nodes: list[Node]) -> set[Value]:
+def _needed_by_weights(nodes: list[Node]) -> set[Value]:
     """Values that layers with weights depend on."""
-    found: set[Value] = set()
+    needed: set[Value] = set()
     for node in reversed(nodes):
-        if _has_weights(node.layer) or not found.isdisjoint(node.outputs):
-            found.update(node.inputs)
-    return found
+        if _has_weights(node.layer) or not needed.isdisjoint(node.outputs):
+            needed.update(node.inputs)
+    return needed
 
 
-def _leaves(node: Node, graph: Graph) -> bool:
+def _is_returned(node: Node, graph: Graph) -> bool:
     return not graph.returned.isdisjoint(node.outputs)
 
 
 def _labels(graph: Graph) -> set[Value]:
-    """Values that come from data layers through layers without weights, and whose
-    sources no layer with weights reads."""
+    """Values computed from the tops of data layers by layers without weights, where no
+    layer with weights reads those tops."""
     sources = [node for node in graph.inputs if _is_training_data(node.layer)]
     origin: dict[Value, set[Value]] = {
         value: {value} for node in sources for value in node.outputs
     }
-    weighed: set[Value] = set()
+    needed_by_weights: set[Value] = set()
     for node in graph.nodes:
         known = [origin.get(value) for value in node.inputs]
         roots = set().union(*(roots for roots in known if roots))
         if _has_weights(node.layer):
-            weighed |= roots
+            needed_by_weights |= roots
         elif node.inputs and all(roots is not None for roots in known):
             origin.update((value, roots) for value in node.outputs)
-    if not weighed:  # a net without weights: what comes first is no label
-        weighed = {node.outputs[0] for node in sources if node.outputs}
-    return {value for value, roots in origin.items() if not roots & weighed}
+    if not needed_by_weights:  # a net without weights: the first top is no label
+        needed_by_weights = {node.outputs[0] for node in sources if node.outputs}
+    return {value for value, roots in origin.items() if not roots & needed_by_weights}
 
 
 def _is_training_data(layer: Layer) -> bool:
@@ -129,12 +134,14 @@ def _has_weights(layer: Layer) -> bool:
 
 
 def _without(
-    graph: Graph, nodes: list[Node], dropped: list[Dropped], freed: Iterable[Value]
+    graph: Graph, nodes: list[Node], dropped: list[Dropped], unread: Iterable[Value]
 ) -> Graph:
-    """`graph` with these nodes, and without what only served the dropped ones."""
-    made = {value for node in nodes for value in node.outputs} | set(graph.arguments)
-    still = (value for value in graph.outputs if value in made)
-    outputs = tuple(dict.fromkeys((*still, *freed)))
+    """`graph` with these nodes, and without those that only dropped ones read."""
+    computed = {value for node in nodes for value in node.outputs} | set(
+        graph.arguments
+    )
+    still = (value for value in graph.outputs if value in computed)
+    outputs = tuple(dict.fromkeys((*still, *unread)))
     needed = set(outputs) | set(graph.taps)
     kept: list[Node] = []
     for node in reversed(nodes):

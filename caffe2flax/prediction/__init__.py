@@ -1,1 +1,1 @@
-"""Nets run on image files."""
+"""Predictions for image files."""

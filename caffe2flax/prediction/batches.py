@@ -1,4 +1,4 @@
-"""A net run on image files: batches are read while the one before is computed."""
+"""A net run on image files: a batch is read while the previous one is computed."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from caffe2flax.weights.safetensors import Progress
 Array = NDArray[Any]
 
 BATCH = 16
-"""Images at once, where the net leaves that open."""
+"""The batch size, where the net has no fixed one."""
 READERS = 4
-"""Threads that read images: decoding and numpy let go of the interpreter."""
+"""Threads that read images: decoders and numpy release the interpreter's lock."""
 
 
 class Ranked(NamedTuple):
@@ -40,7 +40,7 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What came out for some files, and what is wrong with others.
+    """The results for some files, and the problems of others.
 
     rows: (files, ...), in Caffe's axis order.
     """
@@ -51,8 +51,8 @@ class Batch:
 
 
 def score_blob(graph: Graph, blob: str | None) -> str:
-    """The output that holds a score for each class: `blob`, or the only output. Raises
-    ConversionError."""
+    """The name of the output with a score for each class: `blob`, or the only output.
+    Raises ConversionError."""
     names = [v.blob for v in graph.outputs if v not in graph.arguments]
     if blob is None and len(names) != 1:
         text = f"the net has several outputs, {', '.join(names)}"
@@ -69,8 +69,8 @@ def score_blob(graph: Graph, blob: str | None) -> str:
 
 
 def batch_size(graph: Graph, wanted: int | None, images: int) -> int:
-    """Images at once: `wanted`, or what the net leaves open. Raises ConversionError
-    where the net is fixed to another number."""
+    """The batch size: `wanted`, or the net's, or a default. Raises ConversionError
+    where the net has another, fixed one."""
     value = image_input(graph)
     own = graph.shapes[value][0]
     if graph.sizes.larger_batch[value] != graph.shapes[value]:
@@ -99,9 +99,9 @@ def run_images(
     batch: int,
     progress: Progress | None = None,
 ) -> Iterator[Batch]:
-    """`blob`, an output or a tap, for each of `files`, some at once. A file that cannot
-    be used is a problem of its batch. Raises ConversionError where the blob has no row
-    for each image."""
+    """`blob`, an output or a tap, for all `files`, batch by batch. A file that cannot
+    be used is a problem of its batch. Raises ConversionError where the blob does not
+    have one row for each image."""
     from caffe2flax.runner import forward
 
     graph = conversion.graph
@@ -112,10 +112,10 @@ def run_images(
     for read in _ahead(recipe, files, batch):
         rows = np.zeros((0, *graph.shapes[graph.blobs[blob]][1:]), np.float32)
         if read.files:
-            # Padded rows keep the shape, and so what was compiled.
+            # Padded to the same shape, so that nothing is compiled again.
             pixels = read.pixels.transpose(0, 3, 1, 2)
-            made = run({**inputs, name: pixels})[blob]
-            rows = _rows(made, blob, batch)[: len(read.files)]
+            result = run({**inputs, name: pixels})[blob]
+            rows = _rows(result, blob, batch)[: len(read.files)]
         yield Batch(read.files, rows, read.problems)
         done += len(read.files) + len(read.problems)
         if progress is not None:
@@ -123,7 +123,8 @@ def run_images(
 
 
 def _others(graph: Graph, batch: int) -> dict[str, Array]:
-    """Zeros for labels that no layer reads. ConversionError for what one does."""
+    """Zeros for inputs that no layer reads, such as labels. Raises ConversionError for
+    other inputs."""
     others = [v for v in graph.arguments if v != image_input(graph)]
     needed = [value.blob for value in others if value in graph.readers()]
     if needed:
@@ -144,13 +145,13 @@ def _rows(blob: Array, name: str, batch: int) -> Array:
 class _Read(NamedTuple):
     files: tuple[Path, ...]
     pixels: Array
-    """(batch, H, W, C); zeros behind the files."""
+    """(batch, H, W, C), zeros after the files."""
     problems: tuple[Problem, ...]
 
 
 def _ahead(recipe: Recipe, files: Sequence[Path], batch: int) -> Iterator[_Read]:
-    """Batches in the order of the files, each read before it is asked for."""
-    # The limits of this thread hold in those that read, too.
+    """Batches in the order of the files, each read before it is needed."""
+    # The limits of this thread apply to the threads that read, too.
     chunks = (files[i : i + batch] for i in range(0, len(files), batch))
     threads = min(READERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:

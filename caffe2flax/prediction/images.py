@@ -1,4 +1,4 @@
-"""Image files -> a net's input, pixel by pixel as Caffe prepares it."""
+"""Image files -> the input of a net, with exactly the pixels that Caffe prepares."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ FORMATS = (
     "GIF",
     "JPEG2000",
 )
-"""What is read: formats of plain pixels, none that has an interpreter run."""
+"""The formats that are read: those of pixels only, none that runs an interpreter."""
 ORIENTING = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-"""Where a file can say that it is to be turned; looking there takes its time."""
+"""The formats that may have an orientation, which takes time to read."""
 DEEP = ("I;16", "I;16B", "I;16L")
 CHUNK = 2**15
-"""Numbers of the result at once: more would not stay in the heap, nor in the cache."""
+"""How many elements of the result are computed at a time, to fit into the cache."""
 BITS = 11
-"""OpenCV's weights of bytes are integers of 2048ths."""
+"""OpenCV's weights for bytes are integers, in 2048ths."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """y = (crop(resize(x)) - mean) * scale, in float32.
 
-    size: height and width of the net's input. before: those that an image is resized
-    to; it is cropped from the middle where they are larger. mean: (C,) or (H, W, C),
+    size: height and width of the net's input. before: height and width that an image is
+    resized to; if larger than `size`, the middle is cropped. mean: (C,) or (H, W, C),
     None for none. rgb: whether the net's channels are R, G, B and not Caffe's B, G, R.
     """
 
@@ -67,7 +67,7 @@ class Recipe:
         if self.rgb:
             x = x[..., ::-1]
         y = np.empty(x.shape, np.float32)
-        for channel in range(x.shape[2]):  # long loops where x is a turned view
+        for channel in range(x.shape[2]):  # long loops where x is a transposed view
             y[..., channel] = x[..., channel]
         if self.mean is not None:
             y -= self.mean
@@ -79,9 +79,9 @@ class Recipe:
 def decode(path: Path, channels: int) -> Pixels:
     """(height, width, channels) of a file: 3 for B, G, R, or 1 for gray.
 
-    As OpenCV reads it: upright as its EXIF says, without alpha, the upper byte of 16
-    bits. Raises ConversionError where the file is no image or a damaged one, OSError
-    where it cannot be read.
+    As OpenCV reads it: rotated by its EXIF orientation, without alpha, the upper byte
+    of 16 bits. Raises ConversionError where the file is no image or a damaged one,
+    OSError where it cannot be read.
     """
     with optional("an image", "Pillow", "predict"):
         from PIL import Image, UnidentifiedImageError
@@ -100,7 +100,7 @@ def decode(path: Path, channels: int) -> Pixels:
             message = "this is no image of a known format"
         except MemoryError:
             raise
-        except Exception as error:  # decoders raise what they like at damaged files
+        except Exception as error:  # decoders may raise anything on damaged files
             message = f"this image is damaged: {error}"
     raise ConversionError(Problem(message, Span(str(path))))
 
@@ -111,11 +111,11 @@ def _pixels(image: Image.Image, channels: int) -> Pixels:
         from PIL import ImageOps
 
         ImageOps.exif_transpose(image, in_place=True)
-    # Until Pillow 10.2 the 16 bits of a PNG came in 32.
+    # Until Pillow 10.2, a PNG of 16 bits had pixels of 32.
     if image.mode in DEEP or (image.mode == "I" and image.format == "PNG"):
         gray = (np.asarray(image) >> 8).astype(np.uint8)[..., None]
         return np.repeat(gray, channels, axis=2)
-    if image.mode in ("LAB", "HSV"):  # which OpenCV reads as something else
+    if image.mode in ("LAB", "HSV"):  # which OpenCV reads differently
         raise ConversionError(f"colours as {image.mode}: RGB, CMYK and grey are read")
     if image.mode in ("I", "F"):
         raise ConversionError(f"pixels of 32 bits ({image.mode}): 8 or 16 are read")
@@ -137,12 +137,12 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     """
     if image.shape[:2] == size:
         return image
-    if image.strides[2] < 0:  # B, G, R as a view of R, G, B: turned when it is small
+    if image.strides[2] < 0:  # B, G, R as a view of R, G, B: reversed when it is small
         return resize(image[..., ::-1], size)[..., ::-1]
     rows, high, low = _taps(image.shape[0], size[0])
     columns, near, far = _taps(image.shape[1], size[1])
-    # At the left and right edges OpenCV drops the weight of the pixel that is missing,
-    # above and below it does not: that differs in rounding.
+    # At the left and right edges OpenCV drops the weight of the missing pixel, at the
+    # top and bottom it does not, which differs in rounding.
     outside = columns[0] == columns[1]
     near[outside], far[outside] = 1 << BITS, 0
     done = np.empty((*size, image.shape[2]), np.uint8)
@@ -150,7 +150,7 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     for start in range(0, size[0], step):
         part = slice(start, start + step)
         lines, places = np.unique(rows[:, part], return_inverse=True)
-        upper, lower = places.reshape(2, -1)  # which numpy 2.0 left flat
+        upper, lower = places.reshape(2, -1)  # which numpy 2.0 returns flat
         across = _blend(image[lines], columns, near, far) >> 4
         mixed = across[upper] * high[part, None] >> 16
         mixed += across[lower] * low[part, None] >> 16
@@ -166,8 +166,8 @@ def _blend(
     near: NDArray[np.int32],
     far: NDArray[np.int32],
 ) -> NDArray[np.int32]:
-    """(lines, size * C): pixels of a row in one axis, over which numpy's loops are
-    long then."""
+    """(lines, size * C): the pixels of a row in one axis, so that numpy's loops are
+    long."""
     count, _, channels = lines.shape
     left = np.take(lines, columns[0], axis=1).reshape(count, -1)
     right = np.take(lines, columns[1], axis=1).reshape(count, -1)
@@ -179,8 +179,8 @@ def _blend(
 def _taps(
     extent: int, size: int
 ) -> tuple[NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
-    """For each of `size` places the two pixels of `extent` around it (2, size), and the
-    weights of either."""
+    """For each of `size` positions the two pixels of `extent` around it (2, size), and
+    their weights."""
     exact = ((np.arange(size) + 0.5) * (extent / size) - 0.5).astype(np.float32)
     first = np.floor(exact)
     part = exact - first
@@ -191,22 +191,22 @@ def _taps(
 
 
 def crop(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """The middle of an image (height, width, ...), where Caffe takes it in TEST."""
+    """The middle of an image (height, width, ...), as Caffe crops it in TEST."""
     top, left = ((n - k) // 2 for n, k in zip(image.shape, size, strict=False))
     return image[top : top + size[0], left : left + size[1]]
 
 
 def find(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files that are meant: folders stand for all files in them, sorted, but for
-    hidden ones. Raises ConversionError for a folder without any."""
+    """The files of `paths`: for a folder all files in it, sorted, without hidden ones.
+    Raises ConversionError for a folder without files."""
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        found = list(_walk(path))
-        if not found:
+        files = list(_walk(path))
+        if not files:
             raise ConversionError(Problem("the folder holds no files", Span(str(path))))
-        yield from found
+        yield from files
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,5 @@
-"""What is done to images before a net sees them: the file's word, and the caller's."""
+"""How images are prepared: by the fields of the prototxt, and the caller's
+arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ USUAL = 256
 
 
 def read_mean(path: Path) -> NDArray[Any]:
-    """A mean file: .npy, or .binaryproto as Caffe writes it. Raises ConversionError."""
+    """The mean in a file: .npy, or Caffe's .binaryproto. Raises ConversionError."""
     mean = read_npy(path) if path.suffix == ".npy" else read_binaryproto(path)
     return mean[0] if mean.ndim == 4 and len(mean) == 1 else mean
 
@@ -34,11 +35,11 @@ def recipe(
     resized: tuple[int, int] | None = None,
     rgb: bool = False,
 ) -> tuple[Recipe, tuple[str, ...]]:
-    """How images become the net's input, and what there is to say about that.
+    """How images become the net's input, and notes about it.
 
-    mean: (C,), (C, H, W), or (H, W) for gray, in place of the net's own. cropped: from
-    the middle of an image of height and width `resized`, or the mean's, or those that
-    the net names, or 256 where the input is little smaller. Raises ConversionError.
+    mean: (C,), (C, H, W), or (H, W) for gray, in place of the net's own. cropped: the
+    middle of an image of height and width `resized`, or those of the mean, or of the
+    prototxt, or 256 where the input is a little smaller. Raises ConversionError.
     """
     value = image_input(graph)
     _, channels, *extents = graph.shapes[value]
@@ -60,8 +61,10 @@ def recipe(
         text = "the mean is {} x {}, the image {} x {}".format(*mean.shape[1:], *before)
         notes.append(f"{text}: its mean of each channel is subtracted")
         mean = mean.mean(axis=(1, 2), dtype=np.float64)
-    made = Recipe(channels, size, before, _pixelwise(mean, size), transform.scale, rgb)
-    return made, tuple(notes)
+    result = Recipe(
+        channels, size, before, _pixelwise(mean, size), transform.scale, rgb
+    )
+    return result, tuple(notes)
 
 
 def _per_channel(mean: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -77,7 +80,7 @@ def _per_channel(mean: NDArray[Any], channels: int) -> NDArray[Any]:
 
 
 def _pixelwise(mean: NDArray[Any] | None, size: tuple[int, int]) -> Floats | None:
-    """(H, W, C), as it is subtracted from what is left of the image."""
+    """The mean (H, W, C), as it is subtracted from the cropped image."""
     if mean is None or not mean.any():
         return None
     if mean.ndim == 3:
@@ -86,22 +89,23 @@ def _pixelwise(mean: NDArray[Any] | None, size: tuple[int, int]) -> Floats | Non
 
 
 def _before(size: tuple[int, int], *choices: tuple[int, int] | None) -> tuple[int, int]:
-    """What images are resized to before they are cropped: the first choice that is one.
-    Raises ConversionError."""
-    found = next((choice for choice in choices if choice and any(choice)), None)
-    if found is None:
+    """Height and width that images are resized to before they are cropped: the first
+    choice that is given. Raises ConversionError."""
+    before = next((choice for choice in choices if choice and any(choice)), None)
+    if before is None:
         if not all(USUAL * 3 // 4 <= extent <= USUAL for extent in size):
             text = "to crop to {} x {}, say to what images are resized before it"
             raise ConversionError(f"{text.format(*size)}: --resize HEIGHT,WIDTH")
         return (USUAL, USUAL)
-    if found[0] < size[0] or found[1] < size[1]:
+    if before[0] < size[0] or before[1] < size[1]:
         text = "an image resized to {} x {} is too small to crop {} x {} from"
-        raise ConversionError(text.format(*found, *size))
-    return found
+        raise ConversionError(text.format(*before, *size))
+    return before
 
 
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:
-    """A name a line, as many as the net has classes. Raises ConversionError."""
+    """The names in a file with one on each line, as many as the net has classes. Raises
+    ConversionError."""
     text = path.read_bytes().decode("utf-8-sig", "replace")
     names = tuple(line.strip() for line in text.rstrip().split("\n"))
     if len(names) != classes:

@@ -15,9 +15,9 @@ WIDTH = 80
 Predictions = Sequence[tuple[Path, Sequence[Ranked]]]
 
 
-def as_text(blob: str, found: Predictions, labels: Sequence[str]) -> str:
+def as_text(blob: str, predictions: Predictions, labels: Sequence[str]) -> str:
     def lines() -> Iterator[str]:
-        for path, best in found:
+        for path, best in predictions:
             yield str(path)
             for number, score in best:
                 label = f" {labels[number]}" if labels else ""
@@ -26,11 +26,11 @@ def as_text(blob: str, found: Predictions, labels: Sequence[str]) -> str:
     return "\n".join(lines())
 
 
-def as_csv(blob: str, found: Predictions, labels: Sequence[str]) -> str:
+def as_csv(blob: str, predictions: Predictions, labels: Sequence[str]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "label", "score"])
-    for path, best in found:
+    for path, best in predictions:
         for place, (number, score) in enumerate(best, 1):
             label = labels[number] if labels else ""
             writer.writerow([path, place, number, label, f"{score:.9g}"])
@@ -39,11 +39,11 @@ def as_csv(blob: str, found: Predictions, labels: Sequence[str]) -> str:
 
 def as_json(
     blob: str,
-    found: Predictions,
+    predictions: Predictions,
     labels: Sequence[str],
     problems: Sequence[Problem] = (),
 ) -> str:
-    """`problems` are those of files that no prediction was made for."""
+    """`problems` are those of files without a prediction."""
 
     def ranked(best: Sequence[Ranked]) -> list[dict[str, object]]:
         return [
@@ -52,6 +52,6 @@ def as_json(
             for number, score in best
         ]
 
-    rows = [{"image": str(path), "top": ranked(best)} for path, best in found]
+    rows = [{"image": str(path), "top": ranked(best)} for path, best in predictions]
     passed_over = [problem.to_dict() for problem in problems]
     return json.dumps({"blob": blob, "images": rows, "problems": passed_over}, indent=2)

@@ -1,7 +1,7 @@
-"""Values held against values, layer by layer: which one breaks, and which is at fault.
+"""Comparison of values, layer by layer: which layer breaks, and which is at fault.
 
-A blob that is too far off says that its layer is wrong, or that what came in was. So
-each suspect runs once more in numpy, on what the module itself fed it.
+If a blob is too far off, its layer is wrong, or its inputs are. So such layers are
+computed once more in numpy, on the inputs that they had in the module.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ Array = NDArray[Any]
 Values = Mapping[Value, Array]
 
 ALONE = 0.1
-"""A layer is right if alone it stays within this share of the tolerance: rounding in
-float32 is far below it."""
+"""A layer is right if its difference on its own inputs is below this part of the
+tolerance: rounding in float32 is far below it."""
 
 FLAT = 1e-6
-"""What a difference is relative to where a blob is nearly zero throughout."""
+"""The smallest number that a difference is relative to, for blobs of nearly zeros."""
 
 BLOCK = 2**17
-"""Numbers that are compared at a time, in the cache."""
+"""How many elements are compared at a time, in the cache."""
 
 FOLDED = "one module with"
-"""How the note on a layer starts that has no values of its own."""
+"""The start of the note on a layer that was folded into another."""
 
 SHAPE = "its shape is"
-"""How the note on a layer starts whose top has a wrong one."""
+"""The start of the note on a layer with a top of the wrong shape."""
 
 MISSING = "not found in the module"
-"""The note on a layer whose call an edited module lacks."""
+"""The note on a layer that an edited module does not call."""
 
 FAILURES = (IndexError, ValueError, ZeroDivisionError)
-"""What a reference raises on values that its layer has no meaning for."""
+"""The exceptions of a reference on values that its layer does not accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One layer of the net.
 
-    shape: its first top's, in Caffe's axis order. largest, mean: the difference from
-    the expected top relative to the largest number in that, of the worst top; None
-    where there is nothing to compare, and `note` says why. alone: the largest one on
-    what the module itself fed the layer, where that was asked. broken: beyond the
-    tolerance.
+    shape: that of its first top, in Caffe's axis order. largest, mean: the difference
+    from the expected top, relative to the largest number of that, for the worst top;
+    None where there is nothing to compare, with the reason in `note`. alone: the
+    largest difference on the inputs that the layer had in the module, where it was
+    computed. broken: whether `largest` is beyond the tolerance.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Culprit:
-    """The layer at fault: its parameters and its place in the prototxt."""
+    """The layer at fault: its parameters and its position in the prototxt."""
 
     name: str
     type: str
@@ -93,7 +93,7 @@ class Culprit:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row, the layer that it is about, and the node that does its work."""
+    """A row, its layer, and the node that computes that layer."""
 
     row: Row
     layer: Node
@@ -110,7 +110,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is to be said: a row for each layer, the one at fault, and notes."""
+    """The result: a row for each layer, the one at fault, and notes."""
 
     entries: tuple[Entry, ...]
     culprit: Culprit | None = None
@@ -119,7 +119,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class LayerValues:
-    """The module's values, and those expected of it."""
+    """The module's values, and the expected ones."""
 
     task: Task
     ours: Values
@@ -127,11 +127,11 @@ class LayerValues:
     tolerance: float
 
     def compare(self, *, strict: bool) -> Comparison:
-        """A layer that breaks is at fault if it is wrong on what the module fed it,
-        too. If none is, one before it that did not break yet may be. If every layer is
-        right alone, the net magnifies rounding, which is no fault of the module; but
-        with `strict` the first that breaks is to blame, for then the oracle does not
-        agree with our reference.
+        """Compares all layers. A layer that breaks is at fault if it is wrong on its
+        own inputs too. If there is none, an earlier layer that does not break yet may
+        be at fault. If every layer is right on its own inputs, the net magnifies
+        rounding, which is no fault of the module; with `strict`, the first layer that
+        breaks is at fault, as then the oracle does not agree with our reference.
         """
         entries = [*self._entries()]
         broken = [i for i, entry in enumerate(entries) if entry.row.broken]
@@ -152,40 +152,41 @@ class LayerValues:
         return Comparison(tuple(entries), None, (text,))
 
     def _wrong(self, entries: list[Entry], chosen: Sequence[int]) -> list[int]:
-        """Those of `chosen` that are wrong alone; their rows then say how far."""
+        """Those of `chosen` that are wrong on their own inputs; sets `alone` in their
+        rows."""
         for i in chosen:
             row = replace(entries[i].row, alone=self._alone(entries[i]))
             entries[i] = replace(entries[i], row=row)
         most = self.tolerance * ALONE
-        found = ((i, entries[i].row.alone) for i in chosen)
-        return [i for i, alone in found if alone is None or not alone <= most]
+        errors = ((i, entries[i].row.alone) for i in chosen)
+        return [i for i, alone in errors if alone is None or not alone <= most]
 
     def _origin(self, entries: Sequence[Entry], at: int) -> Entry:
-        """The layer at fault: that of `at`, or one before it whose top `at` wants and
-        the module does not have."""
-        found = entries[at]
-        wanted = {v for layer in found.node.layers for v in layer.inputs}
+        """The layer at fault: entry `at`, or an earlier one whose top `at` reads and
+        the module does not compute."""
+        broken = entries[at]
+        wanted = {v for layer in broken.node.layers for v in layer.inputs}
         for entry in entries[:at]:
             if entry.row.note == MISSING and wanted & {*entry.layer.outputs}:
                 return entry
-        return found
+        return broken
 
     def _entries(self) -> Iterator[Entry]:
         """A row for each layer of the net, in the order of the graph."""
         graph = self.task.graph
         for node in graph.nodes:
             if node.number < 0:
-                continue  # a change of layout, which Caffe has none of
+                continue  # a change of layout, which is no layer of Caffe
             for layer in node.layers:
-                found = self._differences(layer, self.expected)
-                largest = max((far for far, _ in found), default=None)
+                differences = self._differences(layer, self.expected)
+                largest = max((far for far, _ in differences), default=None)
                 row = Row(
                     layer.name,
                     layer.layer.type,
                     graph.shapes[layer.outputs[0]],
                     layer.span,
                     largest,
-                    max((mean for _, mean in found), default=None),
+                    max((mean for _, mean in differences), default=None),
                     broken=largest is not None and not largest <= self.tolerance,
                     note=self._note(layer, node),
                 )
@@ -202,16 +203,16 @@ class LayerValues:
             return f"{FOLDED} {others}"
         both = [v for v in layer.outputs if v in self.ours and v in self.expected]
         for value in both:
-            made = layer.layer.trim(self.ours[value]).shape
-            if made != self.expected[value].shape:
-                return f"{SHAPE} {made}, not {self.expected[value].shape}"
+            shape = layer.layer.trim(self.ours[value]).shape
+            if shape != self.expected[value].shape:
+                return f"{SHAPE} {shape}, not {self.expected[value].shape}"
         if both:
             return ""
-        there = any(v in self.ours for v in layer.outputs)
-        return "no counterpart" if there else MISSING
+        computed = any(v in self.ours for v in layer.outputs)
+        return "no counterpart" if computed else MISSING
 
     def _alone(self, entry: Entry) -> float | None:
-        """How far the layer is from the reference on the module's own values."""
+        """The difference of the layer from the reference on the module's own values."""
         inputs = self.task.inputs
         values: dict[Value, Array] = {}
         for layer in entry.node.layers:
@@ -225,14 +226,14 @@ class LayerValues:
                 values |= evaluate_node(layer, self.task.blobs, values)
             if layer is entry.layer:
                 break
-        made = {v: values[v] for v in entry.layer.outputs if v in values}
-        found = self._differences(entry.layer, made)
-        return max((far for far, _ in found), default=None)
+        tops = {v: values[v] for v in entry.layer.outputs if v in values}
+        differences = self._differences(entry.layer, tops)
+        return max((far for far, _ in differences), default=None)
 
 
 def difference(ours: Array, expected: Array) -> tuple[float, float]:
-    """The largest and the mean difference, relative to the largest number expected;
-    infinite where shapes differ or only one of the two is a number."""
+    """The largest and the mean difference, relative to the largest expected number;
+    infinite where shapes differ, or where only one of two elements is NaN."""
     if ours.shape != expected.shape:
         return inf, inf
     if not expected.size:
@@ -249,9 +250,9 @@ def difference(ours: Array, expected: Array) -> tuple[float, float]:
 
 
 def _apart(ours: Array, expected: Array) -> tuple[float, float, float]:
-    """The largest difference, the sum of all, and the largest finite number expected.
+    """The largest difference, the sum of all, and the largest finite expected number.
 
-    A difference that is no number is infinite, unless both are the same.
+    A difference that is NaN counts as infinite, unless both are the same.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         far = np.abs(np.subtract(ours, expected, dtype=np.float64))

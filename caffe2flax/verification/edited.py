@@ -1,4 +1,4 @@
-"""A module that was written before, and edited since: read back to be verified."""
+"""A module of an earlier conversion, perhaps edited since, to be verified."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Array = NDArray[Any]
 
 
 def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conversion:
-    """`conversion` with the source in `path`, and with the weights in the .safetensors
-    beside it where there is one and `weighted` says that the net has weights. Raises
-    ConversionError where that is no module of this net."""
+    """`conversion` with the source in `path` and, if `weighted`, the weights in the
+    .safetensors beside it, where there is one. Raises ConversionError where that is no
+    module of this net."""
     source, span = path.read_text(encoding="utf-8"), Span(str(path))
     try:
         names = [n.name for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]
@@ -60,9 +60,9 @@ def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conver
 def observe_edited(
     conversion: Conversion, inputs: Mapping[str, Array], *, path: Path
 ) -> Observed:
-    """As `observe`, of a module that may fail halfway: what came before is returned,
-    for a layer of that is likely to blame. Raises ConversionError where it fails at
-    once."""
+    """As `observe`, for a module that may fail halfway: returns the values before the
+    failure, as one of their layers is likely at fault. Raises ConversionError where the
+    module fails at once."""
 
     def explain(error: Exception) -> Problem:
         return _reason(conversion, error, path)
@@ -76,7 +76,7 @@ def observe_edited(
 
 
 def _reason(conversion: Conversion, error: Exception, path: Path) -> Problem:
-    """With the line of the module that raised it."""
+    """The problem of `error`, at the line of the module that raised it."""
     file = f"<{conversion.name.lower()}.py>"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [(frame.lineno or 0, 1) for frame in frames if frame.filename == file]

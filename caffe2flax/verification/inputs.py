@@ -1,4 +1,4 @@
-"""What a net is run on: arrays, a photo, or noise."""
+"""Inputs to run a net on: arrays, a photo, or noise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ SEED = 0
 
 
 def read_arrays(inputs: Arrays | str | os.PathLike[str] | None) -> Arrays:
-    """Arrays by blob, out of an .npz where a path is given. Raises ConversionError."""
+    """Arrays by blob, read from an .npz where a path is given. Raises
+    ConversionError."""
     if inputs is None:
         return {}
     if isinstance(inputs, str | os.PathLike):
@@ -36,9 +37,9 @@ def read_arrays(inputs: Arrays | str | os.PathLike[str] | None) -> Arrays:
 
 
 def noise(graph: Graph, given: Arrays) -> dict[str, Array]:
-    """`given`, and noise for the other inputs, the same at every call: normal, or what
-    the layers that read an input say that it may hold. Caffe's axis order, float32.
-    Raises ConversionError where the net is beyond the memory."""
+    """`given`, and noise for the other inputs, the same at every call: normal, or the
+    example of a layer that reads the input. Caffe's axis order, float32. Raises
+    ConversionError where the net does not fit into memory."""
     limits = current()
     # A float32 from the module and a float64 from the reference.
     needed = 12 * sum(map(prod, graph.shapes.values()))
@@ -58,14 +59,14 @@ def noise(graph: Graph, given: Arrays) -> dict[str, Array]:
             special = node.layer.example(bottom, generator, *shapes)
             if special is not None:
                 break
-        made = usual if special is None else special
-        arrays.setdefault(value.blob, made.astype(np.float32))
+        array = usual if special is None else special
+        arrays.setdefault(value.blob, array.astype(np.float32))
     return arrays
 
 
 def noise_blobs(graph: Graph) -> dict[tuple[int, int], Array]:
-    """Weights under which every layer does something and nothing overflows, the same at
-    every call: fillers may be zeros, which prove little."""
+    """Random weights, the same at every call, with which no layer gives only zeros and
+    nothing overflows: fillers may be zeros, which do not test a layer."""
     blobs: dict[tuple[int, int], Array] = {}
     check_filled(dict.fromkeys(w for node in graph.nodes for w in node.weights))
     for node in graph.nodes:
@@ -78,17 +79,17 @@ def noise_blobs(graph: Graph) -> dict[tuple[int, int], Array]:
 
 
 def _some(shape: Shape, generator: np.random.Generator) -> Array:
-    """A matrix that keeps the size of what goes in; about 1 for what may be a
-    variance, a factor or a bias."""
+    """Random weights: a matrix whose products are about as large as its inputs, or
+    numbers near 1 for what may be a variance, a factor or a bias."""
     if sum(extent > 1 for extent in shape) < 2:
         return generator.uniform(0.5, 1.5, shape)
     return generator.normal(0, np.sqrt(2 / prod(shape[1:])), shape)
 
 
 def photo(graph: Graph, path: str | os.PathLike[str]) -> dict[str, Array]:
-    """The net's image input, filled with one picture as Caffe's tools prepare it.
-    Raises ConversionError where there is no such input, or no picture."""
+    """The net's image input, filled with one photo as Caffe's tools prepare it. Raises
+    ConversionError where there is no such input, or where the file is no image."""
     value = image_input(graph)
-    made, _ = recipe(graph)
-    pixels = made.read(Path(path)).transpose(2, 0, 1)
+    images, _ = recipe(graph)
+    pixels = images.read(Path(path)).transpose(2, 0, 1)
     return {value.blob: np.broadcast_to(pixels, graph.shapes[value])}

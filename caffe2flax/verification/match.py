@@ -1,4 +1,4 @@
-"""A generated module that was edited since: where it has the layers of the net now."""
+"""Where an edited module has the layers of the net."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Statements = Sequence[ast.Assign | ast.Return]
 
 
 def carried_over(places: Places, written: SourceMap, edited: SourceMap) -> Places:
-    """`places` in `written`, as they are in `edited`: a statement is known by what it
-    assigns, a call inside another by where it stands in that. What is not there any
-    more has no place."""
+    """`places` in `written`, as places in `edited`: statements are matched by the names
+    that they assign, calls inside others by their position. What was removed has no
+    place."""
     aligned: dict[str, list[int | None]] = {}
-    found: dict[int, Place] = {}
+    carried: dict[int, Place] = {}
     for number, place in places.items():
         own, other = written.classes.get(place.cls), edited.classes.get(place.cls)
         if own is None or other is None:
@@ -29,39 +29,40 @@ def carried_over(places: Places, written: SourceMap, edited: SourceMap) -> Place
         before = own.statements[place.spot.statement]
         text = _counterpart(before, other.statements[at], place.spot.expression)
         spot = place.spot._replace(statement=at, expression=text)
-        found[number] = place._replace(spot=spot)
-    return found
+        carried[number] = place._replace(spot=spot)
+    return carried
 
 
 def _align(own: Statements, other: Statements) -> list[int | None]:
-    """For each statement its number in `other`: the same one, else the one that assigns
-    the same names, the last where only one did."""
+    """For each statement its number in `other`: the same statement, otherwise the one
+    that assigns the same names, the last of them if only one did before."""
     values = _by(map(_value, other))
     names = _targets(own)
     targets, before = _by(_targets(other)), _by(names)
-    found: list[int | None] = []
+    numbers: list[int | None] = []
     for i, statement in enumerate(own):
         name = names[i]
-        there, turn = targets.get(name, []), before[name].index(i)
+        candidates, turn = targets.get(name, []), before[name].index(i)
         same = values.get(_value(statement), [])
-        if len(same) == 1 or not there:
-            found.append(same[0] if same else None)
+        if len(same) == 1 or not candidates:
+            numbers.append(same[0] if same else None)
         elif len(before[name]) == 1:
-            found.append(there[-1])
+            numbers.append(candidates[-1])
         else:
-            found.append(there[turn] if turn < len(there) else None)
-    return found
+            numbers.append(candidates[turn] if turn < len(candidates) else None)
+    return numbers
 
 
 def _by(keys: Iterable[str]) -> Mapping[str, list[int]]:
-    found: dict[str, list[int]] = {}
+    positions: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
-        found.setdefault(key, []).append(i)
-    return found
+        positions.setdefault(key, []).append(i)
+    return positions
 
 
 def _targets(statements: Statements) -> list[str]:
-    """What each assigns; the last returns the output, one before it the logits."""
+    """The names that each statement assigns, as text; the last return is that of the
+    output, an earlier one that of the logits."""
     returns = [i for i, s in enumerate(statements) if isinstance(s, ast.Return)]
     return [
         ", ".join(map(ast.unparse, statement.targets))
@@ -76,8 +77,8 @@ def _value(statement: ast.Assign | ast.Return) -> str:
 
 
 def _counterpart(before: ast.stmt, after: ast.stmt, text: str) -> str:
-    """The expression in `after` that stands where `text` stands in `before`; `text`
-    where it is there, or nothing is."""
+    """The expression in `after` at the position of `text` in `before`; `text` itself
+    where `after` contains it, or has no call at that position."""
     wanted = ast.dump(ast.parse(text, mode="eval").body)
     if any(ast.dump(node) == wanted for node in ast.walk(after)):
         return text
@@ -92,17 +93,17 @@ Step = tuple[str, int | None]
 
 
 def _path(tree: ast.AST, wanted: str) -> tuple[Step, ...] | None:
-    """Fields that lead from `tree` to the first expression that reads like `wanted`."""
-    waiting: list[tuple[ast.AST, tuple[Step, ...]]] = [(tree, ())]
-    while waiting:
-        node, path = waiting.pop()
+    """The fields from `tree` to the first expression that is equal to `wanted`."""
+    pending: list[tuple[ast.AST, tuple[Step, ...]]] = [(tree, ())]
+    while pending:
+        node, path = pending.pop()
         if isinstance(node, ast.expr) and ast.dump(node) == wanted:
             return path
         for name, value in ast.iter_fields(node):
             if isinstance(value, ast.AST):
-                waiting.append((value, (*path, (name, None))))
+                pending.append((value, (*path, (name, None))))
             elif isinstance(value, list):
-                waiting += (
+                pending += (
                     (child, (*path, (name, i)))
                     for i, child in enumerate(value)
                     if isinstance(child, ast.AST)

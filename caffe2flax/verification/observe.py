@@ -1,4 +1,4 @@
-"""What every layer of a generated module computes."""
+"""The values that the layers of a generated module compute."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from caffe2flax.runner import (
 Array = NDArray[Any]
 
 MISSHAPEN = (IndexError, ValueError)
-"""What bringing an array into Caffe's order raises where it has another shape."""
+"""The exceptions of a change to Caffe's order for an array of another shape."""
 
 QUICK: dict[str, str | bool] = {
     "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": True,
 }
-"""Options of XLA on CPU: what runs once need not be fast, but compiled soon."""
+"""Options of XLA on CPU: a program that runs once should compile fast."""
 
 
 class Observed(NamedTuple):
-    """What the layers of a module computed, in Caffe's axis order; `stop` says why it
-    failed, where it did: the values that came before are there."""
+    """The values of a module's layers, in Caffe's axis order. stop: why the module
+    failed, where it did; then the values are those before the failure."""
 
     values: Mapping[Value, Array]
     stop: Problem | None = None
@@ -46,10 +46,9 @@ def observe(
     inputs: Mapping[str, Array],
     explain: Callable[[Exception], Problem] | None = None,
 ) -> Observed:
-    """Every value that the layers of the module compute: the module as it is written,
-    with a probe around each call. `explain` makes a problem of an exception of the
-    module; without it, exceptions are raised. Raises ConversionError as `execute`
-    does."""
+    """Every value that the layers of the module compute: the written module, with a
+    probe around each call. `explain` turns an exception of the module into a problem;
+    without it, exceptions are raised. Raises ConversionError as `execute` does."""
     import jax
     from flax import nnx
 
@@ -69,7 +68,7 @@ def observe(
     model = instantiate(conversion, cls)
     options = call_options(model, graph)
     definition, state = nnx.split(model)
-    instances = {found.path for found in probes.values()}
+    instances = {place.path for place in probes.values()}
 
     def call(state: Any, arguments: Any, options: Any) -> Any:
         nonlocal stop
@@ -77,7 +76,7 @@ def observe(
         paths.update((id(_follow(model, path)), path) for path in instances)
         try:
             model(*arguments, **options)
-        except Exception as error:  # of a module that was edited: whatever it is
+        except Exception as error:  # an edited module may raise anything
             if explain is None:
                 raise
             stop = explain(error)
@@ -85,13 +84,13 @@ def observe(
 
     given = (state, arguments, options)
     with jax.default_matmul_precision(PRECISION):
-        made = call(*given) if graph.dynamic else _once(call, *given)
+        computed = call(*given) if graph.dynamic else _once(call, *given)
     values: dict[Value, Array] = {}
     for node in graph.nodes:
-        found = probes.get(node.number)
-        if found is None or (found.path, found.key) not in made:
+        place = probes.get(node.number)
+        if place is None or (place.path, place.key) not in computed:
             continue
-        tops = made[found.path, found.key]
+        tops = computed[place.path, place.key]
         tops = tops if isinstance(tops, tuple | list) else (tops,)
         for value, top in zip(node.outputs, tops, strict=False):
             values[value] = np.asarray(top)
@@ -101,18 +100,18 @@ def observe(
 
 
 def _once(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function`, compiled for this call alone, makes of `arguments`."""
+    """The result of `function` on `arguments`, compiled for this call only."""
     import jax
 
     lowered = jax.jit(function).lower(*arguments)
     if jax.default_backend() == "cpu":
-        with suppress(jax.errors.JaxRuntimeError):  # of a release without such options
+        with suppress(jax.errors.JaxRuntimeError):  # a release without these options
             return lowered.compile(QUICK)(*arguments)
     return lowered.compile()(*arguments)
 
 
 def _follow(model: Any, path: str) -> Any:
-    """The module at a path of attributes and places in lists."""
+    """The module at a path of attributes and list indices."""
     for step in path.split(".") if path else ():
         model = model[int(step)] if step.isdigit() else getattr(model, step)
     return model

@@ -1,4 +1,4 @@
-"""What a generated module is held against: our own numpy, Caffe itself, or OpenCV."""
+"""What a generated module is compared with: our numpy reference, Caffe, or OpenCV."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Blobs = Mapping[tuple[int, int], Array]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A net to run: its graph and weights, its inputs, and the files that both come
-    from. `net` is a path or the text of a prototxt."""
+    """A net to run: its graph and weights, its inputs, and the files of the net. `net`
+    is a path or the text of a prototxt."""
 
     graph: Graph
     blobs: Blobs
@@ -39,7 +39,7 @@ Oracle = Callable[[Task], dict[Value, Array]]
 
 
 def reference(task: Task) -> dict[Value, Array]:
-    """Every blob by our numpy float64, layer by layer as the prototxt has them."""
+    """Every blob, by the reference in numpy float64, layer by layer."""
     values: dict[Value, Array] = {
         value: np.asarray(task.inputs[value.blob], np.float64)
         for value in task.graph.arguments
@@ -79,12 +79,12 @@ def caffe(task: Task) -> dict[Value, Array]:
 
 
 OLDEST_WITHOUT_CAFFE = 5
-"""The version of OpenCV from which on it reads no Caffe files."""
+"""The first version of OpenCV that cannot read Caffe files."""
 
 
 def opencv(task: Task) -> dict[Value, Array]:
-    """The first top of every layer that OpenCV has, too. Raises ConversionError where
-    there is no OpenCV below 5, or where it refuses the net."""
+    """The first top of every layer that OpenCV supports. Raises ConversionError where
+    there is no OpenCV below 5, or where it cannot read the net."""
     cv2 = _module("cv2", "OpenCV is not installed: pip install 'opencv-python<5'")
     version = str(cv2.__version__)
     if int(version.partition(".")[0]) >= OLDEST_WITHOUT_CAFFE:
@@ -108,12 +108,12 @@ def opencv(task: Task) -> dict[Value, Array]:
         for name, array in task.inputs.items():
             net.setInput(np.asarray(array, np.float32), name)
         names = [name for name in net.getLayerNames() if name in layers]
-        found = net.forward(names)
+        tops = net.forward(names)
     except cv2.error as error:
         raise ConversionError(f"OpenCV refuses the net: {error}") from None
     return {
         layers[name]: np.asarray(top, np.float64).reshape(_shape(task, layers[name]))
-        for name, top in zip(names, found, strict=True)
+        for name, top in zip(names, tops, strict=True)
     }
 
 
@@ -134,7 +134,8 @@ def _module(name: str, otherwise: str) -> Any:
 
 
 def _file(net: str, folder: Path) -> str:
-    """A prototxt as a file. Raises ConversionError for a net out of a binary one."""
+    """The path of a prototxt, written to `folder` if it is a text. Raises
+    ConversionError for a net in a binary file."""
     if "{" not in net and "\n" not in net:
         if is_binary(net):
             text = "to run elsewhere, the net is needed as a prototxt"
@@ -146,6 +147,6 @@ def _file(net: str, folder: Path) -> str:
 
 
 def _shape(task: Task, value: Value) -> tuple[int, ...]:
-    """The batch as it comes, the rest as in Caffe: OpenCV leaves axes of 1 out."""
+    """Caffe's shape of a value, with any batch: OpenCV leaves out axes of extent 1."""
     shape = task.graph.shapes[value]
     return (-1, *shape[1:]) if shape else ()

@@ -1,4 +1,4 @@
-"""A report as one page of HTML that needs no network: differences, padding, source."""
+"""A report as one HTML page without external files: differences, padding, source."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ img{background:#fff}
 """
 
 LOWEST, HIGHEST = -9, 1
-"""Decades of the chart; what lies beyond is drawn at its edge."""
+"""Decades of the chart; values beyond them are drawn at its edge."""
 STEP, HEIGHT, LEFT, TOP = 7, 240, 52, 12
 
 
 def page(report: Report, drawing: bytes = b"") -> str:
-    """The whole page; `drawing` is the net as SVG. Names out of files appear escaped
-    and without control characters."""
+    """The whole page; `drawing` is the net as SVG. Names from files are escaped,
+    without control characters."""
     conversion = report.conversion
     source = SourceMap.of(conversion.source, conversion.name)
     places = [
@@ -96,12 +96,12 @@ def page(report: Report, drawing: bytes = b"") -> str:
 
 
 def text(value: object) -> str:
-    """`value` where HTML expects text, or a quoted attribute's."""
+    """`value` escaped as text of HTML, or as the value of a quoted attribute."""
     return escape(printable(str(value)))
 
 
 def _numbers(graph: Graph) -> Iterator[int]:
-    """For each row of a report, the number of the node that does the layer's work."""
+    """For each row of a report, the number of the node that computes the layer."""
     for node in graph.nodes:
         if node.number >= 0:
             yield from (node.number for _ in node.layers)
@@ -135,7 +135,7 @@ def _culprit_lines(culprit: Culprit) -> str:
 
 
 def _chart(report: Report) -> str:
-    """A dot a layer on a logarithmic scale, with a line at the tolerance."""
+    """A dot for each layer on a logarithmic scale, and a line at the tolerance."""
     wide = LEFT + STEP * max(1, len(report.rows)) + 20
     parts = [
         '<div class="scroll">'
@@ -169,7 +169,7 @@ def _chart(report: Report) -> str:
 
 
 def _height(value: float) -> float:
-    """From the top of the chart."""
+    """The distance of a difference from the top of the chart."""
     decade = log10(value) if value > 0 and isfinite(value) else LOWEST
     decade = HIGHEST if not isfinite(value) else min(max(decade, LOWEST), HIGHEST)
     return round(TOP + HEIGHT * (HIGHEST - decade) / (HIGHEST - LOWEST), 1)
@@ -234,7 +234,8 @@ def _paddings(graph: Graph) -> Iterator[str]:
 
 
 def _graph(drawing: bytes) -> Iterator[str]:
-    """As an image, in which nothing of the net's can be markup of the page."""
+    """The drawing as an image, so that no name of the net becomes markup of the
+    page."""
     if drawing:
         data = b64encode(drawing).decode()
         yield "<h2>Graph</h2>"

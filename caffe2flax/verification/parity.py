@@ -1,5 +1,5 @@
-"""A test that keeps a module's parity: a pytest file of its own, and what it holds the
-module against."""
+"""A parity test of a module: a pytest file, and the arrays that it compares the module
+with."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def test_outputs(model):
 
 
 def parity_test(report: Report, target: Path) -> tuple[str, Mapping[str, Array]]:
-    """The source of the test file `target`, and the arrays of the .npz of the same name
-    beside it. Both lie beside the module. Raises ConversionError where the oracle
-    gave no output, or the module would not pass."""
+    """The source of the test file `target`, and the arrays of the .npz of the same
+    name, in the folder of the module. Raises ConversionError where the oracle gave no
+    output, or where the module would not pass."""
     conversion = report.conversion
     graph = conversion.graph
     if report.culprit is not None:

@@ -1,8 +1,8 @@
-"""The graph run layer by layer in numpy float64: what Caffe computes, told a second
-way.
+"""The graph run layer by layer in numpy float64: a second implementation of what Caffe
+computes.
 
-Independent of the generated code: each layer's `reference` is written from Caffe's
-definition, and nothing here knows of layouts or of XLA.
+It is independent of the generated code: each layer's `reference` follows Caffe's
+definition, without layouts or XLA.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def evaluate(
 ) -> dict[Value, Array]:
     """Every value of the graph, float64, in Caffe's axis order.
 
-    `blobs` are the weights by (owner's number, index); `inputs` go by blob name.
+    `blobs` are the weights by (owner's number, index), `inputs` arrays by blob name.
     """
     values: dict[Value, Array] = {
         value: np.asarray(inputs[value.blob], np.float64) for value in graph.arguments
@@ -40,10 +40,10 @@ def evaluate(
 def evaluate_node(
     node: Node, blobs: Mapping[tuple[int, int], Array], values: Mapping[Value, Array]
 ) -> dict[Value, Array]:
-    """What one node makes of `values`."""
+    """The outputs of one node on `values`."""
     weights = [blobs[w.owner, w.index].reshape(w.shape) for w in node.weights]
     if not isinstance(node.layer, ReadsWeights):
         weights = [np.asarray(loaded(blob), np.float64) for blob in weights]
-    made = node.layer.reference(weights, *(values[v] for v in node.inputs))
-    outputs = made if isinstance(made, tuple) else (made,)
+    tops = node.layer.reference(weights, *(values[v] for v in node.inputs))
+    outputs = tops if isinstance(tops, tuple) else (tops,)
     return dict(zip(node.outputs, outputs, strict=True))

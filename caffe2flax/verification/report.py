@@ -1,5 +1,5 @@
-"""A generated module held against what Caffe computes: the module as it is written,
-watched by probes, and an oracle on the same input."""
+"""A generated module compared with what Caffe computes: the written module, with a
+probe around each layer, and an oracle on the same inputs."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ Watch = Callable[[Conversion, Mapping[str, Array]], Observed]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output of the program that `caffe2flax.compile` makes, as `Row` has a layer's
-    top."""
+    """An output of the program that `caffe2flax.compile` returns, compared as in
+    `Row`."""
 
     name: str
     shape: Shape
@@ -44,11 +44,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a module compares. rows: the net's layers in their order. culprit: None where
-    none is at fault. conversion: the module that was run. inputs, outputs: what it was
-    fed, and what is expected of it, in Caffe's names and axis order. compiled: the
-    outputs of the compiled program, where that was asked for. stop: why a module that
-    was edited failed halfway, where it did."""
+    """The result of a comparison. rows: the net's layers in order. culprit: the layer
+    at fault, None where there is none. conversion: the module that was run. inputs,
+    outputs: its inputs and the expected outputs, in Caffe's names and axis order.
+    compiled: the outputs of the compiled program, if it was compared. stop: why an
+    edited module failed halfway, where it did."""
 
     name: str
     against: str
@@ -106,15 +106,15 @@ class Report:
         }
 
 
-def _record(found: Row | Culprit) -> dict[str, object]:
+def _record(compared: Row | Culprit) -> dict[str, object]:
     return {
-        "name": found.name,
-        "type": found.type,
-        "file": found.span.file,
-        "line": found.span.line or None,
-        "largest": _number(found.largest),
-        "alone": _number(found.alone),
-        "note": found.note,
+        "name": compared.name,
+        "type": compared.type,
+        "file": compared.span.file,
+        "line": compared.span.line or None,
+        "largest": _number(compared.largest),
+        "alone": _number(compared.alone),
+        "note": compared.note,
     }
 
 
@@ -136,23 +136,23 @@ def verify_conversion(
 ) -> Report:
     """Runs the module of `conversion` and the oracle `against` on `inputs`, arrays in
     Caffe's names and axis order. `watch` runs the module; `files` are the prototxt and
-    the weights that it comes from. Raises ConversionError for inputs that do not fit,
-    where the oracle is not to be had, and where the module fails although all is well
-    up to there."""
+    the weights that were converted. Raises ConversionError for inputs that do not fit,
+    where the oracle is not installed, and where the module fails although its values
+    until then are right."""
     check_request(conversion.graph, against, tolerance)
     graph = conversion.graph
     used = {value.blob for value in graph.arguments}
-    fed = {
+    given = {
         name: np.asarray(array, np.float32)
         for name, array in inputs.items()
         if name in used
     }
-    task = Task(graph, conversion.blobs, fed, *files, level, stages)
-    if against != "reference":  # which may be missing: told before work is done
+    task = Task(graph, conversion.blobs, given, *files, level, stages)
+    if against != "reference":  # first, as it may not be installed
         expected = _expected(ORACLES[against], task)
     ours = watch(conversion, inputs)
     if against == "reference":
-        # Not at once: numpy and XLA both take all cores, and the interpreter's lock.
+        # Not at the same time: numpy and XLA both use all cores.
         expected = _expected(ORACLES[against], task)
     result = LayerValues(task, ours.values, expected, tolerance).compare(
         strict=against != "reference"
@@ -166,7 +166,7 @@ def verify_conversion(
         tuple(entry.row for entry in result.entries),
         result.culprit,
         conversion,
-        fed,
+        given,
         {blob: expected[v] for blob, v in last.items() if v in expected},
         (*notes, *result.notes, *stop),
         stop=ours.stop,
@@ -176,21 +176,21 @@ def verify_conversion(
     return report
 
 
-def with_compiled(report: Report, made: Mapping[str, Array]) -> Report:
-    """`report` and how the outputs compare that the compiled program `made` of the same
-    inputs. Where the net magnifies rounding, they are not at fault either."""
+def with_compiled(report: Report, compiled: Mapping[str, Array]) -> Report:
+    """`report` with `compiled`, the outputs of the compiled program on the same inputs,
+    compared. Where the net magnifies rounding, they are not at fault either."""
     magnified = report.culprit is None and any(row.broken for row in report.rows)
     outputs = []
     for name, expected in report.outputs.items():
-        largest, mean = difference(made[name], expected)
+        largest, mean = difference(compiled[name], expected)
         broken = not largest <= report.tolerance and not magnified
         outputs.append(Output(name, expected.shape, largest, mean, broken))
     return replace(report, compiled=tuple(outputs))
 
 
 def check_request(graph: Graph, against: str, tolerance: float) -> None:
-    """ConversionError for what cannot be asked: an unknown oracle, a tolerance of 0, a
-    net that draws random numbers."""
+    """Raises ConversionError for an unknown oracle, a tolerance that is not above 0,
+    and a net that draws random numbers."""
     if against not in ORACLES:
         known = ", ".join(ORACLES)
         raise ConversionError(f"cannot verify against {against!r}, only {known}")

@@ -1,4 +1,4 @@
-"""What commands found, as text for a terminal."""
+"""A report as text for a terminal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ AGAINST = {
 
 
 def show_report(report: Report) -> str:
-    """A row a layer, one for each output of the compiled program, and the culprit
-    where there is one."""
+    """A table with a row for each layer and for each output of the compiled program,
+    and the culprit, if any."""
     rows = table(
         (
             Column("layer"),
@@ -57,7 +57,7 @@ def show_report(report: Report) -> str:
 
 
 def closing(report: Report) -> Iterator[str]:
-    """What there is to say behind the table, or without it."""
+    """The lines after the table: culprit, notes and result."""
     oracle, count = AGAINST[report.against], len(report.rows)
     yield f"{report.name} against {oracle}, {count:,} layers"
     for note in report.notes:

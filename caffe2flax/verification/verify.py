@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.conversion import STAND_IN, Weights, convert, weight_paths
+from caffe2flax.conversion import RANDOM_WEIGHTS, Weights, convert, weight_paths
 from caffe2flax.frontend.source import PathOrText, carries_weights
 from caffe2flax.options import ConversionOptions
 from caffe2flax.runner import check_compiles, forward
@@ -40,14 +40,14 @@ def verify(
     compiled: bool,
     **options: Unpack[ConversionOptions],
 ) -> Report:
-    """What `caffe2flax.verify` describes."""
+    """See `caffe2flax.verify`."""
     arrays = read_arrays(inputs)
     conversion = convert(
         prototxt,
         weights,
         array_shapes={blob: np.shape(array) for blob, array in arrays.items()},
         filled=True,
-        stand_in=noise_blobs,
+        default_blobs=noise_blobs,
         **options,
     )
     graph = conversion.graph
@@ -74,9 +74,9 @@ def verify(
         tolerance=tolerance,
         level=options.get("level", 0),
         stages=options.get("stages", ()),
-        notes=[note for note in conversion.notes if note == STAND_IN],
+        notes=[note for note in conversion.notes if note == RANDOM_WEIGHTS],
     )
     if compiled and report.stop is None:
-        made = forward(conversion, strict=True)(report.inputs)
-        report = with_compiled(report, made)
+        compiled_outputs = forward(conversion, strict=True)(report.inputs)
+        report = with_compiled(report, compiled_outputs)
     return report

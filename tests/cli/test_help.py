@@ -1,4 +1,4 @@
-"""A command is one file, and says how it is used."""
+"""A command is one file with its usage and examples."""
 
 import argparse
 import re

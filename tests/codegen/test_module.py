@@ -1,4 +1,4 @@
-"""The generated module as its user meets it: names, taps, transformations, refusals."""
+"""The generated module for its user: names, taps, transformations, errors."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_names_stay_apart() -> None:
 
 
 def test_attributes_of_nnx_are_not_overwritten() -> None:
-    """The list of reserved attributes holds all that an nnx.Module has."""
+    """The list of reserved attributes contains all those of an nnx.Module."""
     public = {name for name in dir(nnx.Module) if not name.startswith("_")}
     assert public <= NNX_ATTRIBUTES
 
@@ -219,7 +219,7 @@ def test_from_pretrained_refuses_other_weights(tmp_path: Path) -> None:
 
 
 def test_initialises_by_fillers() -> None:
-    """The prototxt's fillers; where it names none, Flax's own, and a note says so."""
+    """The prototxt's fillers; without one, Flax's default, with a note."""
     text = net(conv("c", "data")).replace("'xavier'", "'gaussian' std: 0.01")
     named = caffe2flax.convert(text)
     assert "kernel_init=nnx.initializers.normal(0.01)" in named.source
@@ -269,7 +269,7 @@ assert not any(name.split(".")[0] == "caffe2flax" for name in sys.modules)
 
 
 def test_batch_over_devices(tmp_path: Path) -> None:
-    """Two devices share a batch; the module needs nothing of ours."""
+    """A batch on two devices, with no change of the module."""
     caffe2flax.convert(DEPLOY, WEIGHTS).write(tmp_path)
     flags = "--xla_force_host_platform_device_count=2"
     subprocess.run(

@@ -1,5 +1,5 @@
-"""Whatever runs a module to learn its numbers multiplies float32 as float32, on chips
-too that would take TF32 or bfloat16: said of the programs that are compiled."""
+"""Functions that run a module for its results multiply float32 in full precision, also
+on chips with TF32 or bfloat16: tested in the compiled programs."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ PRODUCT = re.compile(r"stablehlo\.(?:convolution|dot_general|dot)\b.*")
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that JAX writes every program to that it compiles; ours are made as for
-    a GPU, though they run on the CPU."""
+    """A folder to which JAX writes every compiled program; they are compiled as for a
+    GPU, though they run on the CPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     folder = tmp_path / "programs"
     jax.clear_caches()  # of the operations that ran without jit before
@@ -93,7 +93,7 @@ def test_demo(tmp_path: Path, programs: Path) -> None:
 
 
 def test_what_is_decided_ends_with_the_run(programs: Path) -> None:
-    """And the tests above would see it."""
+    """The tests above fail for lower precision."""
     caffe2flax.run(NET, None, fed(NET))
     caffe2flax.load(NET)(np.ones((2, 9, 9, 4), np.float32))
     with pytest.raises(AssertionError, match="DEFAULT"):

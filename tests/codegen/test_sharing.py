@@ -1,4 +1,4 @@
-"""Parameters shared by name: one parameter in the module, whoever reads it."""
+"""Parameters shared by name: one parameter in the module for all its layers."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def entry(name: str, *blobs: np.ndarray) -> bytes:
 
 
 def weighted(name: str, path: Path) -> caffe2flax.Conversion:
-    """The net with random weights from a file that holds every layer's blobs."""
+    """The net with random weights from a file with the blobs of all layers."""
     graph = caffe2flax.convert(text(name)).graph
     rng = np.random.default_rng(0)
     layers = (
@@ -256,7 +256,7 @@ def compare(graph: Any, ours: dict[str, jax.Array], wanted: Any) -> None:
     st.integers(0, 4),
 )
 def test_rearrangements(axes: list[int], dims: tuple[int, ...], a: int, b: int) -> None:
-    """Whatever a reshape, a transpose and a reshape do is found again."""
+    """Any reshape, transpose and reshape of a weight is recognised."""
     size = int(np.prod(dims))
     places = np.random.default_rng(0).permutation(size)
     source = places.reshape(*dims[:a], -1)

@@ -1,4 +1,4 @@
-"""Compiled modules beside plain ones."""
+"""Compiled modules compared with plain ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONEDNN = all(
 
 
 def without_onednn(what: str) -> bool:
-    """What `available` says where nothing is."""
+    """`available` where no call is right."""
     return False
 
 
@@ -38,8 +38,8 @@ def drawn(key: Any, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> Array:
 
 
 def filled(make: Callable[[], Any]) -> Any:
-    """What `make` makes, an nnx module, in eval mode, with numbers of NumPy's: to draw
-    them by JAX would compile something for each shape. Variances are positive."""
+    """The nnx module that `make` returns, in eval mode, with random numbers by NumPy:
+    JAX would compile a program for each shape. Variances are positive."""
     model = nnx.eval_shape(make)
     random = np.random.default_rng(0)
 
@@ -60,7 +60,7 @@ def filled(make: Callable[[], Any]) -> Any:
 
 
 def distance(ours: Any, plain: Any) -> float:
-    """The largest difference, of the largest number of an output; of all outputs."""
+    """The largest difference of all outputs, relative to the largest number of each."""
     assert jax.tree.structure(ours) == jax.tree.structure(plain)
     found = [0.0]
     for y, true in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
@@ -75,7 +75,7 @@ def distance(ours: Any, plain: Any) -> float:
 
 
 def same(model: Callable[..., Any], *inputs: Any, **options: Any) -> Compiled:
-    """`model`, compiled, after it gave what jax.jit of it does."""
+    """`model`, compiled, after a comparison with jax.jit of it."""
     forward = caffe2flax.compile(model, **options)
     assert distance(forward(*inputs), jax.jit(model)(*inputs)) <= 2e-5
     return forward

@@ -2,9 +2,10 @@
 
     python -m tests.cpu.sweep --count 2000 --seed 0 --through onednn
 
-Prints what is off by more than 2e-5 of the largest number, in the first of two programs
-or in the second, and what ends the process. With `--excluded NAME` only convolutions
-that onednn.EXCLUDED holds back under this name, to see whether that is still needed.
+Prints the cases that differ by more than 2e-5 of the largest number, in the first of
+two programs or in the second, and those that end the process. With `--excluded NAME`,
+only convolutions that onednn.EXCLUDED excludes under this name, to see whether that is
+still needed.
 """
 
 from __future__ import annotations
@@ -335,7 +336,7 @@ def chosen(options: argparse.Namespace, index: int) -> Case:
 
 
 def in_child(options: argparse.Namespace, indices: Sequence[int]) -> list[float]:
-    """How far each is off, NaN where it ends the process: asked in halves then."""
+    """The difference of each case, NaN where it ends the process: found by halving."""
     command = [sys.executable, "-m", "tests.cpu.sweep", *sys.argv[1:]]
     # Memory that was just allocated holds 3.4e38 (0x7f7f7f7f) instead of zeros.
     env = os.environ | {"MALLOC_PERTURB_": "128", "JAX_PLATFORMS": "cpu"}

@@ -1,4 +1,4 @@
-"""What compile takes, where it stays with the plain function, and what it refuses."""
+"""What compile accepts, where it calls the plain function, and its errors."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_numbers_are_inputs(number: Any) -> None:
 
 
 def said(error: Exception) -> str:
-    """The first line of what an error says, but for the name of the function."""
+    """The first line of an error's message, without the name of the function."""
     line = str(error).splitlines()[0]
     return re.escape(line.partition("argument to")[0])
 
@@ -430,7 +430,7 @@ def test_precision(precision: str, net: Net, tier: str) -> None:
 
 
 def test_settings_that_change_the_trace() -> None:
-    """Each is part of what a program is known by."""
+    """A program is compiled again for each."""
     forward = caffe2flax.compile(lambda x: x + jnp.arange(4, dtype=jnp.int8))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         forward(X)
@@ -471,7 +471,7 @@ def test_shapes_share_weights(net: Net, tier: str) -> None:
 
 
 def test_arrays_of_a_function_that_are_made_anew() -> None:
-    """Keys must not be mistaken for those of arrays that are gone."""
+    """Keys must differ from those of deleted arrays."""
     made = iter(range(100))
 
     def model(x: Array) -> Array:

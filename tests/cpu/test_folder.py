@@ -1,4 +1,4 @@
-"""The folder stands by itself."""
+"""The folder imports no other part of the package."""
 
 from __future__ import annotations
 

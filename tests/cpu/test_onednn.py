@@ -1,4 +1,4 @@
-"""Products and convolutions by oneDNN: right, or refused before they reach it."""
+"""Products and convolutions by oneDNN: right, or an error before it is called."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLAIN: dict[str, Any] = {"biased": False, "relu": False}
 
 @pytest.fixture(autouse=True, scope="module")
 def asked() -> None:
-    """What tests put in the place of this answer does not stay."""
+    """Results of `available` that tests replace are restored."""
     onednn.prepare().result()
 
 
@@ -322,7 +322,7 @@ def test_other_columns_packed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_that_process_may_end(
     program: str, wanted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it said before counts."""
+    """The results printed before count."""
     path = tmp_path / "program.py"
     path.write_text(program)
     monkeypatch.setattr(probe, "__file__", str(path))

@@ -1,5 +1,5 @@
-"""Each rewrite happens where it should, gives the right numbers, and keeps away where
-it must."""
+"""Each rewrite is applied where it should be, gives the right numbers, and is not
+applied elsewhere."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Residual(nnx.Module):
 
 
 class Chain(nnx.Module):
-    """One layer behind another."""
+    """One layer after another."""
 
     def __init__(self, *layers: Callable[[Array], Array]):
         self.layers = nnx.List(layers)
@@ -423,7 +423,7 @@ AS_THEY_ARE = [
     ("model", "line"), AS_THEY_ARE, ids=[f.__name__ for f, _ in AS_THEY_ARE]
 )
 def test_kept_apart(model: Model, line: str, tier: str) -> None:
-    """What is no part of the layer before it is an operation of its own."""
+    """Operations that cannot be fused with a layer remain separate."""
     x = numbers(4, 4, 4, 4)
     lines = same(model, x).explain(x).splitlines()
     assert any(each.startswith(line) for each in lines)
@@ -507,7 +507,7 @@ def test_untouched(model: Model, tier: str) -> None:
 
 
 def test_one_layer_called_twice(tier: str) -> None:
-    """Its jaxpr is one, its variables stand for other values each time."""
+    """There is one jaxpr, whose variables have other values each time."""
     layer = linear(6, 6)
 
     @jax.jit
@@ -532,7 +532,7 @@ def test_constants_are_computed_once_in_float64(tier: str) -> None:
 
 
 def test_zeros_are_not_kept(tier: str) -> None:
-    """What makes much out of little is made at each call."""
+    """Large outputs of small inputs are computed at each call."""
 
     def model(x: Array) -> Array:
         return jnp.zeros((500, 500)).at[0, 0].set(x)

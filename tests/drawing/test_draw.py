@@ -1,4 +1,4 @@
-"""Pictures of nets: what stands in them, how they are cut, and the command."""
+"""Pictures of nets: their contents, how they are split, and the command."""
 
 import json
 import shutil

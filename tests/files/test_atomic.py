@@ -1,5 +1,5 @@
-"""Disks that fill up, folders that cannot be written, files that change, signals: a
-message and a status, and nothing half done."""
+"""Full disks, folders that cannot be written, files that change, signals: a message and
+a status, and no unfinished files."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_folder_that_is_read_only(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Root is refused by no mode, so the system's answer stands in."""
+    """No mode stops root, so the system's error is simulated."""
     before = listing(folder)
     argv = command(name, folder)
     real = os.open
@@ -212,7 +212,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("when", ["before", "amid"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_weights_that_change(change: str, when: str, tmp_path: Path) -> None:
-    """A mapped file that was cut would end the process, were its pages touched."""
+    """Reading pages of a truncated mapped file would end the process."""
     act, said = CHANGES[change]
     weights, _ = digits(tmp_path, 1)
     conversion = caffe2flax.convert(NET, weights)
@@ -287,7 +287,7 @@ sys.exit(main(sys.argv[1:]))
 def stopped(
     argv: list[str], number: int, named: bool
 ) -> subprocess.CompletedProcess[str]:
-    """A command that a signal meets while its files are half written."""
+    """A command that gets a signal while it writes its files."""
     code = STOPPED.format(named=named)
     with subprocess.Popen(
         [sys.executable, "-c", code, *argv],
@@ -365,7 +365,7 @@ def test_a_signal_between_the_two_of_a_pair(
 
 
 def test_two_runs_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two write the same files at once: the last pair stands, never one of each."""
+    """Two processes write the same files at once: the files are of one of them."""
     real = os.replace
 
     def slow(source: Path, target: Path) -> None:

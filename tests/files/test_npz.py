@@ -1,4 +1,4 @@
-"""Archives of arrays: what goes in comes out, and damaged ones are refused."""
+"""Archives of arrays: they are read as written, and damaged ones are an error."""
 
 import contextlib
 import io

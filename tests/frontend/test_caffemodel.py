@@ -1,4 +1,5 @@
-"""Weight files against what Caffe held, each quirk of the format, and hostile bytes."""
+"""Weight files against Caffe's blobs, special cases of the format, and hostile
+bytes."""
 
 from __future__ import annotations
 

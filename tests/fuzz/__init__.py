@@ -1,6 +1,6 @@
-"""Attacks on the readers of files, by mutations of files that are well.
+"""Tests of the readers of files with mutations of valid files.
 
-targets.py says what is attacked and what must hold, text.py and wire.py mutate a
-prototxt and a caffemodel, campaign.py runs many inputs under limits, guided.py lets
-coverage choose them. `python -m tests.fuzz --help`.
+targets.py has the functions to test and what must be true of them, text.py and wire.py
+mutate a prototxt and a caffemodel, campaign.py runs many inputs under limits, guided.py
+lets coverage choose them. `python -m tests.fuzz --help`.
 """

@@ -1,4 +1,4 @@
-"""What protobuf's own reader makes of a weights file, to hold ours against."""
+"""A weights file as protobuf's own reader reads it, to compare ours with."""
 
 from __future__ import annotations
 

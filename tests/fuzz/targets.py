@@ -1,4 +1,4 @@
-"""What is attacked: how its inputs are made, and what must hold of each."""
+"""The functions to test: their inputs, and what must be true of each."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FIXTURES = Path(__file__).parents[2] / "fixtures"
 LARGEST_SEED = 6000
 LARGEST_INPUT = 2**17
 BETWEEN = b"\0"
-"""Ends the prototxt of a conversion, as no text can hold it; the weights follow."""
+"""Ends the prototxt of a conversion, as no text contains it; the weights follow."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """seeds: inputs that are well. mutate: an input from a seed and all of them.
-    attack: holds an input, beside which files may be written, to what is promised; it
-    raises whatever breaks that, and returns whether the input was accepted."""
+    """seeds: valid inputs. mutate: an input from a seed and all of them. attack: tests
+    an input, beside which files may be written; it raises where something is wrong, and
+    returns whether the input was accepted."""
 
     name: str
     seeds: Callable[[], list[bytes]]

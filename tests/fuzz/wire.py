@@ -1,4 +1,4 @@
-"""Mutations of a caffemodel: of its fields, so that the messages around still hold."""
+"""Mutations of a caffemodel: of its fields, so that the messages around stay valid."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ PAYLOADS = (
 
 @dataclass(slots=True)
 class Part:
-    """A field: `value` is a number, bytes, or the fields of a message. `said` is the
-    length that it declares where that is a lie, `wide` makes its tag longer."""
+    """A field: `value` is a number, bytes, or the fields of a message. `said` is a
+    wrong length that it declares, if any; `wide` makes its tag longer."""
 
     number: int
     wire: int
@@ -194,7 +194,7 @@ _CHANGES: tuple[_Change, ...] = (
 
 
 def mutated_bytes(data: bytes, others: list[bytes], random: Random) -> bytes:
-    """`data` after changes that know nothing of what it holds."""
+    """`data` after random changes of bytes."""
     out = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 4, 16))):
         at = random.randrange(len(out) + 1)

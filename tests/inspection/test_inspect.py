@@ -1,4 +1,4 @@
-"""inspect: what a net is made of, what a weights file holds, where lines come from."""
+"""inspect: facts about a net and a weights file, and the lines of layers."""
 
 from __future__ import annotations
 
@@ -225,7 +225,8 @@ def test_from_a_layer_to_its_lines() -> None:
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("flat", [False, True])
 def test_every_layer_has_its_lines(path: Path, flat: bool) -> None:
-    """What makes a layer assigns its attribute, and what calls it stands in a call."""
+    """Lines that make a layer assign its attribute; lines that call it are in a
+    call."""
     conversion = caffe2flax.convert(path, flat=flat)
     source = SourceMap.of(conversion.source, conversion.name)
     rows = conversion.source.splitlines()
@@ -287,8 +288,8 @@ def test_a_blob_means_all_that_make_it() -> None:
         ("reluu", "did you mean relu"),
         ("99999", "no line 99999"),
         ("1", "line 1 of the module is about no layer"),
-        (":1", "no layer stands in line 1"),
-        (":999", "no layer stands in line 999"),
+        (":1", "no layer is in line 1"),
+        (":999", "no layer is in line 999"),
         ("other.prototxt:3", "not in 'other.prototxt'"),
         ("1" * 5000, "no layer and no blob"),
     ],

@@ -41,8 +41,8 @@ def test_batchnorm_at_test(
 def test_which_statistics_are_used(
     phase: str, given: bool | None, tmp_path: Path
 ) -> None:
-    """Those of the batch in TRAIN and the running ones in TEST, unless told otherwise;
-    what was told outlives train() and eval()."""
+    """Those of the batch in TRAIN and the running ones in TEST, unless the prototxt has
+    use_global_stats, which train() and eval() do not change."""
     x, blobs = numbers(4, 3, 2, seed=1), statistics(3, 5)
     field = "" if given is None else f"use_global_stats: {str(given).lower()}"
     text = net(single("BatchNorm", f"batch_norm_param {{ {field} }}"), x=x.shape)
@@ -109,7 +109,7 @@ def _step(model: Any, x: jax.Array) -> tuple[jax.Array, Any]:
 
 
 def test_recorded_moving_averages() -> None:
-    """The blobs that Caffe held after a forward pass in training."""
+    """Caffe's blobs after a forward pass in training."""
     folder = Path(__file__).parents[2] / "fixtures" / "layers"
     arrays = np.load(folder / "bn_train.npz")
     model = caffe2flax.load(

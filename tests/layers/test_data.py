@@ -1,4 +1,4 @@
-"""Data layers as inputs: their shapes, what is said of the images, what is refused."""
+"""Data layers as inputs: their shapes, notes on images, and errors."""
 
 from __future__ import annotations
 
@@ -104,23 +104,23 @@ UNKNOWN = {
     "no crop": (
         "Data",
         "data_param { batch_size: 4 }",
-        "the number of channels, height and width of blob 'data' stand in its data, "
+        "the number of channels, height and width of blob 'data' are in its data, "
         "which is not opened: give --input-shape data=N,C,H,W",
     ),
     "no batch": (
         "Data",
         "transform_param { crop_size: 8 } data_param { source: 'x' }",
-        "the batch size of blob 'data' stands in its data",
+        "the batch size of blob 'data' is in its data",
     ),
     "nothing known of an image": (
         "ImageData",
         "image_data_param { source: 'x' }",
-        "the height and width of blob 'data' stand in its data",
+        "the height and width of blob 'data' are in its data",
     ),
     "HDF5": (
         "HDF5Data",
         "hdf5_data_param { source: 'x' batch_size: 3 shuffle: true }",
-        "blob 'data' stands in HDF5 files, which are not opened: give --input-shape "
+        "blob 'data' is in HDF5 files, which are not opened: give --input-shape "
         "data=N,...",
     ),
 }
@@ -128,8 +128,8 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_unknown_shapes(name: str) -> None:
-    """An error says what to give where no usual shape will do; the caller may, and what
-    is fed will do."""
+    """An error names the option where no usual shape suits; the caller's shape, and
+    that of the arrays to run on, are used."""
     type_, params, message = UNKNOWN[name]
     text = net(type_, params)
     five = PRELU + "layer { name: 'f' type: 'Reshape' bottom: 'out' top: 'five' "

@@ -104,7 +104,7 @@ def test_bias_and_gradients(group: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("type_", ["bilinear", "positive_unitball", "xavier"])
 @pytest.mark.parametrize("group", [1, 3])
 def test_fillers(type_: str, group: int) -> None:
-    """A module without weights starts as the file asks."""
+    """A module without weights has the file's initial values."""
     text = net(
         single(
             "Deconvolution",

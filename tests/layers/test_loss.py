@@ -423,7 +423,8 @@ def test_refused(type_: str, shapes: Any, text: str, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["softmaxloss_weight", "two_losses", "softmaxloss"])
 def test_total(name: str) -> None:
-    """In training a module says what Caffe minimises, unless it returns just that."""
+    """In TRAIN a note lists what Caffe minimises, unless the module returns just
+    that."""
     case = next(case for case in cases("layers") if case.name == name)
     model = caffe2flax.load(case.prototxt, case.weights, phase="TRAIN")
     outputs = model(*case.inputs().values())
@@ -453,7 +454,7 @@ def test_weights_of_other_tops() -> None:
 
 
 def test_normalization_wins() -> None:
-    """The deprecated `normalize` has no say beside it."""
+    """The deprecated `normalize` is ignored beside it."""
     given = "loss_param {{ normalize: {} normalization: NONE }}"
     sources = {
         caffe2flax.convert(net("SoftmaxWithLoss", NAMED, given.format(word))).source

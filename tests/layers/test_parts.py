@@ -22,7 +22,7 @@ from tests.smallnets import expected, net, numbers, run, single
 
 
 def outputs(text: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs of the module, held to the reference."""
+    """The outputs of the module, compared with the reference."""
     found = execute(caffe2flax.convert(text), inputs, ["outputs"])
     told = expected(text, None, inputs)
     assert found.keys() == told.keys()
@@ -182,7 +182,7 @@ def test_batch_reindex() -> None:
 
 @pytest.mark.parametrize("kept", [[1, 0, 3, 0, -1], [0] * 5, [1] * 5])
 def test_filter_and_what_follows(kept: list[int]) -> None:
-    """Behind a Filter every layer takes as many items as there are."""
+    """After a Filter every layer takes any number of items."""
     text = net(
         single("Filter", "", "s", top="f"),
         'name: "flat" type: "Flatten" bottom: "f" top: "flat"',

@@ -1,4 +1,4 @@
-"""Layer cases, recorded from Caffe 1.0 and a fork or written by hand: values, refusals,
+"""Layer cases, recorded from Caffe 1.0 and a fork or written by hand: values, errors,
 gradients."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ACCEPTED = [case for case in CASES if "error" not in case.facts]
 REFUSED = [case for case in CASES if "error" in case.facts]
 NO_BACKWARD = {"embed_4d", "embed_nobias", "batchreindex_after_ip"}
 """Nets without a loss whose input takes no gradient: Caffe skipped the backward pass
-and left zeros, whatever stands above. Held in test_dense.py and test_parts.py."""
+and left zeros. Their gradients are tested in test_dense.py and test_parts.py."""
 DIFFERENTIABLE = [
     case for case in ACCEPTED if case.facts.get("grad") and case.name not in NO_BACKWARD
 ]

@@ -1,5 +1,4 @@
-"""Recurrent layers against loops written out, and the state that goes on from call to
-call."""
+"""Recurrent layers against explicit loops, and the state from one call to the next."""
 
 from __future__ import annotations
 
@@ -143,7 +142,8 @@ def test_against_loops(
 
 @pytest.mark.parametrize("case", TWICE, ids=[case.name for case in TWICE])
 def test_second_forward(case: Any) -> None:
-    """Caffe's second forward pass goes on from the first; `step` does, if told to."""
+    """Caffe's second forward pass continues from the first; `step` does with a
+    state."""
     arrays = case.arrays()
     model = instantiate(case.convert())
     step = jax.jit(lambda model, given, state: model.step(*given, state))

@@ -76,7 +76,7 @@ def test_second_bottoms(
 
 
 def test_a_bias_behind_a_second_bottom(tmp_path: Path) -> None:
-    """The learned bias lies where the second bottom does."""
+    """The learned bias has the axes of the second bottom."""
     x, b, bias = numbers(2, 3, 4, 5), numbers(4, 5, seed=1), numbers(4, 5, seed=2)
     text = net(
         single("Scale", "scale_param { axis: 2 bias_term: true }", "b"),

@@ -1,4 +1,4 @@
-"""The ops hold Caffe's numbers, and do what a generated module needs."""
+"""The functions in `ops/` give Caffe's numbers, and suit generated modules."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Inputs whose size only their data tells: a usual one that net and weights take."""
+"""Inputs whose size only the data has: a usual one that suits net and weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repeated blocks as classes: who is one, who looks like one, what stays equal."""
+"""Repeated blocks as classes: which groups are blocks, and that results are equal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NETWORKS = FIXTURES / "networks"
 
 
 def own_lines(source: str) -> int:
-    """Lines of a module without the operations that it carries along."""
+    """Lines of a module without the functions from `ops/`."""
     return len(net_alone(source).splitlines())
 
 

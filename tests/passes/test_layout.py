@@ -259,7 +259,8 @@ ENDS = (inner_product, inner_product, inner_product, softmax, reduction, argmax)
 
 
 def random_net(seed: int) -> Net:
-    """A convolution, some shape layers behind it, and what depends on the order."""
+    """A convolution, some shape layers after it, and layers that depend on the
+    order."""
     net = Net(random.Random(seed))
     net.input("data", (2, 3, net.dice.choice([4, 6]), net.dice.choice([4, 5, 6])))
     blobs = ["data"]
@@ -283,7 +284,7 @@ def weights_of(graph: Graph, rng: np.random.Generator) -> dict[str, list[np.ndar
 
 
 def compare(text: str, folder: Path, batch: int | None = None) -> Conversion:
-    """Runs a net of one input and holds it to the reference."""
+    """Runs a net of one input and compares it with the reference."""
     rng = np.random.default_rng(0)
     weights = weights_of(read_graph(text), rng)
     path = save(folder / "net.caffemodel", weights) if weights else None
@@ -413,7 +414,7 @@ FREE = {
 
 @pytest.mark.parametrize("layers", FREE.values(), ids=FREE.keys())
 def test_free_of_transposes(layers: tuple[str, ...], tmp_path: Path) -> None:
-    """Nothing moves at run time where the order can be settled at conversion."""
+    """Nothing moves at run time where the order can be changed at conversion."""
     conversion = compare(text_of(*layers), tmp_path)
     body = conversion.source.partition("# Operations")[0]
     assert "transpose" not in body
@@ -421,7 +422,7 @@ def test_free_of_transposes(layers: tuple[str, ...], tmp_path: Path) -> None:
 
 
 def test_rows_are_permuted_once(tmp_path: Path) -> None:
-    """Behind a Flatten of H, W, C the rows of an InnerProduct are in that order."""
+    """After a Flatten of H, W, C the rows of an InnerProduct are in that order."""
     text = text_of(step("Flatten", "c", "f"), fully_connected("f"))
     conversion = compare(text, tmp_path)
     number = next(n.number for n in conversion.graph.nodes if n.name == "y")
@@ -447,7 +448,7 @@ def test_rows_are_permuted_once(tmp_path: Path) -> None:
     ],
 )
 def test_split_order(order: tuple, sizes: list[int], parts: list | None) -> None:
-    """An ordered axis comes apart between its runs, and inside one in Caffe's order."""
+    """An ordered axis can be cut between segments, and inside one in Caffe's order."""
     made = split_order(tuple(Segment(*run) for run in order), sizes)
     assert made == parts
 

@@ -1,4 +1,4 @@
-"""What a net written for training becomes at test."""
+"""Nets written for training, converted in TEST."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def transformed(
     mean_file: np.ndarray | None = None,
     scale: float = 1.0,
 ) -> np.ndarray:
-    """DataTransformer in TEST, told again element by element: (H, W, C) -> (H, W, C).
+    """DataTransformer in TEST, element by element: (H, W, C) -> (H, W, C).
 
     mean_file is (C, H, W), of the size of the image before the crop.
     """
@@ -437,7 +437,7 @@ def identity(tmp_path: Path) -> list[str]:
 
 
 def seen(identity: list[str], folder: Path, *options: str) -> np.ndarray:
-    """(N, H, W, C): what the net makes of the images in `folder`."""
+    """(N, H, W, C): the output of the net for the images in `folder`."""
     out = folder.parent / "out.npz"
     argv = ["predict", *identity, str(folder), *options, "--features", "y"]
     assert main([*argv, "-o", str(out)]) == 0

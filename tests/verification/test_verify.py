@@ -1,4 +1,4 @@
-"""verify: what agrees passes, what was tampered with is found, and named."""
+"""verify: right modules pass; in changed ones, the layer at fault is named."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_first_of_two_faults_is_named() -> None:
 
 
 def test_a_fault_in_an_operation_is_found() -> None:
-    """Of those that modules carry along."""
+    """In a function that the module contains."""
     report = tampered(SMALL, ("alpha / size", "alpha"))
     assert report.culprit is not None
     assert report.culprit.name == "norm"
@@ -199,7 +199,7 @@ def flipped(conversion: Any, inputs: Mapping[str, Any]) -> Observed:
 
 
 def test_magnified_rounding_is_no_fault() -> None:
-    """The layer that jumps is right on what it was fed."""
+    """The layer with a large difference is right on its own inputs."""
     conversion = _convert(STEP, None, filled=True)
     x = {"data": np.array([[-1e-9, 1.0]], np.float32)}
     report = verify_conversion(conversion, x, flipped)
@@ -210,7 +210,7 @@ def test_magnified_rounding_is_no_fault() -> None:
 
 
 def test_a_small_fault_upstream_is_found() -> None:
-    """It breaks a later layer, which is right on what it was fed."""
+    """It breaks a later layer, which is right on its own inputs."""
     conversion = _convert(STEP, None, filled=True)
 
     def shifted(conversion: Any, inputs: Mapping[str, Any]) -> Observed:
@@ -492,7 +492,7 @@ def _edit(module: Path, before: str, after: str) -> None:
 def test_a_module_is_checked_as_it_lies_there(
     before: str, after: str, culprit: str, written: Path, small: Path
 ) -> None:
-    """With lines that came and went."""
+    """With lines added and removed."""
     _edit(written, before, after)
     report = caffe2flax.verify(SMALL, small, module=written)
     assert report.culprit is not None
@@ -567,12 +567,12 @@ def test_modules_that_do_not_run(
         caffe2flax.verify(SMALL, small, module=written)
 
 
-def test_without_weights_others_stand_in() -> None:
+def test_without_weights_random_ones_are_used() -> None:
     """Fillers may be zeros, under which every module would agree."""
     zeros = SMALL.replace('weight_filler { type: "xavier" }', "")
     report = caffe2flax.verify(zeros)
     assert report.ok
-    assert report.notes == ("no weights are given: random ones stand in",)
+    assert report.notes == ("no weights are given: random ones are used",)
     assert np.ptp(report.outputs["prob"]) > 0.01
     conversion = report.conversion
     assert conversion.source == caffe2flax.convert(zeros).source
@@ -596,7 +596,7 @@ def test_random_layers_are_refused() -> None:
 
 
 def test_labels_are_classes() -> None:
-    """Noise for an input is what its reader has a meaning for."""
+    """Noise for an input consists of values that its reader accepts."""
     loss = """
     layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 2 } } }
     layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "l" }

@@ -1,4 +1,4 @@
-"""What SSD's last layer and its parts have in common."""
+"""The base class of SSD's detection layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODES = ("CORNER", "CENTER_SIZE", "CORNER_SIZE")
 
 
 class Detection(NamedTuple):
-    """A box that stays, before the rows are written."""
+    """A box that passed suppression."""
 
     label: int
     score: float
@@ -30,12 +30,11 @@ class Detection(NamedTuple):
 class Detections(Layer):
     """Rows (image, class, score, x1, y1, x2, y2) of the boxes that pass suppression.
 
-    Caffe's number of rows follows from the data. The module has rows for as many as
-    there can be; those that are left are -1 throughout and stand last.
+    Caffe's number of rows depends on the data. The module has the largest possible
+    number; unused rows are last and -1 throughout.
 
-    RefineDet gives two bottoms more: scores (N, P * 2), by which what is below
-    `objectness_score` is background, and offsets (N, P * 4), which move the priors
-    first.
+    RefineDet has two more bottoms: scores (N, P * 2), with background where they are
+    below `objectness_score`, and offsets (N, P * 4), which move the priors first.
     """
 
     bottoms = (3, 5)
@@ -52,11 +51,11 @@ class Detections(Layer):
     top_k: int | None = None
     keep_top_k: int | None = None
     objectness: float | None = None
-    """RefineDet's; None where the net is none of its kind."""
+    """RefineDet's threshold; None for other nets."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        # What is drawn or written to files is not part of the top.
+        # These fields are for drawing and for output files, not for the top.
         params.ignore("save_output_param", "save_file")
         params.ignore("visualize", "visualize_threshold")
         known = len(params.problems)
@@ -75,7 +74,7 @@ class Detections(Layer):
         top_k, keep = nms.get("top_k", -1), params.get("keep_top_k", -1)
         if top_k == 0:
             nms.error("top_k", "top_k 0 leaves nothing to detect")
-        # A fourth bottom alone is what is drawn on, unless RefineDet's field says else.
+        # A single fourth bottom is for drawing, unless RefineDet's field is given.
         refined = params.has("objectness_score") or params.bottoms == 5
         objectness = params.get("objectness_score", 0.01)
         if refined and params.bottoms < 4:
@@ -99,7 +98,7 @@ class Detections(Layer):
         )
 
     def _priors(self, *inputs: Shape) -> int:
-        """How many prior boxes there are. Raises ConversionError."""
+        """The number of prior boxes. Raises ConversionError."""
         loc, conf, prior = (four_axes(shape) for shape in inputs[:3])
         count = prior[2] // 4
         if prior[1:] != (2, count * 4, 1):
@@ -196,8 +195,8 @@ class Detections(Layer):
             for p in range(count):
                 for c in range(offsets.shape[1]):
                     decoded[p, c] = self._decode(boxes[p], variances[p], offsets[p, c])
-            found = self._best(decoded, scores)
-            rows += [[image, d.label, d.score, *d.box] for d in found]
+            detections = self._best(decoded, scores)
+            rows += [[image, d.label, d.score, *d.box] for d in detections]
         rows = rows or [[image, *[-1] * 6] for image in range(len(loc))]
         return np.array(rows, np.float64)[None, None]
 
@@ -215,20 +214,23 @@ class Detections(Layer):
 
     def _best(self, boxes: Array, scores: Array) -> list[Detection]:
         """Detections in one image; boxes (P, 1 or classes, 4), scores (P, classes)."""
-        found = []
+        detections = []
         for label in range(self.num_classes):
             if label == self.background:
                 continue
             own = boxes[:, 0 if self.share_location else label]
             kept = self._suppressed(own, scores[:, label])
-            found += [Detection(label, float(scores[i, label]), own[i]) for i in kept]
-        if self.keep_top_k is None or len(found) <= self.keep_top_k:
-            return found
-        found.sort(key=lambda d: -d.score)
-        return sorted(found[: self.keep_top_k], key=lambda d: d.label)
+            detections += [
+                Detection(label, float(scores[i, label]), own[i]) for i in kept
+            ]
+        if self.keep_top_k is None or len(detections) <= self.keep_top_k:
+            return detections
+        detections.sort(key=lambda d: -d.score)
+        return sorted(detections[: self.keep_top_k], key=lambda d: d.label)
 
     def _suppressed(self, boxes: Array, scores: Array) -> list[int]:
-        """The boxes of one class that stay, the best first."""
+        """The indices of the boxes of one class that pass suppression, the best
+        first."""
         low = np.finfo(np.float32).min if self.confidence is None else self.confidence
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] > np.float32(low)][: self.top_k]

@@ -11,17 +11,18 @@ from caffe2flax.ir.layout import Shape
 
 
 def corners(n: int, m: int) -> Array:
-    """Where the m entries of the top lie among n of the bottom, ends on ends."""
+    """Positions of the m entries of the top among n of the bottom, with first and last
+    entries aligned."""
     return np.linspace(0, n - 1, m) if m > 1 else np.zeros(m)
 
 
 def areas(n: int, m: int) -> Array:
-    """The same, each entry the middle of an area."""
+    """The same, with each entry as the middle of an area."""
     return (np.arange(m) + 0.5) * n / m - 0.5
 
 
 def points(n: int, m: int) -> Array:
-    """The same, each entry the start of an area."""
+    """The same, with each entry as the start of an area."""
     return np.arange(m) * n / m
 
 

@@ -51,7 +51,7 @@ class HardSigmoid(Elementwise):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        # One fork writes hardsigmoid_param, another hard_sigmoid_param.
+        # hardsigmoid_param in one fork, hard_sigmoid_param in another.
         other = params.parent.sub("hard_sigmoid_param") if params.parent else params
         given = other if other.message else params
         if params.message and other.message:
@@ -134,7 +134,7 @@ class SeLU(Elementwise):
 @layer("Noise", "noise_param")
 @dataclass(frozen=True, slots=True)
 class SeLUDropout(Elementwise):
-    """The blob itself: at test nothing is dropped or added."""
+    """Its bottom: in TEST nothing is dropped or added."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -158,7 +158,7 @@ class RReLU(Elementwise):
     ub."""
 
     bounds: ClassVar[tuple[float, float]] = (3.0, 8.0)
-    """Where the net gives none."""
+    """The default of `slope`."""
 
     low: float = 3.0
     high: float = 8.0

@@ -1,4 +1,4 @@
-"""Factors and offsets as forks of Caffe wrote them."""
+"""Scale and bias layers of Caffe's forks."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class EltwiseAffine(Elementwise):
 @layer("ChannelScale", "channel_scale_param")
 @dataclass(frozen=True, slots=True)
 class ChannelScale(Layer):
-    """x times a factor for each pixel, the same for all channels."""
+    """x times a factor for each pixel, the same one for all channels."""
 
     bottoms = 2
     in_place = False

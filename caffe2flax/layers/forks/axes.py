@@ -1,4 +1,4 @@
-"""Axes and their entries in another order, and images split off a batch."""
+"""Layers that reorder axes or entries, and that move blocks into the batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Transpose(Layer):
         return (tuple(shape[axis] for axis in self.dim),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        # No data moves: the same array, its axes under their new names.
+        # No data moves: the same array, with its axes renamed.
         have = inputs[0].layout
         axes = tuple(self.dim.index(axis) for axis in have.axes)
         orders = tuple(have.orders[axis] for axis in self.dim)
@@ -89,7 +89,7 @@ class Reverse(Layer):
 
 @dataclass(frozen=True, slots=True)
 class BatchBlocks(Layer):
-    """Blocks along the axes behind the first, and images of their own."""
+    """A layer between blocks along the axes after the first, and images."""
 
     in_place = False
 
@@ -114,7 +114,7 @@ class BatchBlocks(Layer):
 @layer("SpaceToBatchND", "space_to_batch_nd_param")
 @dataclass(frozen=True, slots=True)
 class SpaceToBatchND(BatchBlocks):
-    """Between zeros, the entries of each block as images of their own."""
+    """The entries of each block, after padding with zeros, as separate images."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -147,7 +147,7 @@ class SpaceToBatchND(BatchBlocks):
 @layer("BatchToSpaceND", "batch_to_space_nd_param")
 @dataclass(frozen=True, slots=True)
 class BatchToSpaceND(BatchBlocks):
-    """Images as the entries of blocks, without what is cropped."""
+    """Images as the entries of blocks, cropped."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -185,7 +185,7 @@ class BatchToSpaceND(BatchBlocks):
 @layer("Unstack", "unstack_param")
 @dataclass(frozen=True, slots=True)
 class Unstack(Layer):
-    """The entries of an axis, a top each."""
+    """The entries of an axis, each as a top."""
 
     in_place = False
     tops = (1, None)
@@ -214,5 +214,5 @@ class Unstack(Layer):
         self, blobs: Sequence[Array], *inputs: Array
     ) -> Array | tuple[Array, ...]:
         (x,) = inputs
-        made = tuple(np.moveaxis(x, self.unstacked, 0))
-        return made if len(made) > 1 else made[0]
+        entries = tuple(np.moveaxis(x, self.unstacked, 0))
+        return entries if len(entries) > 1 else entries[0]

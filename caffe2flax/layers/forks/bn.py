@@ -1,4 +1,4 @@
-"""The layer type BN, which forks of Caffe mean three things by."""
+"""The layer type BN, which has three meanings in Caffe's forks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SEGNET = ("bn_mode", "scale_filler", "shift_filler")
 
 
 def meaning(params: Params) -> str:
-    """Which fork's BN it is, by the caller's word or by its fields; "" where nothing
-    tells."""
+    """The fork whose BN it is: the caller's choice, or decided by its fields; "" where
+    they do not decide."""
     chosen = params.dialect("BN")
     if chosen:
         return chosen
@@ -44,7 +44,7 @@ def meaning(params: Params) -> str:
 
 
 class Normalizing(Elementwise):
-    """Factors and offsets a channel, in blobs (1, C, 1, 1)."""
+    """A scale and a bias for each channel, in blobs (1, C, 1, 1)."""
 
     __slots__ = ()
 
@@ -72,16 +72,16 @@ class Normalizing(Elementwise):
 
 @layer("BN", "bn_param")
 class BN(Normalizing):
-    """Normalization of the channels, one of three forks'."""
+    """Normalization of each channel, as in one of three forks."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, params: Params) -> Layer:
-        found = meaning(params)
-        if found == "pspnet":
+        fork = meaning(params)
+        if fork == "pspnet":
             return Running.read(params)
-        return TwoBlobs.read(params, found or "segnet")
+        return TwoBlobs.read(params, fork or "segnet")
 
     def call(self, at: Site) -> str:
         raise AssertionError("`parse` makes one of the meanings")
@@ -92,7 +92,7 @@ class BN(Normalizing):
 
 @dataclass(frozen=True, slots=True)
 class TwoBlobs(Normalizing):
-    """x * scale + shift, x first normalized by the statistics of the batch unless
+    """x * scale + shift, with x first normalized by the statistics of the batch unless
     `bn_mode` is INFERENCE."""
 
     eps: float | None
@@ -109,7 +109,7 @@ class TwoBlobs(Normalizing):
             return cls(1e-9 if learns else None, scale, shift)
         params.ignore("decay")
         if params.get("moving_average", False) and params.phase == "TEST":
-            text = "moving_average: the averages do not stand in weights files"
+            text = "moving_average: the averages are not in weights files"
             params.error("moving_average", text)
         if not params.get("across_spatial", True):
             params.error("across_spatial", "statistics of each pixel are not converted")
@@ -147,8 +147,8 @@ class TwoBlobs(Normalizing):
 
 @dataclass(frozen=True, slots=True)
 class Running(Normalizing):
-    """(x - mean) / sqrt(variance + eps) * slope + bias, mean and variance blobs at test
-    or where `frozen`, else those of the batch."""
+    """(x - mean) / sqrt(variance + eps) * slope + bias; mean and variance are blobs in
+    TEST or with `frozen`, otherwise those of the batch."""
 
     ranks = (2, 4)
 

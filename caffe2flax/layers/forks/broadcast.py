@@ -18,7 +18,8 @@ from caffe2flax.ir.registry import layer
 
 
 class Broadcast(Layer):
-    """Two blobs, or a blob and a learned one, as numpy would join them."""
+    """A function of two blobs, or of a blob and a learned one, with numpy's
+    broadcasting."""
 
     __slots__ = ()
 
@@ -84,7 +85,7 @@ class Broadcast(Layer):
         return f" {self.operator} ".join(self._raised(at, at.operands))
 
     def _raised(self, at: Site, given: Sequence[str]) -> list[str]:
-        """The inputs with as many axes each."""
+        """The inputs, with axes of extent 1 added so that all have the same rank."""
         ranks = [len(x.shape) for x in at.inputs]
         shown = list(given)
         for i, rank in enumerate(ranks):
@@ -107,7 +108,7 @@ class Add(Broadcast):
     @classmethod
     def parse(cls, params: Params) -> Self:
         if params.bottoms == 1:
-            params.error(None, "with one bottom, the shape of the other is not told")
+            params.error(None, "with one bottom, the shape of the other is unknown")
         return cls()
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
@@ -138,24 +139,23 @@ class Mul(Broadcast):
         return top
 
 
-class Joined(Broadcast):
+class BinaryFunction(Broadcast):
     """A function of two blobs whose axes are aligned from the last one on.
 
-    With one bottom, the other operand stands in a weight file alone, and the fork knows
-    its shape from there: refused.
+    With one bottom, only a weight file has the other operand, and its shape: an error.
     """
 
     __slots__ = ()
 
     emitted: ClassVar[str] = ""
-    """The function as generated code names it; "" where `operator` will do."""
+    """The function in generated code; "" where there is an `operator`."""
     function: ClassVar[Any]
     """The same in numpy."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
         if params.bottoms == 1:
-            params.error(None, "with one bottom, the shape of the other is not told")
+            params.error(None, "with one bottom, the shape of the other is unknown")
         return cls()
 
     def call(self, at: Site) -> str:
@@ -170,7 +170,7 @@ class Joined(Broadcast):
 
 @layer("Sub")
 @dataclass(frozen=True, slots=True)
-class Sub(Joined):
+class Sub(BinaryFunction):
     """x - y, axes aligned from the last one on."""
 
     operator = "-"
@@ -181,7 +181,7 @@ class Sub(Joined):
 
 @layer("Div")
 @dataclass(frozen=True, slots=True)
-class Div(Joined):
+class Div(BinaryFunction):
     """x / y, axes aligned from the last one on."""
 
     operator = "/"
@@ -192,7 +192,7 @@ class Div(Joined):
 
 @layer("Pow")
 @dataclass(frozen=True, slots=True)
-class Pow(Joined):
+class Pow(BinaryFunction):
     """x to the power of y, axes aligned from the last one on."""
 
     operator = "**"
@@ -203,7 +203,7 @@ class Pow(Joined):
 
 @layer("Maximum")
 @dataclass(frozen=True, slots=True)
-class Maximum(Joined):
+class Maximum(BinaryFunction):
     """The larger of x and y, axes aligned from the last one on."""
 
     emitted = "jnp.maximum"
@@ -214,7 +214,7 @@ class Maximum(Joined):
 
 @layer("Minimum")
 @dataclass(frozen=True, slots=True)
-class Minimum(Joined):
+class Minimum(BinaryFunction):
     """The smaller of x and y, axes aligned from the last one on."""
 
     emitted = "jnp.minimum"

@@ -29,16 +29,16 @@ FIXED = {
     "filter_H": 3,
     "filter_W": 3,
 }
-"""Fields that the fork has, and ignores."""
+"""Fields that the fork ignores."""
 
 
 class Step(NamedTuple):
-    """A normalization, ReLU and convolution: where their blobs stand, and sizes."""
+    """A normalization, ReLU and convolution: the indices of their blobs, and sizes."""
 
     name: str
     kernel: int
     scale: int
-    """The first of four, `numTransition` apart."""
+    """The index of the first of four blobs, `numTransition` apart."""
     channels: int
     outputs: int
     size: int
@@ -49,8 +49,8 @@ class Step(NamedTuple):
 class DenseBlock(Layer):
     """Each transition appends growthRate channels: BatchNorm, ReLU and a 3 x 3 filter.
 
-    With use_BC a 1 x 1 filter to 4 * growthRate channels, BatchNorm and ReLU stand in
-    between. Filters are turned by 180 degrees, unlike Convolution's.
+    With use_BC, a 1 x 1 filter to 4 * growthRate channels, BatchNorm and ReLU come
+    before the 3 x 3 filter. Filters are rotated by 180 degrees, unlike Convolution's.
     """
 
     in_place = False
@@ -95,7 +95,7 @@ class DenseBlock(Layer):
         )
 
     def steps(self) -> Iterator[Step]:
-        """In the order they are computed."""
+        """The steps in the order in which they are computed."""
         n = self.count
         for i in range(n):
             channels = self.first + i * self.growth
@@ -113,16 +113,16 @@ class DenseBlock(Layer):
         return ((n, c + self.count * self.growth, *size),)
 
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
-        made: dict[int, Blob] = {}
+        blobs: dict[int, Blob] = {}
         ones = Filler("constant", value=1.0)
         fillers = (self.scale_filler, self.bias_filler, Filler(), ones)
         for step in self.steps():
             shape = (step.outputs, step.channels, step.size, step.size)
-            made[step.kernel] = Blob(shape, self.kernel_filler)
+            blobs[step.kernel] = Blob(shape, self.kernel_filler)
             for k, own in enumerate(fillers):
                 place = step.scale + k * self.count
-                made[place] = Blob((1, step.channels, 1, 1), own)
-        return (*(made[i] for i in sorted(made)), Blob((1,), Filler()))
+                blobs[place] = Blob((1, step.channels, 1, 1), own)
+        return (*(blobs[i] for i in sorted(blobs)), Blob((1,), Filler()))
 
     def layouts(self, *inputs: Operand) -> Layouts:
         return Layouts((Layout.channels_last(4),), (Layout.channels_last(4),))
@@ -132,8 +132,8 @@ class DenseBlock(Layer):
         kernel, zeros = self.kernel_filler, Filler()
         kernel_init = None
         if at.initialise and kernel.given:
-            made = kernel.initializer((self.growth, 1, 3, 3), (2, 3, 1, 0))
-            kernel_init = Code(made)
+            init = kernel.initializer((self.growth, 1, 3, 3), (2, 3, 1, 0))
+            kernel_init = Code(init)
         return Call.of(
             "DenseBlock",
             self.first,
@@ -151,14 +151,14 @@ class DenseBlock(Layer):
         return f"{at.module}({at.x})"
 
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
-        made: dict[str, Array] = {}
+        variables: dict[str, Array] = {}
         for step in self.steps():
             turned = blobs[step.kernel][:, :, ::-1, ::-1].transpose(2, 3, 1, 0)
-            made[f"{step.name}.conv.kernel"] = turned
+            variables[f"{step.name}.conv.kernel"] = turned
             for k, name in enumerate(("scale", "bias", "mean", "var")):
                 blob = blobs[step.scale + k * self.count]
-                made[f"{step.name}.norm.{name}"] = blob.reshape(step.channels)
-        return made
+                variables[f"{step.name}.norm.{name}"] = blob.reshape(step.channels)
+        return variables
 
     def multiply_adds(self, *inputs: Shape) -> int:
         pixels = inputs[0][0] * inputs[0][2] * inputs[0][3]

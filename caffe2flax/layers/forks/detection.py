@@ -1,4 +1,4 @@
-"""SSD's last layer, and the two that an embedded fork made of it."""
+"""SSD's last layer, and the two layers that replace it in one fork."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DetectionOutput(Detections):
 
 @layer("SSDDecoder", "detection_output_param")
 class SSDDecoder(Detections):
-    """Corners of the boxes that offsets move away from the priors; one image."""
+    """Corners of the boxes given by offsets from the priors; one image."""
 
     __slots__ = ()
 
@@ -96,6 +96,6 @@ class SSDSort(Detections):
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         boxes = inputs[0][0, 0][:, None]
         scores = inputs[1].reshape(len(boxes), self.num_classes)
-        found = self._best(boxes, scores)
-        rows = [[0, d.label, d.score, *d.box] for d in found] or [[0, *[-1] * 6]]
+        detections = self._best(boxes, scores)
+        rows = [[0, d.label, d.score, *d.box] for d in detections] or [[0, *[-1] * 6]]
         return np.array(rows, np.float64)[None, None]

@@ -32,7 +32,7 @@ from caffe2flax.layers._fields import filler
 class InnerDistance(Layer):
     """Sum of (x - w)^2 for each row w of the weight, or of |x - w| by distance_type L1.
 
-    With a second bottom, that is the weight.
+    A second bottom is the weight.
     """
 
     bottoms = (1, 2)
@@ -66,7 +66,7 @@ class InnerDistance(Layer):
         )
 
     def _flat(self, shape: Shape) -> tuple[int, int]:
-        """The first axis that is flattened, and the extent that makes."""
+        """The first axis that is flattened, and the extent of the flattened axis."""
         axis = canonical_axis(self.flattened, len(shape))
         return axis, prod(shape[axis:])
 

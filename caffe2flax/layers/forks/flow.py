@@ -1,4 +1,4 @@
-"""Layers of optical flow: what FlowNet and DispNet add to Caffe."""
+"""Layers for optical flow, of FlowNet and DispNet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from caffe2flax.layers._forks import Frames, images, positive
 @layer("Correlation", "correlation_param")
 @dataclass(frozen=True, slots=True)
 class Correlation(Frames):
-    """The mean product of patches of two blobs, a channel for each displacement.
+    """The mean product of patches of two blobs, with a channel for each displacement.
 
     With correlation_type SUBTRACT, the mean absolute difference.
     """
@@ -30,7 +30,7 @@ class Correlation(Frames):
     bottoms = 2
 
     flat: ClassVar[bool] = False
-    """Whether patches are displaced sideways alone."""
+    """Whether patches are displaced only horizontally."""
 
     kernel: int
     reach: int
@@ -41,7 +41,7 @@ class Correlation(Frames):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        # The fork reads do_abs, and then does nothing with it.
+        # The fork reads do_abs and does not use it.
         params.ignore("do_abs")
         kernel = positive(params, "kernel_size")
         if kernel % 2 == 0:
@@ -63,9 +63,10 @@ class Correlation(Frames):
 
     @property
     def shifts(self) -> tuple[tuple[int, int], ...]:
-        """Rows and columns that the second blob is displaced by, a channel each."""
+        """The displacement of the second blob, in rows and columns, for each
+        channel."""
         radius = self.reach // self.strides[1]
-        # The fork's way to the left begins one step too far.
+        # In the fork, the displacements to the left begin one step too far.
         low = {-1: -radius - 1, 0: -radius, 1: 0}[self.direction]
         high = -1 if self.direction < 0 else radius
         along = [step * self.strides[1] for step in range(low, high + 1)]
@@ -135,7 +136,7 @@ class Correlation(Frames):
 
 @layer("Correlation1D", "correlation_param")
 class Correlation1D(Correlation):
-    """Correlation of patches that are displaced sideways alone."""
+    """Correlation of patches that are displaced only horizontally."""
 
     __slots__ = ()
 
@@ -146,8 +147,8 @@ class Correlation1D(Correlation):
 @layer("FlowWarp", "flow_warp_param")
 @dataclass(frozen=True, slots=True)
 class FlowWarp(Frames):
-    """The first blob where the flow in the second points to, between its pixels; beyond
-    its edges 0 or NaN."""
+    """The first blob at the points to which the flow in the second points,
+    interpolated; 0 or NaN outside the blob."""
 
     bottoms = 2
 

@@ -1,4 +1,4 @@
-"""Blobs in one size or about another mean, as FlowNet joins them."""
+"""FlowNet's layers that resize blobs or change their mean."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from caffe2flax.layers._forks import Frames, images
 from caffe2flax.layers.forks._sampling import corners, linear
 
 KERNELS = {"LINEAR": 2, "CUBIC": 4}
-"""How far the fork looks around a place, by the way to interpolate."""
+"""The width of the fork's kernel, by the type of interpolation."""
 
 
 @layer("Resample", "resample_param")
 @dataclass(frozen=True, slots=True)
 class Resample(Frames):
-    """The blob in another size, between pixels by triangles or cubics, or the nearest.
+    """The blob in another size: the nearest pixel, or linear or cubic interpolation.
 
-    The fork places rows by the ratio of widths and columns by that of heights, which
-    tells where the two differ.
+    The fork computes positions of rows by the ratio of widths and of columns by that of
+    heights, and so does this layer.
     """
 
     bottoms = (1, 2)
@@ -117,7 +117,7 @@ class Resample(Frames):
 @layer("Accum", "accum_param")
 @dataclass(frozen=True, slots=True)
 class Accum(Frames):
-    """Blobs resized to one size, corners aligned, one behind the other along the
+    """Blobs resized to one size, with corners aligned, and concatenated along the
     channels."""
 
     bottoms = (1, None)
@@ -178,8 +178,8 @@ class Accum(Frames):
 @layer("Mean", "mean_param")
 @dataclass(frozen=True, slots=True)
 class Mean(Frames):
-    """output_scale * (input_scale * x + mean_scale * value), or minus; a value for each
-    channel, or in turn."""
+    """output_scale * (input_scale * x + mean_scale * value), or minus; there is a value
+    for each channel, or the values are repeated."""
 
     bottoms = (1, None)
     tops = (1, None)
@@ -197,7 +197,7 @@ class Mean(Frames):
         sign = -1 if params.choice("operation", *words, default="ADD") != "ADD" else 1
         values = params.all("value", float)
         if params.has("file"):
-            params.error("file", "the mean stands in a file, which is not opened")
+            params.error("file", "the mean is in a file, which is not opened")
         elif not values:
             params.error(None, "mean_param needs a value")
         if params.tops != params.bottoms:

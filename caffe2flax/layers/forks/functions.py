@@ -21,7 +21,7 @@ class Function(Elementwise):
     __slots__ = ()
 
     emitted: ClassVar[str]
-    """The function as generated code names it."""
+    """The function in generated code."""
     function: ClassVar[Any]
     """The same in numpy."""
 

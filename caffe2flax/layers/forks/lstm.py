@@ -25,8 +25,8 @@ from caffe2flax.layers._fields import filler
 class Lstm(Layer, Stateful):
     """c = cont sigmoid(f) c + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c).
 
-    The bottom is (T * batch_size, ...), all streams of a step one behind the other, or
-    (T, N, ...). cont is 0 at the first step, or what a second bottom holds at t + n.
+    The bottom is (T * batch_size, ...), the streams of one step after the other, or
+    (T, N, ...). cont is 0 at the first step, or the entry t + n of a second bottom.
     """
 
     bottoms = (1, 2)
@@ -35,7 +35,7 @@ class Lstm(Layer, Stateful):
     num_output: int
     streams: int = 1
     form: str = ""
-    """"flat", "sequence", or "" where the rank of the bottom decides."""
+    """"flat", "sequence", or "" for the one that the rank of the bottom implies."""
     clipped: bool = False
     weight_filler: Filler = Filler()
     bias_filler: Filler = Filler()
@@ -63,7 +63,7 @@ class Lstm(Layer, Stateful):
         )
 
     def _flat(self, shape: Shape) -> bool:
-        """Whether steps and streams share the first axis. Raises ConversionError."""
+        """Whether the first axis has both steps and streams. Raises ConversionError."""
         if self.form:
             return self.form == "flat"
         if len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1)):
@@ -71,7 +71,7 @@ class Lstm(Layer, Stateful):
         if len(shape) == 3:
             return False
         raise ConversionError(
-            f"a bottom of shape {shape} tells not whether it is (T * N, ...) or "
+            f"a bottom of shape {shape} does not show whether it is (T * N, ...) or "
             "(T, N, ...): choose with --dialect Lstm=flat or Lstm=sequence"
         )
 
@@ -132,8 +132,8 @@ class Lstm(Layer, Stateful):
         kernel, _, bias = self.blobs(at.input.shape)
         inits = {}
         if at.initialise:
-            made = kernel.filler.initializer(kernel.shape, (1, 0))
-            inits["kernel_init"] = Code(made)
+            init = kernel.filler.initializer(kernel.shape, (1, 0))
+            inits["kernel_init"] = Code(init)
             if bias.filler != Filler():
                 inits["bias_init"] = Code(bias.filler.initializer(bias.shape, (0,)))
         sizes = features, self.num_output

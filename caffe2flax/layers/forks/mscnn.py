@@ -42,8 +42,8 @@ def _normal(params: Params) -> tuple[Four, Four]:
 class BoxOutput(Layer):
     """Rows (image, x1, y1, x2, y2) of the boxes of several maps that pass suppression.
 
-    The number of rows follows from the data. The module has as many as there can be;
-    behind the last box its row is repeated, in the second top rows are -1.
+    Caffe's number of rows depends on the data. The module has the largest possible
+    number; unused rows repeat the last box, and are -1 in the second top.
     """
 
     bottoms = (1, None)
@@ -146,16 +146,16 @@ class BoxOutput(Layer):
     ) -> Array | tuple[Array, ...]:
         rows: list[list[float]] = []
         for image in range(len(inputs[0])):
-            found = []
+            boxes = []
             for number, x in enumerate(inputs):
-                found += self._boxes(x[image], number)
-            order = sorted(range(len(found)), key=lambda i: (found[i][0], i))[::-1]
+                boxes += self._boxes(x[image], number)
+            order = sorted(range(len(boxes)), key=lambda i: (boxes[i][0], i))[::-1]
             kept: list[Array] = []
             for i in order[: self.top_k or None]:
-                box = found[i][1]
+                box = boxes[i][1]
                 if all(self._overlap(other, box) <= self.threshold for other in kept):
                     kept.append(box)
-                    rows.append([image, *box, found[i][0]])
+                    rows.append([image, *box, boxes[i][0]])
                 if len(kept) == (self.keep_top_k or -1):
                     break
         scored = np.array(rows or [[0] * 6], np.float64)[..., None, None]
@@ -168,7 +168,7 @@ class BoxOutput(Layer):
         field, stride = np.array(self.fields[number]), self.strides[number]
         edge = np.array([x.shape[2], x.shape[1]]) * stride
         limit, factor = 1 / self.shift_ratio, log(self.size_ratio)
-        found = []
+        boxes = []
         for h in range(x.shape[1]):
             for w in range(x.shape[2]):
                 score = x[1:-4, h, w].max() - x[0, h, w]
@@ -181,8 +181,8 @@ class BoxOutput(Layer):
                 low = np.maximum(centre - size / 2, 0)
                 size = np.minimum(size, edge - low)
                 if (size >= self.min_size).all():
-                    found.append((score, np.concatenate([low, low + size])))
-        return found
+                    boxes.append((score, np.concatenate([low, low + size])))
+        return boxes
 
     def _overlap(self, a: Array, b: Array) -> float:
         sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
@@ -197,7 +197,7 @@ class BoxOutput(Layer):
 @layer("DecodeBBox", "decode_bbox_param", "bbox_reg_param")
 @dataclass(frozen=True, slots=True)
 class DecodeBBox(Layer):
-    """Regions (R, 5) moved by the second four of eight predictions (R, 8)."""
+    """Regions (R, 5) moved by the last four of eight predictions (R, 8)."""
 
     bottoms = (2, 3)
     in_place = False
@@ -244,4 +244,4 @@ class DecodeBBox(Layer):
 
 @dataclass(frozen=True, slots=True)
 class ScreenedBBox(DecodeBBox, ComputedByCaller):
-    """In training: those of the moved regions that ground truth leaves over."""
+    """In training: the moved regions that remain after comparison with ground truth."""

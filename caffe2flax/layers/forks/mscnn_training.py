@@ -1,4 +1,4 @@
-"""What MS-CNN's training nets hold besides the detector."""
+"""Layers of MS-CNN that only training uses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.layers._forks import (
-    Feed,
     TrainingOnly,
+    TrainingSource,
     ignore_all,
     top_names,
     unknown_shape,
@@ -21,10 +21,10 @@ from caffe2flax.layers._targets import Target
 
 @layer("ImageGtData", "image_gt_data_param", "transform_param")
 @dataclass(frozen=True, slots=True)
-class ImageGtData(Feed):
-    """Images, what each cell of the maps is to predict, and the boxes to be found."""
+class ImageGtData(TrainingSource):
+    """Images, the targets of each cell of the maps, and the true boxes."""
 
-    blobs_made: tuple[str, ...]
+    top_names: tuple[str, ...]
     image: Shape
     rates: tuple[int, ...]
     coordinates: int = 4
@@ -46,9 +46,9 @@ class ImageGtData(Feed):
         ignore_all(params)
         return cls(top_names(params), (batch, 3, *size), rates, coordinates)
 
-    def feed(self, top: int) -> Shape:
+    def top_shape(self, top: int) -> Shape:
         if 0 in self.image:
-            blob = self.blobs_made[top]
+            blob = self.top_names[top]
             if top:
                 raise unknown_shape(blob, "a list of images", self.image[0])
             raise unknown_size(blob, "a list of images", self.image)
@@ -64,7 +64,7 @@ class ImageGtData(Feed):
 @layer("ProposalTarget", "proposal_target_param", "bbox_reg_param")
 @dataclass(frozen=True, slots=True)
 class ProposalTarget(Target):
-    """Proposals sampled by what they overlap with, and targets for each."""
+    """Proposals sampled by their overlap with ground truth, and targets for each."""
 
     bottoms = (2, None)
     tops = (6, 7)
@@ -96,7 +96,7 @@ class ProposalTarget(Target):
 
 @layer("DetectionLoss", "detection_loss_param", "loss_param")
 class DetectionLoss(TrainingOnly):
-    """The loss of the cells of a map, sampled at random: training only."""
+    """The loss of randomly sampled cells of a map: training only."""
 
     __slots__ = ()
 
@@ -114,7 +114,7 @@ class Detection(TrainingOnly):
 
 @layer("DetectionAccuracy", "detection_accuracy_param")
 class DetectionAccuracy(TrainingOnly):
-    """Counts cells that predict what they are to: test of training only."""
+    """Counts cells with the right prediction: test of training only."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""SSD's normalization along the channels, and its namesake."""
+"""The layer type Normalize, which has two meanings in Caffe's forks."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Normalize(Elementwise):
 
 
 def _meaning(params: Params, line: Params) -> str:
-    """Which of the two layers of that name this is."""
+    """The meaning of the type Normalize in this layer."""
     given = line.has("norm_param"), line.has("normalize_param")
     if chosen := params.dialect("Normalize"):
         return chosen

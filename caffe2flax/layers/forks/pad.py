@@ -26,8 +26,7 @@ class Pad(Layer):
     in_place = False
 
     ends: Ends
-    """Entries before and after, for each axis; for the last two where only those are
-    told."""
+    """Entries before and after, for each axis, or for the last two axes only."""
     mode: str = "constant"
     value: float = 0.0
     images: bool = False
@@ -100,8 +99,8 @@ class Pad(Layer):
                 inside = (place >= 0) & (place < n)
                 shape = [1] * x.ndim
                 shape[axis] = len(place)
-                there = x.take(np.clip(place, 0, n - 1), axis)
-                x = np.where(inside.reshape(shape), there, self.value)
+                entries = x.take(np.clip(place, 0, n - 1), axis)
+                x = np.where(inside.reshape(shape), entries, self.value)
                 continue
             if self.mode == "edge":
                 place = np.clip(place, 0, n - 1)

@@ -14,7 +14,7 @@ from caffe2flax.ir.registry import layer
 
 @dataclass(frozen=True, slots=True)
 class Exchanged(Layer):
-    """Its bottoms, as there is one process."""
+    """Its bottoms, as the module is one process."""
 
     bottoms = (1, None)
     tops = (1, None)
@@ -54,13 +54,13 @@ class Exchanged(Layer):
 
 @layer("Gather")
 class Gather(Exchanged):
-    """The bottoms of all processes, one behind the other: of one, its own."""
+    """The bottoms of all processes, concatenated: those of the one process."""
 
     __slots__ = ()
 
 
 @layer("Scatter")
 class Scatter(Exchanged):
-    """A share of the bottoms for each process: for one, all."""
+    """A part of the bottoms for each process: all for the one process."""
 
     __slots__ = ()

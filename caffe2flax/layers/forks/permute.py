@@ -17,7 +17,7 @@ from caffe2flax.ir.registry import layer
 @layer("Permute", "permute_param")
 @dataclass(frozen=True, slots=True)
 class Permute(Layer, Rearranges):
-    """The axes in the order `order`, those that it does not name behind them."""
+    """The axes in the order `order`, followed by those that it does not name."""
 
     in_place = False
 
@@ -44,7 +44,7 @@ class Permute(Layer, Rearranges):
         return (tuple(shape[axis] for axis in self._whole(len(shape))),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        # No data moves: the same array, its axes under their new names.
+        # No data moves: the same array, with its axes renamed.
         (have,) = (operand.layout for operand in inputs)
         order = self._whole(have.rank)
         axes = tuple(order.index(axis) for axis in have.axes)

@@ -1,7 +1,7 @@
-"""Body parts found on maps: what real-time pose estimation adds to its nets.
+"""Layers of real-time pose estimation: peaks of body parts on maps.
 
-The fork that has these layers computes them on a GPU; its code for the CPU is another,
-and unfinished. What the GPU computes is taken.
+The fork that has these layers computes them on a GPU; its code for the CPU differs and
+is unfinished. These layers compute the same as on a GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from caffe2flax.layers._forks import images
 @layer("ImResize", "imresize_param")
 @dataclass(frozen=True, slots=True)
 class ImResize(Layer):
-    """The mean of images of several scales, each enlarged by cubics; one image.
+    """The mean of images of several scales, each enlarged by cubic interpolation.
 
     Image n is cut off by extent // 2 * (1 - start_scale + n * scale_gap) on each side.
     """
@@ -60,7 +60,8 @@ class ImResize(Layer):
         return ((1, c, rows, columns),)
 
     def _cut(self, image: int, *extents: int) -> tuple[int, ...]:
-        """What an image loses at both ends of each axis. Raises ConversionError."""
+        """The number of pixels cut off at both ends of each axis of an image. Raises
+        ConversionError."""
         share = 1 - self.start + image * self.gap
         cuts = tuple(floor(extent // 2 * share) for extent in extents)
         if any(not 0 <= 2 * c < e for c, e in zip(cuts, extents, strict=True)):
@@ -86,8 +87,8 @@ class ImResize(Layer):
         scales = []
         for n, image in enumerate(x):
             down, across = self._cut(n, *x.shape[2:])
-            held = image[:, down : x.shape[2] - down, across : x.shape[3] - across]
-            scales.append(_cubic(_cubic(held, rows, 1), columns, 2))
+            cropped = image[:, down : x.shape[2] - down, across : x.shape[3] - across]
+            scales.append(_cubic(_cubic(cropped, rows, 1), columns, 2))
         top: Array = np.mean(scales, 0)[None]
         return top
 
@@ -117,8 +118,8 @@ def _cubic(x: Array, size: int, axis: int) -> Array:
 class Nms(Layer):
     """Peaks of each of the first num_parts maps: their number, then rows (x, y, value).
 
-    A peak exceeds the threshold and its 8 neighbours; x and y are the mean place of the
-    7 x 7 pixels around it, weighed by what is positive. Rows that are left are 0.
+    A peak exceeds the threshold and its 8 neighbours; x and y are the mean position of
+    the 7 x 7 pixels around it, weighted by their positive values. Unused rows are 0.
     """
 
     in_place = False
@@ -156,7 +157,7 @@ class Nms(Layer):
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
         _, _, height, width = x.shape
-        # Rows below the last are those of the next map.
+        # In the fork, the pixels after the last row are those of the next map.
         flat = x.ravel()
         top = np.zeros((1, self.parts, self.peaks + 1, 3))
         for c in range(self.parts):

@@ -1,4 +1,4 @@
-"""The boxes that an SSD detector starts from."""
+"""The prior boxes of SSD detectors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PriorBox(Layer):
     min_sizes: tuple[float, ...]
     max_sizes: tuple[float, ...] = ()
     ratios: tuple[float, ...] = ()
-    """Beside 1: none twice, nor its inverse if that comes by `flip`."""
+    """Besides 1: each once, and without inverses that `flip` adds."""
     flip: bool = True
     clip: bool = False
     variances: tuple[float, ...] = (0.1,)
@@ -41,7 +41,7 @@ class PriorBox(Layer):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        # Caffe holds sizes in C++ ints when it makes the boxes.
+        # Caffe stores sizes as C++ ints when it computes the boxes.
         given = params.all("min_size", float), params.all("max_size", float)
         low, high = given
         if not low:
@@ -80,7 +80,7 @@ class PriorBox(Layer):
 
     @property
     def boxes(self) -> int:
-        """How many a cell has."""
+        """The number of boxes of a cell."""
         others = len(self.ratios) * (2 if self.flip else 1)
         return len(self.min_sizes) * (others + 1) + len(self.max_sizes)
 
@@ -90,7 +90,7 @@ class PriorBox(Layer):
         return ((1, 2, height * width * self.boxes * 4),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        # Only their shapes count.
+        # Only the shapes of the bottoms are used.
         return Layouts(tuple(x.layout for x in inputs), (Layout.caffe(3),))
 
     def call(self, at: Site) -> str:
@@ -147,7 +147,7 @@ class PriorBox(Layer):
 
 
 def _distinct(ratios: Sequence[float], flip: bool) -> tuple[float, ...]:
-    """Ratios beside 1, each once."""
+    """Ratios besides 1, each once."""
     seen, kept = [1.0], []
     for ratio in ratios:
         if all(abs(ratio - other) >= 1e-6 for other in seen):

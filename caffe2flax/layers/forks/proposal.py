@@ -1,4 +1,4 @@
-"""Regions of interest out of what a region proposal network predicts."""
+"""Regions of interest from the predictions of a region proposal network."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Anchor = tuple[float, float, float, float]
 class Proposal(Layer):
     """Rows (image, x1, y1, x2, y2) of the regions that pass suppression, best first.
 
-    Caffe's number of rows follows from the data. The module has as many as there can
-    be; behind the last region its row is repeated, with score -1.
+    Caffe's number of rows depends on the data. The module has the largest possible
+    number; unused rows repeat the last region, with score -1.
     """
 
     bottoms = 3
@@ -40,7 +40,7 @@ class Proposal(Layer):
     threshold: float = 0.7
     min_size: float = 16
     python: bool = False
-    """py-faster-rcnn's: one image, small regions dropped, scores (R, 1)."""
+    """py-faster-rcnn's layer: one image, small regions dropped, scores (R, 1)."""
     with_scores: bool = False
 
     @classmethod
@@ -123,7 +123,7 @@ class Proposal(Layer):
         images, _, height, width = scores.shape
         rows, kept_scores = [], []
         for n in range(images):
-            found = []
+            boxes = []
             for h in range(height):
                 for w in range(width):
                     for a, anchor in enumerate(self.anchors):
@@ -131,9 +131,9 @@ class Proposal(Layer):
                         box, large = self._moved(anchor, h, w, delta, info.ravel())
                         score = scores[n, len(self.anchors) + a, h, w]
                         if large or not self.python:
-                            found.append((score if large else 0.0, box))
-            found.sort(key=lambda item: -item[0])
-            for score, box in self._thinned(found[: self.pre or None]):
+                            boxes.append((score if large else 0.0, box))
+            boxes.sort(key=lambda item: -item[0])
+            for score, box in self._suppress(boxes[: self.pre or None]):
                 rows.append([n, *box])
                 kept_scores.append(score)
         regions = np.array(rows, np.float64).reshape(-1, 5)
@@ -145,7 +145,7 @@ class Proposal(Layer):
     def _moved(
         self, anchor: Anchor, h: int, w: int, delta: Array, info: Array
     ) -> tuple[Array, bool]:
-        """A box on the image, and whether it is large enough."""
+        """A moved box, clipped to the image, and whether it is large enough."""
         box = np.array(anchor) + self.stride * np.array([w, h, w, h])
         size = box[2:] - box[:2] + 1
         centre = box[:2] + size / 2 + delta[:2] * size
@@ -157,9 +157,9 @@ class Proposal(Layer):
         sides = corners[2:] - corners[:2] + 1
         return corners, bool((sides >= self.min_size * scales).all())
 
-    def _thinned(self, found: list[tuple[float, Array]]) -> list[tuple[float, Array]]:
+    def _suppress(self, boxes: list[tuple[float, Array]]) -> list[tuple[float, Array]]:
         kept: list[tuple[float, Array]] = []
-        for score, box in found:
+        for score, box in boxes:
             if all(_overlap(box, other) <= self.threshold for _, other in kept):
                 kept.append((score, box))
             if len(kept) == (self.post or -1):
@@ -198,7 +198,7 @@ def _half_up(value: float) -> int:
 
 @python_layer("rpn.proposal_layer", "ProposalLayer")
 def _proposal_layer(params: Params) -> Layer:
-    """py-faster-rcnn's layer, with the settings of its configuration's defaults."""
+    """py-faster-rcnn's layer, with the defaults of its configuration."""
     given = options(params, "feat_stride", "scales", "ratios")
     (stride, *_) = numbers(params, given, "feat_stride")
     ratios = numbers(params, given, "ratios", 0.5, 1, 2)

@@ -1,4 +1,4 @@
-"""Pixels and channels in other places."""
+"""Layers that move pixels into channels, channels into pixels, or reorder channels."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ShuffleChannel(Layer):
 @layer("Reorg", "reorg_param")
 @dataclass(frozen=True, slots=True)
 class Reorg(Layer):
-    """YOLO's passthrough: blocks of pixels as channels, or with `reverse` back."""
+    """YOLO's passthrough: blocks of pixels as channels, or the reverse."""
 
     in_place = False
 
@@ -83,7 +83,7 @@ class Reorg(Layer):
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
-        ((n, *made),) = self.infer(x.shape)
+        ((n, *size),) = self.infer(x.shape)
         s = self.stride
         groups = x.shape[1] // (s * s)
         k, j, i = np.indices(x.shape[1:]).reshape(3, -1)
@@ -95,7 +95,7 @@ class Reorg(Layer):
             top[:, far] = flat
         else:
             top = flat[:, far]
-        return top.reshape(n, *made)
+        return top.reshape(n, *size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ class PixelShuffle(DepthToSpace):
 
 @layer("GSTiling", "gs_tiling_param")
 class GSTiling(Layer):
-    """The pixels of blocks as channels, or with `reverse` back."""
+    """The pixels of blocks as channels, or the reverse."""
 
     __slots__ = ()
 

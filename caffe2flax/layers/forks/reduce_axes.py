@@ -1,4 +1,4 @@
-"""Axes of choice reduced to one number, as a fork names each function."""
+"""Reductions along given axes, with a layer type for each function."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reduced(Layer):
     in_place = False
 
     emitted: ClassVar[str]
-    """The function as generated code names it, with an `axis` and `keepdims`."""
+    """The function in generated code, with the arguments `axis` and `keepdims`."""
     function: ClassVar[Any]
     """The same in numpy."""
 
@@ -43,26 +43,26 @@ class Reduced(Layer):
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
-        gone = self.axes(len(shape))
+        reduced = self.axes(len(shape))
         if self.keep:
-            return (tuple(1 if i in gone else n for i, n in enumerate(shape)),)
-        return (tuple(n for i, n in enumerate(shape) if i not in gone),)
+            return (tuple(1 if i in reduced else n for i, n in enumerate(shape)),)
+        return (tuple(n for i, n in enumerate(shape) if i not in reduced),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
-        """Any will do; the axes that stay keep their places among one another."""
+        """Any layout; the axes that remain keep their order."""
         have = inputs[0].layout
-        gone = self.axes(have.rank)
+        reduced = self.axes(have.rank)
         if self.keep:
-            return Layouts((have,), (have.plain(*gone),))
-        kept = [axis for axis in range(have.rank) if axis not in gone]
+            return Layouts((have,), (have.plain(*reduced),))
+        kept = [axis for axis in range(have.rank) if axis not in reduced]
         axes = tuple(kept.index(axis) for axis in have.axes if axis in kept)
         return Layouts((have,), (Layout(axes, tuple(have.orders[a] for a in kept)),))
 
     def call(self, at: Site) -> str:
         rank = len(at.input.shape)
-        gone = sorted(at.axis(axis) % rank for axis in self.axes(rank))
-        axes = None if len(gone) == rank else tuple(gone)
-        shown = gone[0] if len(gone) == 1 else axes
+        reduced = sorted(at.axis(axis) % rank for axis in self.axes(rank))
+        axes = None if len(reduced) == rank else tuple(reduced)
+        shown = reduced[0] if len(reduced) == 1 else axes
         options = {
             "axis": None if axes is None else literal(shown),
             "keepdims": unless(self.keep, False),
@@ -139,7 +139,7 @@ class ReduceLogSumExp(Reduced):
 
 
 class Norm(Reduced):
-    """A norm along `axes`, whose extents stay as 1 unless keepdims is 0."""
+    """A norm along `axes`, which remain with extent 1 unless keepdims is 0."""
 
     __slots__ = ()
 

@@ -86,6 +86,6 @@ class SmoothL1LossOHEM(TrainingOnly):
 
 @layer("BoxAnnotatorOHEM", "box_annotator_ohem_param")
 class BoxAnnotatorOHEM(TrainingOnly):
-    """Which regions are hard enough to count: training only."""
+    """Selects the hard regions, which count in the loss: training only."""
 
     __slots__ = ()

@@ -19,7 +19,8 @@ from caffe2flax.ir.registry import layer
 
 
 class Regional(Layer):
-    """A layer of features and regions (R, 5): what it makes of each region."""
+    """A layer with features and regions (R, 5) as bottoms and one item a region as
+    top."""
 
     __slots__ = ()
 
@@ -29,7 +30,7 @@ class Regional(Layer):
     def example(
         self, bottom: int, noise: np.random.Generator, *inputs: Shape
     ) -> Array | None:
-        """Regions anywhere in the features."""
+        """Random regions of the features."""
         features, rois = inputs
         if bottom != 1:
             return None
@@ -37,8 +38,8 @@ class Regional(Layer):
         scale = getattr(self, "scale", 1.0) or 1.0
         sizes = np.array(features[2:])[::-1] / scale
         corners = np.sort(noise.random((rois[0], 2, 2)) * sizes, 1)
-        found = np.concatenate([images, corners.reshape(-1, 4)], 1)
-        return found.reshape(rois)
+        rows = np.concatenate([images, corners.reshape(-1, 4)], 1)
+        return rows.reshape(rois)
 
     def layouts(self, *inputs: Operand) -> Layouts:
         _, rois = inputs
@@ -47,7 +48,7 @@ class Regional(Layer):
 
 
 def check_regions(features: Shape, rois: Shape) -> None:
-    """ConversionError unless they are (N, C, H, W) and (R, 5)."""
+    """Raises ConversionError unless the shapes are (N, C, H, W) and (R, 5)."""
     if len(features) != 4:
         raise ConversionError(f"needs features of 4 axes, not {features}")
     if len(rois) > 4 or prod(rois[1:]) != 5:
@@ -93,11 +94,11 @@ class Binned(Regional):
     def _regions(self, rois: Array) -> Iterator[tuple[int, Array]]:
         """Image and scaled corners of each region, in Caffe's float32."""
         f = np.float32
-        for image, *found in rois.reshape(-1, 5).astype(f):
-            corners = np.array(found)
+        for image, *region in rois.reshape(-1, 5).astype(f):
+            corners = np.array(region)
             pad = (corners[2:] - corners[:2] + 1) * f(self.pad_ratio)
-            grown = np.concatenate([corners[:2] - pad, corners[2:] + pad])
-            yield int(image), grown * f(self.scale)
+            padded = np.concatenate([corners[:2] - pad, corners[2:] + pad])
+            yield int(image), padded * f(self.scale)
 
 
 @layer("ROIPooling", "roi_pooling_param")
@@ -146,7 +147,7 @@ def _bins(
 
 @layer("ROIAlign", "roi_pooling_param")
 class ROIAlign(Binned):
-    """Features between pixels, at the corners of the bins of each region."""
+    """Interpolated features at the corners of the bins of each region."""
 
     __slots__ = ()
 
@@ -177,7 +178,7 @@ class ROIAlign(Binned):
 
 
 def _between(x: Array, h: float, w: float) -> Array:
-    """x (C, H, W) at a point, by its four neighbours."""
+    """x (C, H, W) at a point, interpolated between its four neighbours."""
     limits = np.array(x.shape[1:]) - 1
     point = np.array([h, w])
     low, high = np.floor(point), np.floor(point) + 1
@@ -194,7 +195,7 @@ def _between(x: Array, h: float, w: float) -> Array:
 @layer("PSROIPooling", "psroi_pooling_param")
 @dataclass(frozen=True, slots=True)
 class PSROIPooling(Regional):
-    """Means over group_size^2 bins of each region, each bin of channels of its own."""
+    """Means over group_size^2 bins of each region; each bin has its own channels."""
 
     outputs: int
     groups: int

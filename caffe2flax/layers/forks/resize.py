@@ -20,8 +20,7 @@ from caffe2flax.layers.forks._sampling import areas, corners, linear, points
 
 
 class Resizing(Layer):
-    """A layer that works along two axes, whatever the others are and wherever they
-    stand."""
+    """A layer that works along height and width, in any layout."""
 
     __slots__ = ()
 
@@ -40,19 +39,19 @@ class Resizing(Layer):
         if len(shape) != 4:
             raise ConversionError(f"{self.type} needs a blob of 4 axes, not {shape}")
         axes = self.axes(4)
-        made = list(shape)
+        top = list(shape)
         for axis, size in zip(axes, self.sizes(*(shape[a] for a in axes)), strict=True):
             if size < 1:
                 raise ConversionError(f"the top would have {size} rows or columns")
-            made[axis] = size
-        return (tuple(made),)
+            top[axis] = size
+        return (tuple(top),)
 
     def layouts(self, *inputs: Operand) -> Layouts:
         layout = inputs[0].layout.plain(*self.axes(len(inputs[0].shape)))
         return Layouts((layout,), (layout,))
 
     def where(self, at: Site) -> dict[str, str | None]:
-        """The `axes` argument of the ops, where it is not their default."""
+        """The `axes` argument of the function in `ops/`, unless it is the default."""
         axes = tuple(at.axis(axis) for axis in self.axes(len(at.input.shape)))
         rank = len(at.input.shape)
         return {"axes": unless(tuple(axis % rank for axis in axes), (1, 2))}
@@ -64,8 +63,8 @@ class Resizing(Layer):
 @layer("Interp", "interp_param")
 @dataclass(frozen=True, slots=True)
 class Interp(Resizing):
-    """Bilinear, the corner pixels of bottom and top at the same place; negative pads
-    crop the bottom."""
+    """Bilinear, with the corner pixels of bottom and top aligned; negative pads crop
+    the bottom."""
 
     height: int = 0
     width: int = 0
@@ -125,7 +124,7 @@ class Interp(Resizing):
 @layer("BilinearInterpolate", "bilinear_interpolate_param")
 @dataclass(frozen=True, slots=True)
 class BilinearInterpolate(Resizing):
-    """Bilinear, corners aligned or pixels as areas."""
+    """Bilinear, with corners aligned or pixels as areas."""
 
     height: int | None = None
     width: int | None = None
@@ -177,7 +176,7 @@ class Scaled(Resizing):
 
     @classmethod
     def read(cls, params: Params, *ways: str) -> Self:
-        """The fields; `ways` are those that stand against align_corners."""
+        """Reads the fields; `ways` are those that exclude align_corners."""
         order = params.get("data_format", "NHWC")
         if order not in ("NHWC", "NCHW"):
             params.error("data_format", f"data_format is NHWC or NCHW, not {order!r}")
@@ -231,7 +230,8 @@ class ResizeBilinear(Scaled):
         return f"resize_linear({arguments(at.x, size, **options, **self.where(at))})"
 
     def _takes_first(self, shape: Shape) -> bool:
-        """Whether a single row or column is the first one, not the middle."""
+        """Whether a top of one row or column is the first of the bottom, not the
+        middle."""
         sizes = [shape[axis] for axis in self.axes(4)]
         return self.way == "pytorch_half_pixel" and 1 in sizes
 

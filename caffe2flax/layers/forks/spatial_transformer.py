@@ -25,8 +25,8 @@ ENTRIES = tuple(f"theta_{row}_{column}" for row in (1, 2) for column in (1, 2, 3
 class SpatialTransformer(Layer):
     """y[i, j] = x at theta (i, j, 1), between four pixels, 0 beyond its edges.
 
-    Rows come first. A place i of n stands for 2 i / n - 1, in the top and in x. theta
-    (N, 6) lacks the entries that the layer's fields fix.
+    Rows come first. An index i of n is the coordinate 2 i / n - 1, in the top and in x.
+    theta (N, 6) is without the entries that the layer's fields fix.
     """
 
     bottoms = 2
@@ -37,7 +37,7 @@ class SpatialTransformer(Layer):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        # Whether gradients reach the images, which jax decides by itself.
+        # Whether gradients are computed for the images: JAX does that where needed.
         params.ignore("to_compute_dU")
         if params.message is None:
             params.error(
@@ -46,9 +46,9 @@ class SpatialTransformer(Layer):
                 "say by a plug-in which it is",
             )
         for name, only in (("transform_type", "affine"), ("sampler_type", "bilinear")):
-            found = params.get(name, only)
-            if found != only:
-                params.error(name, f"{name} is {only!r} in Caffe, not {found!r}")
+            value = params.get(name, only)
+            if value != only:
+                params.error(name, f"{name} is {only!r} in Caffe, not {value!r}")
         size = params.optional("output_H", int), params.optional("output_W", int)
         for name, extent in zip(("output_H", "output_W"), size, strict=True):
             if extent is not None and extent < 1:
@@ -90,7 +90,7 @@ class SpatialTransformer(Layer):
         grid[..., 1] = np.arange(columns) / columns * 2 - 1
         place = (np.einsum("nek,ijk->nije", full.reshape(n, 2, 3), grid) + 1) / 2
         down, right = place[..., 0] * height, place[..., 1] * width
-        # Each pixel of x counts as far as it is near; a border of 0 stands beyond.
+        # Each pixel of x has a weight by its distance; x has a border of 0.
         border = np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2)))
         down = np.clip(down, -1.5, height + 0.5)
         right = np.clip(right, -1.5, width + 0.5)
@@ -100,6 +100,6 @@ class SpatialTransformer(Layer):
             for k in (np.floor(right), np.floor(right) + 1):
                 near = (1 - np.abs(down - m)) * (1 - np.abs(right - k))
                 row, column = m.astype(int) + 2, k.astype(int) + 2
-                found = border[images_, :, row, column]
-                top += np.moveaxis(near[..., None] * found, -1, 1)
+                pixels = border[images_, :, row, column]
+                top += np.moveaxis(near[..., None] * pixels, -1, 1)
         return top

@@ -1,4 +1,4 @@
-"""Axes of extent 1, put in or taken out."""
+"""Layers that add or remove axes of extent 1."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from caffe2flax.ir.layer import canonical_axis
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-from caffe2flax.layers._regroup import Regroup
+from caffe2flax.layers._reshape import ReshapeLayer
 
 
 @layer("Squeeze", "squeeze_param")
 @dataclass(frozen=True, slots=True)
-class Squeeze(Regroup):
+class Squeeze(ReshapeLayer):
     """The bottom without the axes `axis`, or without all of extent 1."""
 
     in_place = False
@@ -41,7 +41,7 @@ class Squeeze(Regroup):
 
 @layer("Unsqueeze", "unsqueeze_param")
 @dataclass(frozen=True, slots=True)
-class Unsqueeze(Regroup):
+class Unsqueeze(ReshapeLayer):
     """The bottom with an axis of extent 1 before its axis `dim`."""
 
     in_place = False
@@ -60,7 +60,7 @@ class Unsqueeze(Regroup):
 
 @layer("ExpandDimsND", "expand_dims_nd_param")
 @dataclass(frozen=True, slots=True)
-class ExpandDimsND(Regroup):
+class ExpandDimsND(ReshapeLayer):
     """The bottom with an axis of extent 1 before each of its axes `axis`."""
 
     in_place = False
@@ -73,10 +73,10 @@ class ExpandDimsND(Regroup):
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
-        made = list(shape)
+        top = list(shape)
         for i, axis in enumerate(self.added):
             place = canonical_axis(axis, len(shape) + 1)
-            if place + i > len(made):
+            if place + i > len(top):
                 raise ConversionError(f"axis {axis} is out of range for {shape}")
-            made.insert(place + i, 1)
-        return (tuple(made),)
+            top.insert(place + i, 1)
+        return (tuple(top),)

@@ -1,4 +1,4 @@
-"""What SSD's training nets hold besides the detector."""
+"""Layers of SSD that only training uses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.layers._forks import (
-    Feed,
     TrainingOnly,
+    TrainingSource,
     ignore_all,
     top_names,
     unknown_shape,
@@ -19,17 +19,17 @@ from caffe2flax.layers._forks import (
 
 
 @dataclass(frozen=True, slots=True)
-class Annotated(Feed):
-    """Images and what is to be found in them, read from where the net names."""
+class Annotated(TrainingSource):
+    """Images and their ground truth, read from files."""
 
     tops = (1, 2)
 
-    blobs_made: tuple[str, ...]
+    top_names: tuple[str, ...]
     where: str
     image: Shape = ()
 
-    def feed(self, top: int) -> Shape:
-        blob = self.blobs_made[top]
+    def top_shape(self, top: int) -> Shape:
+        blob = self.top_names[top]
         if top:
             raise unknown_shape(blob, self.where, self.image[0])
         if 0 in self.image:
@@ -66,7 +66,7 @@ class VideoData(Annotated):
         length = params.get("new_length", 0)
         if not length:
             return cls(top_names(params), "a video", _image(data))
-        # C3D's clips, whose settings stand in a message of their own.
+        # C3D's clips, whose fields are in a message of their own.
         n, c, height, width = _image(params)
         new = params.get("new_height", 0), params.get("new_width", 0)
         size = (height or new[0], width or new[1])
@@ -74,7 +74,7 @@ class VideoData(Annotated):
 
 
 def _image(params: Params) -> Shape:
-    """(N, C, H, W), 0 where nothing says."""
+    """(N, C, H, W), 0 for unknown extents."""
     batch = params.get("batch_size", 1)
     if batch < 1:
         params.error("batch_size", f"batch_size must be positive, not {batch}")
@@ -88,7 +88,7 @@ def _image(params: Params) -> Shape:
 
 @layer("MultiBoxLoss", "multibox_loss_param", "loss_param")
 class MultiBoxLoss(TrainingOnly):
-    """The loss of an SSD detector against boxes that it is to find: training only."""
+    """The loss of an SSD detector against the true boxes: training only."""
 
     __slots__ = ()
 
@@ -97,6 +97,6 @@ class MultiBoxLoss(TrainingOnly):
 
 @layer("DetectionEvaluate", "detection_evaluate_param")
 class DetectionEvaluate(TrainingOnly):
-    """Counts detections against boxes that were to be found: test of training only."""
+    """Compares detections with the true boxes: test of training only."""
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""What training nets of Caffe's forks hold besides the net: data, losses and scores."""
+"""Layers of Caffe's forks that only training uses: data, losses and scores."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import family, layer
 from caffe2flax.layers._forks import (
-    Feed,
     TrainingOnly,
+    TrainingSource,
     ignore_all,
     top_names,
     unknown_shape,
@@ -22,17 +22,17 @@ from caffe2flax.layers._targets import Target
 
 @layer("DenseImageData", "dense_image_data_param", "transform_param")
 @dataclass(frozen=True, slots=True)
-class DenseImageData(Feed):
+class DenseImageData(TrainingSource):
     """Images and a label for each pixel, as arguments of the module."""
 
     tops = 2
 
-    blobs_made: tuple[str, ...]
+    top_names: tuple[str, ...]
     batch: int
     channels: int
     size: tuple[int, int]
     divisor: int = 1
-    """How many times smaller labels are than images."""
+    """The size of images divided by that of labels."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -51,8 +51,8 @@ class DenseImageData(Feed):
             params.error("label_divide_factor", "label_divide_factor must be positive")
         return cls(top_names(params), batch, channels, (rows, columns), max(factor, 1))
 
-    def feed(self, top: int) -> Shape:
-        blob = self.blobs_made[top]
+    def top_shape(self, top: int) -> Shape:
+        blob = self.top_names[top]
         if 0 in self.size:
             known = (self.batch, 1 if top else self.channels, *self.size)
             letters = "N,1,H,W" if top else "N,C,H,W"
@@ -65,11 +65,11 @@ class DenseImageData(Feed):
 
 @family(r".*(data|reader).*|(mat|img|image|float)read")
 @dataclass(frozen=True, slots=True)
-class OtherData(Feed):
-    """What an unknown layer that is named after data and has no bottoms provides, as
+class OtherData(TrainingSource):
+    """The tops of an unknown layer without bottoms and with a type named after data, as
     arguments of the module."""
 
-    blobs_made: tuple[str, ...]
+    top_names: tuple[str, ...]
     type_: str
     image: Shape
 
@@ -89,11 +89,11 @@ class OtherData(Feed):
             "new_width": 0,
             "new_length": 0,
         }
-        for found in line.message.fields:
-            line.ignore(found.name)
-            if not isinstance(found.value, Message):
+        for field in line.message.fields:
+            line.ignore(field.name)
+            if not isinstance(field.value, Message):
                 continue
-            given = Params(found.name, found.value, problems=line.problems)
+            given = Params(field.name, field.value, problems=line.problems)
             numbers |= {n: given.get(n, d) for n, d in numbers.items() if given.has(n)}
         batch, crop, height, width, length = numbers.values()
         voxels = "VOXEL" in params.name.upper()
@@ -101,8 +101,8 @@ class OtherData(Feed):
         image = (max(batch, 1), 3, *frames, crop or height, crop or width)
         return cls(top_names(params), params.name, image)
 
-    def feed(self, top: int) -> Shape:
-        blob, where = self.blobs_made[top], f"the data of a {self.type_}"
+    def top_shape(self, top: int) -> Shape:
+        blob, where = self.top_names[top], f"the data of a {self.type_}"
         if top:
             raise unknown_shape(blob, where, self.image[0])
         if 0 in self.image:
@@ -112,7 +112,7 @@ class OtherData(Feed):
 
 
 class Unknown(TrainingOnly):
-    """A loss or a score that no net at work needs."""
+    """A loss or a score that only training needs."""
 
     __slots__ = ()
 
@@ -122,13 +122,13 @@ class Unknown(TrainingOnly):
     def parse(cls, params: Params) -> Self:
         line = params.parent
         if line is not None and line.message is not None:
-            line.ignore(*(found.name for found in line.message.fields))
+            line.ignore(*(field.name for field in line.message.fields))
         return cls(params.name)
 
 
 @family(r".*loss.*")
 class OtherLoss(Unknown):
-    """A loss of a fork, which serves training alone."""
+    """A loss of a fork: training only."""
 
     __slots__ = ()
 
@@ -140,22 +140,22 @@ class OtherLoss(Unknown):
 @layer("Recall")
 @family(r".*(accuracy|evaluat|precision|confusion).*")
 class OtherScore(Unknown):
-    """A score of a fork, which serves training alone."""
+    """A score of a fork: training only."""
 
     __slots__ = ()
 
 
 @family(r"labelspecific.*|.*margin.*|reshapelabel|.*target")
 class OtherTarget(Unknown):
-    """What a fork makes of labels, which serves training alone."""
+    """Targets that a fork computes from labels: training only."""
 
     __slots__ = ()
 
 
 @layer("BlackHole")
 @family(r"(mat|img|image|flo|float|pfm|csv|text)?writ(e|er)")
-class Written(Unknown):
-    """Nothing: what a fork would write to a file is no part of the net."""
+class FileOutput(Unknown):
+    """Nothing: a file that a fork writes is not part of the net."""
 
     __slots__ = ()
 
@@ -165,7 +165,8 @@ class Written(Unknown):
 @layer("DetectNetTransformation", "detectnet_groundtruth_param", "transform_param")
 @dataclass(frozen=True, slots=True)
 class DetectNetTransformation(Target):
-    """Images and maps of their boxes as DetectNet takes them: the caller's part."""
+    """Images and maps of their boxes as DetectNet needs them, computed by the
+    caller."""
 
     bottoms = 2
     tops = 2
@@ -205,7 +206,7 @@ class DetectNetTransformation(Target):
 @layer("GaussianYolov3")
 @layer("YoloSeg")
 class YoloLoss(Unknown):
-    """A loss of YOLO, which serves training alone."""
+    """A loss of YOLO: training only."""
 
     __slots__ = ()
 

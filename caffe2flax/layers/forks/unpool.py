@@ -1,4 +1,4 @@
-"""What undoes a pooling: maxima back where they were, or pixels repeated."""
+"""Layers that undo a pooling: by its mask, or by repeated pixels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from caffe2flax.ir.registry import layer
 
 
 class ByMask(Layer):
-    """Zeros, with each entry of the first bottom where the second, a pooling's mask,
-    says."""
+    """Zeros, with each entry of the first bottom at the index in the second, the mask
+    of a pooling."""
 
     __slots__ = ()
 
@@ -59,7 +59,7 @@ class ByMask(Layer):
 
 @layer("Upsample", "upsample_param")
 class Upsample(Layer):
-    """With two bottoms, maxima back where the pooling mask says; with one, each pixel
+    """With two bottoms, maxima at the indices of the pooling mask; with one, each pixel
     repeated."""
 
     __slots__ = ()
@@ -93,7 +93,7 @@ class Upsample(Layer):
 
 @dataclass(frozen=True, slots=True)
 class Unpool(ByMask):
-    """Maxima back where the pooling mask says."""
+    """Maxima at the indices of the pooling mask."""
 
     type = "Upsample"
 
@@ -186,7 +186,7 @@ class Nearest(Layer):
 @layer("MaxUnPool", "max_unpool_param")
 @dataclass(frozen=True, slots=True)
 class MaxUnPool(ByMask):
-    """Maxima back where the pooling mask says."""
+    """Maxima at the indices of the pooling mask."""
 
     height: int
     width: int
@@ -205,14 +205,14 @@ class MaxUnPool(ByMask):
 @layer("Unpooling", "unpooling_param")
 @dataclass(frozen=True, slots=True)
 class Unpooling(ByMask):
-    """Maxima back where the pooling mask says."""
+    """Maxima at the indices of the pooling mask."""
 
     height: int
     width: int
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        # With a mask the windows have no say.
+        # With a mask the windows are not used.
         windows = ("kernel_size", "stride", "pad")
         params.ignore(
             *windows, *(f"{w}_{s}" for w in ("kernel", "stride") for s in "hw")

@@ -22,8 +22,8 @@ Pairs = tuple[tuple[float, float], ...]
 class YoloOutput(Layer):
     """Rows (0, class + 1, score, x1, y1, x2, y2) of the boxes that pass suppression.
 
-    The fork's number of rows follows from the data. The module has rows for as many as
-    there can be; those that are left are -1 throughout and stand last.
+    The fork's number of rows depends on the data. The module has the largest possible
+    number; unused rows are last and -1 throughout.
     """
 
     __slots__ = ()
@@ -77,16 +77,16 @@ class YoloOutput(Layer):
         )
 
     def trim(self, top: Array) -> Array:
-        found: Array = top[:, :, top[0, 0, :, 0] >= 0]
-        return found
+        rows: Array = top[:, :, top[0, 0, :, 0] >= 0]
+        return rows
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        found: list[tuple[float, ...]] = []
+        rows: list[tuple[float, ...]] = []
         for i, x in enumerate(inputs):
-            found += self._candidates(i, x)
-        found.sort(key=lambda row: -row[2])
+            rows += self._candidates(i, x)
+        rows.sort(key=lambda row: -row[2])
         kept: list[tuple[float, ...]] = []
-        for row in found:
+        for row in rows:
             if all(_overlap(row, other) < self.threshold for other in kept):
                 kept.append(row)
         ((*_, count, width),) = self.infer(*(x.shape for x in inputs))
@@ -99,7 +99,7 @@ class YoloOutput(Layer):
 
     def _candidates(self, bottom: int, x: Array) -> list[tuple[float, ...]]:
         images, _, height, width = x.shape
-        scale, found = self.scale(bottom), []
+        scale, rows = self.scale(bottom), []
         for n, row, column in np.ndindex(images, height, width):
             cell = x[n, :, row, column].reshape(len(self.anchors(bottom)), -1)
             for (wide, high), values in zip(self.anchors(bottom), cell, strict=True):
@@ -117,8 +117,8 @@ class YoloOutput(Layer):
                     for m, h in zip(middle, half, strict=True)
                 ]
                 for label, score in self._scores(values):
-                    found.append((0.0, label + 1.0, score, *box))
-        return found
+                    rows.append((0.0, label + 1.0, score, *box))
+        return rows
 
     def _scores(self, values: Array) -> list[tuple[int, float]]:
         """The classes of a cell and anchor that pass, with their scores."""
@@ -150,7 +150,7 @@ def _pairs(params: Params) -> Pairs:
 @layer("YoloDetectionOutput", "yolo_detection_output_param")
 @dataclass(frozen=True, slots=True)
 class YoloDetectionOutput(YoloOutput):
-    """Rows of the boxes that pass suppression; classes by softmax, the best of each."""
+    """Rows of the boxes that pass suppression; the best class of each, by softmax."""
 
     bottoms = (1, 2)
     one_class = True
@@ -237,7 +237,7 @@ class Yolov3DetectionOutput(YoloOutput):
 @layer("CTCGreedyDecoder", "ctc_decoder_param")
 @dataclass(frozen=True, slots=True)
 class CTCGreedyDecoder(Layer):
-    """The best class of each step, without repetitions and blanks; -1 behind these."""
+    """The best class of each step, without repetitions and blanks; then -1."""
 
     bottoms = 2
     tops = (1, 2)
@@ -264,8 +264,8 @@ class CTCGreedyDecoder(Layer):
 
     def call(self, at: Site) -> str:
         blank = self.blank if self.blank >= 0 else at.input.shape[2] - 1
-        made = f"ctc_greedy({arguments(*at.args, blank, self.merges)})"
-        return made if self.scored else f"{made}[0]"
+        call = f"ctc_greedy({arguments(*at.args, blank, self.merges)})"
+        return call if self.scored else f"{call}[0]"
 
     def reference(
         self, blobs: Sequence[Array], *inputs: Array

@@ -17,7 +17,7 @@ PRIORS, CLASSES = 24, 4
 
 
 def net(type_: str, shapes: dict[str, tuple[int, ...]], parameters: str) -> str:
-    """One layer behind an Input for each of its bottoms."""
+    """One layer after an Input for each of its bottoms."""
     text = ""
     for blob, shape in shapes.items():
         dims = " ".join(f"dim: {extent}" for extent in shape)
@@ -74,7 +74,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_detections(options: str) -> None:
-    """Rows, their order, and where nothing is found."""
+    """Rows, their order, and no detections."""
     inputs = predictions(2, CLASSES if "false" in options else 1)
     shapes = {name: array.shape for name, array in inputs.items()}
     parameters = f"detection_output_param {{ num_classes: {CLASSES} {options} }}"

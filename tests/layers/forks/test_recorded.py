@@ -1,4 +1,5 @@
-"""What recorded cases of forks show beside the numbers that tests of layers hold."""
+"""Notes and options of recorded cases of forks, whose values the tests of layers
+test."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ CASES = fork_cases()
 
 
 def test_older_losses_are_the_callers_choice() -> None:
-    """Without a word Caffe 1.0's meaning is taken, which is said."""
+    """Without an option the meaning is that of Caffe 1.0, with a note."""
     (case,) = (case for case in CASES if case.name == "infogain_old")
     newer = caffe2flax.convert(case.prototxt, case.weights)
     assert "infogain_loss(" in newer.source

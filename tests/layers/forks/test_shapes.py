@@ -374,7 +374,7 @@ REFUSED = {
         "cannot be mirrored",
     ),
     "Upsample": ("upsample_param { scale: 1.5 }", "whole number"),
-    "Add": ("", "is not told"),
+    "Add": ("", "of the other is unknown"),
     "Mul": ("mul_param { mul_shape: 3 }", "must be equal or 1"),
     "RReLU": ("rrelu_param { lb: 4 ub: 2 }", "below ub"),
     "Unstack": ("unstack_param { num: 2 }", "1 tops"),

@@ -1,4 +1,4 @@
-"""What training nets of forks hold: data as inputs, losses left out, class weights."""
+"""Layers of forks for training: data as inputs, losses left out, class weights."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ PYTHON = (
 
 @pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
 def test_python_for_training(phase: str) -> None:
-    """Code that nothing goes into is data; a loss serves training alone."""
+    """Code without bottoms is data; a loss is for training only."""
     net = PYTHON.format(name="EuclideanLossLayer")
     (assumed,) = caffe2flax.convert(net, phase=phase).graph.sizes.assumed
     assert assumed.blob == "data"
@@ -174,7 +174,7 @@ DETECTNET = (
 
 @pytest.mark.parametrize("phase", ["TEST", "TRAIN"])
 def test_detectnet_transformation(phase: str) -> None:
-    """What it makes of images and boxes is an input, in either phase."""
+    """What it computes from images and boxes is an input, in either phase."""
     text = "stride: 16 image_size_x: 64 image_size_y: 48 object_class { src: 1 dst: 2 }"
     given = {"data": (2, 3, 60, 70), "label": (2, 1, 8, 16)}
     net = DETECTNET.format(text=text)

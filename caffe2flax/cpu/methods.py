@@ -18,14 +18,14 @@ from caffe2flax.cpu.probe import COLUMNS, ROWS
 Run = Callable[..., Array]
 
 LARGE_KERNEL = 2**18
-"""Weights that take longer to put in order, as oneDNN's convolution does at each call,
-than to compute with for few pixels. Below it that convolution compiles soonest."""
+"""The number of weights from which oneDNN's convolution, which reorders them at each
+call, is slow for few pixels. Below it that convolution compiles fastest."""
 
 
 @dataclass(frozen=True)
-class Means:
-    """What there is to compute with: which calls of oneDNN are right in this process,
-    and whether Winograd's algorithm is used wherever it pays at run time."""
+class Capabilities:
+    """Which calls of oneDNN give the right numbers in this process, and whether
+    Winograd's algorithm is used wherever it is faster at run time."""
 
     convolution: bool
     product: bool
@@ -33,7 +33,7 @@ class Means:
     thorough: bool
 
     @classmethod
-    def here(cls, thorough: bool) -> Means:
+    def here(cls, thorough: bool) -> Capabilities:
         return cls(
             convolution=onednn.available("convolution"),
             product=onednn.available("product"),
@@ -43,36 +43,37 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Way:
-    """run(x, weights, *others), what it is called, and its weights."""
+class Method:
+    """A function run(x, weights, *others), its name, and the weights in the form that
+    it needs."""
 
     name: str
     run: Run
     weights: Value
 
 
-def choose(node: Node, means: Means) -> None:
-    """Decides how a layer is computed."""
-    way = (convolution if node.op == "convolution" else dense)(node, means)
-    node.inputs[1], node.run, node.params = way.weights, way.run, {}
-    node.steps = (*node.steps, way.name)
+def choose(node: Node, capabilities: Capabilities) -> None:
+    """Chooses the method by which a layer is computed."""
+    method = (convolution if node.op == "convolution" else dense)(node, capabilities)
+    node.inputs[1], node.run, node.params = method.weights, method.run, {}
+    node.steps = (*node.steps, method.name)
 
 
-def dense(node: Node, means: Means) -> Way:
+def dense(node: Node, capabilities: Capabilities) -> Method:
     x, kernel, *_ = node.inputs
     relu, biased = node.params["relu"], node.params["biased"]
     rows, out = math.prod(x.shape[:-1]), kernel.shape[-1]
-    if means.packed and rows > 1 and out > 1:
+    if capabilities.packed and rows > 1 and out > 1:
         run = functools.partial(packed_dense, out=out, biased=biased, relu=relu)
-        return Way("packed product", run, packed(kernel))
-    if means.product and rows > 1:
+        return Method("packed product", run, packed(kernel))
+    if capabilities.product and rows > 1:
         run = functools.partial(onednn_dense, biased=biased, relu=relu)
-        return Way("product by oneDNN", run, kernel)
+        return Method("product by oneDNN", run, kernel)
     name = "product in pieces" if rows == 1 else "product"
-    return Way(name, ended(kernels.dense, relu), kernel)
+    return Method(name, ended(kernels.dense, relu), kernel)
 
 
-def convolution(node: Node, means: Means) -> Way:
+def convolution(node: Node, capabilities: Capabilities) -> Method:
     x, kernel, *_ = node.inputs
     p = node.params
     window, out = kernel.shape[:-2], kernel.shape[-1]
@@ -86,47 +87,47 @@ def convolution(node: Node, means: Means) -> Way:
     whole = math.prod(window) == 1 and not np.any(p["padding"])
     few = pixels <= 128 and weights > LARGE_KERNEL
     if simple and pixels > 1 and (whole or few):
-        if means.packed and out > 1:
+        if capabilities.packed and out > 1:
             one = {"out": out, "biased": biased, "relu": relu}
             if whole:
                 run = functools.partial(packed_pixels, strides=p["strides"], **one)
-                return Way("packed product of pixels", run, packed(kernel))
+                return Method("packed product of pixels", run, packed(kernel))
             run = functools.partial(packed_patches, window=window, **plain, **one)
-            return Way("packed product of patches", run, packed(kernel))
-        if means.product and whole:
+            return Method("packed product of patches", run, packed(kernel))
+        if capabilities.product and whole:
             one = {"biased": biased, "relu": relu}
             run = functools.partial(onednn_pixels, strides=p["strides"], **one)
-            return Way("product of pixels by oneDNN", run, kernel)
+            return Method("product of pixels by oneDNN", run, kernel)
     if simple and len(window) == 2 and max(p["strides"]) == 1:
         tile = winograd.tile_size(
-            x.shape, kernel.shape, p["padding"], thorough=means.thorough
+            x.shape, kernel.shape, p["padding"], thorough=capabilities.thorough
         )
         if tile:
-            return in_tiles(node, tile, means)
+            return in_tiles(node, tile, capabilities)
     rest = plain | {
         "rhs_dilation": p["rhs_dilation"],
         "feature_group_count": groups,
     }
-    worth = means.convolution and pays(x, groups, pixels, weights)
+    worth = capabilities.convolution and pays(x, groups, pixels, weights)
     if worth and onednn.suits_conv(x.shape, kernel.shape, **rest):
         run = functools.partial(onednn.conv, biased=biased, relu=relu, **rest)
-        return Way("convolution by oneDNN", run, kernel)
+        return Method("convolution by oneDNN", run, kernel)
     return by_xla(node)
 
 
 def pays(x: Value, groups: int, pixels: int, weights: int) -> bool:
-    """Whether oneDNN computes a convolution sooner than XLA: not where large kernels
-    are read for few pixels, nor where each channel has so little to do that calling
-    another core takes longer."""
+    """Whether oneDNN computes a convolution faster than XLA: not where large kernels
+    are read for few pixels, nor where each channel has less work than it takes to start
+    another core."""
     if 1 < groups == x.shape[-1] and math.prod(x.shape) < 2**18:
         return False
     return pixels >= 100 or weights <= LARGE_KERNEL
 
 
-def in_tiles(node: Node, tile: int, means: Means) -> Way:
-    """Winograd's algorithm."""
+def in_tiles(node: Node, tile: int, capabilities: Capabilities) -> Method:
+    """By Winograd's algorithm."""
     kernel, p = node.inputs[1], node.params
-    products = onednn.products if means.product else winograd.separate_products
+    products = onednn.products if capabilities.product else winograd.separate_products
     run = functools.partial(
         winograd.tiled_conv,
         window=kernel.shape[0],
@@ -137,10 +138,10 @@ def in_tiles(node: Node, tile: int, means: Means) -> Way:
     shape = (tile, tile, *kernel.shape[2:])
     make = functools.partial(winograd.tiled_kernel, tile=tile)
     weights = prepared(kernel, shape, make, ("tiles", tile))
-    return Way(f"Winograd, tiles of {tile}", run, weights)
+    return Method(f"Winograd, tiles of {tile}", run, weights)
 
 
-def over_gaps(node: Node) -> Way:
+def over_gaps(node: Node) -> Method:
     """A transposed convolution."""
     _, kernel, *_ = node.inputs
     p = node.params
@@ -149,7 +150,7 @@ def over_gaps(node: Node) -> Way:
         names = ("strides", "padding", "lhs_dilation", "rhs_dilation")
         given = {name: p[name] for name in (*names, "feature_group_count")}
         run = functools.partial(kernels.native, **given)
-        return Way("convolution by XLA", ended(run, p["relu"]), kernel)
+        return Method("convolution by XLA", ended(run, p["relu"]), kernel)
     extent = transposed.extents(window, p["rhs_dilation"])
     dilation = p["lhs_dilation"]
     run = functools.partial(
@@ -167,11 +168,11 @@ def over_gaps(node: Node) -> Way:
         return transposed.taps(kernel, *rest)
 
     weights = prepared(kernel, shape, make, ("taps", *rest))
-    return Way("gaps passed over", ended(run, p["relu"]), weights)
+    return Method("gaps passed over", ended(run, p["relu"]), weights)
 
 
-def by_xla(node: Node) -> Way:
-    """In public JAX alone."""
+def by_xla(node: Node) -> Method:
+    """In public JAX only."""
     x, kernel, *_ = node.inputs
     p, relu = node.params, node.params["relu"]
     groups, dilation = p["feature_group_count"], p["rhs_dilation"]
@@ -179,10 +180,10 @@ def by_xla(node: Node) -> Way:
     channels = kernel.shape[-2]
     if groups == 1:
         name, conv = single(x.shape, kernel.shape, plain, dilation)
-        return Way(name, ended(conv, relu), kernel)
+        return Method(name, ended(conv, relu), kernel)
     if channels == 1:
         run = functools.partial(kernels.depthwise, rhs_dilation=dilation, **plain)
-        return Way("shifted slices", ended(run, relu), kernel)
+        return Method("shifted slices", ended(run, relu), kernel)
     most = max(1, 32 // channels) if groups > 4 else 1
     merged = max(m for m in range(1, most + 1) if groups % m == 0)
     parts, per_part = groups // merged, x.shape[-1] // (groups // merged)
@@ -200,7 +201,7 @@ def by_xla(node: Node) -> Way:
     if parts > 1:
         conv = functools.partial(kernels.in_groups, groups=parts, conv=conv)
     merging = f"{merged} groups in one, " if merged > 1 else ""
-    return Way(f"{merging}groups apart, {name}", ended(conv, relu), weights)
+    return Method(f"{merging}groups apart, {name}", ended(conv, relu), weights)
 
 
 def single(
@@ -209,7 +210,8 @@ def single(
     plain: dict[str, Any],
     dilation: tuple[int, ...],
 ) -> tuple[str, Run]:
-    """The way of a convolution without groups, in public JAX alone, by the shapes."""
+    """The name and the function of a convolution without groups, in public JAX only,
+    chosen by the shapes."""
     window, (channels, out) = kernel[:-2], kernel[-2:]
     strides = plain["strides"]
     if max(dilation) > 1:
@@ -229,7 +231,7 @@ def single(
 
 
 def ended(conv: Run, relu: bool) -> Run:
-    """conv(x, kernel), what is added to it, and max(that, 0)."""
+    """conv(x, kernel) plus others, and with `relu` max(that, 0), as one function."""
 
     def run(x: Array, kernel: Array, *others: Array) -> Array:
         return kernels.finish(conv(x, kernel), *others, relu=relu)
@@ -246,15 +248,15 @@ def prepared(
     """The kernel in another form."""
 
     def compute() -> np.ndarray:
-        made = make(np.asarray(kernel.constant, np.float32))
+        prepared_kernel = make(np.asarray(kernel.constant, np.float32))
         kernel.forget()
-        return made
+        return prepared_kernel
 
     return Value(shape, kernel.dtype, compute, (how, kernel.key))
 
 
 def packed(kernel: Value) -> Value:
-    """The matrix of a kernel, a row for each input, as oneDNN keeps it."""
+    """The matrix of a kernel, a row for each input, in oneDNN's order."""
 
     def make(kernel: np.ndarray) -> np.ndarray:
         return onednn.pack(kernel.reshape(-1, kernel.shape[-1]), memory.empty)
@@ -273,7 +275,7 @@ def packed_dense(x: Array, *arrays: Array, out: int, **params: Any) -> Array:
 
 
 def packed_pixels(x: Array, *arrays: Array, strides: Any, **params: Any) -> Array:
-    return packed_dense(kernels.thinned(x, strides), *arrays, **params)
+    return packed_dense(kernels.strided(x, strides), *arrays, **params)
 
 
 def packed_patches(
@@ -292,4 +294,4 @@ def onednn_dense(x: Array, kernel: Array, *others: Array, **params: Any) -> Arra
 
 
 def onednn_pixels(x: Array, *arrays: Array, strides: Any, **params: Any) -> Array:
-    return onednn_dense(kernels.thinned(x, strides), *arrays, **params)
+    return onednn_dense(kernels.strided(x, strides), *arrays, **params)

@@ -1,4 +1,4 @@
-"""What all changes of shape have in common."""
+"""The base class of layers that only change the shape."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand
-from caffe2flax.ir.reshape import regroup
+from caffe2flax.ir.reshape import layout_after_reshape
 
 
-class Regroup(Layer):
+class ReshapeLayer(Layer):
     """A change of shape that keeps Caffe's C order of the elements."""
 
     __slots__ = ()
@@ -24,7 +24,7 @@ class Regroup(Layer):
             (scaled,) = self.infer(x.scaled)
         except ConversionError:
             scaled = ()
-        free = regroup(x, shape, scaled)
+        free = layout_after_reshape(x, shape, scaled)
         if free is not None:
             return Layouts((x.layout,), (free,))
         return Layouts((Layout.caffe(len(x.shape)),), (Layout.caffe(len(shape)),))
@@ -45,7 +45,7 @@ class Regroup(Layer):
 
 
 def _keeps_items(x: Operand, y: Operand) -> bool:
-    """Whether both are batches of the same items, emitted first."""
+    """Whether both have the same batch, as the first axis of the emitted array."""
     if x.shape[:1] != y.shape[:1] or not (x.is_batch(0) and y.is_batch(0)):
         return False
     return x.leads(1) and y.leads(1)
