@@ -13,7 +13,7 @@ from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
 from caffe2flax.codegen.names import Namespace, module_stem
-from caffe2flax.codegen.places import Places
+from caffe2flax.codegen.positions import NodePositions
 from caffe2flax.codegen.preprocess import NAME
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs
@@ -60,7 +60,7 @@ class Conversion:
     name: the class. source: its module. weights: variable -> float32 array, None
     without a weights file. graph: the net as it was emitted. notes: what the user
     should know. blobs: the weights as Caffe holds them, by (owner's number, index).
-    places: where the module has each node, by its number.
+    positions: where the module has each node, by its number.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Conversion:
     graph: Graph
     blobs: Blobs
     notes: tuple[str, ...]
-    places: Places = field(default_factory=dict)
+    positions: NodePositions = field(default_factory=dict)
 
     @property
     def layer_count(self) -> int:
@@ -153,7 +153,7 @@ def convert(
             *(note for file in files for note in file.notes),
             *notes,
         ),
-        module.places,
+        module.positions,
     )
 
 

@@ -30,7 +30,7 @@ Texts = tuple[str, ...]
 
 
 class Instance(NamedTuple):
-    """A block, and what its class would hold."""
+    """A block, and the modules and calls of its class."""
 
     block: Block
     body: Body
@@ -229,7 +229,7 @@ def _values(
 
 
 def _explicit_padding(call: Call) -> object:
-    """The pads that SAME stands for at stride 1, else the argument as it is."""
+    """The pads of SAME at stride 1, else the argument as it is."""
     padding = call.argument("padding")
     if call.function != "nnx.Conv" or padding != "SAME":
         return padding

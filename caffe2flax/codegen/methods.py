@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from caffe2flax.codegen.body import Body
-from caffe2flax.codegen.places import Spot
+from caffe2flax.codegen.positions import CallPosition
 from caffe2flax.ir.abilities import Probabilities
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph, Node
@@ -66,10 +66,10 @@ class Scores:
         return {self.node.number: self._site("")}
 
     @property
-    def spots(self) -> Mapping[int, Spot]:
+    def calls_at(self) -> Mapping[int, CallPosition]:
         """As those of a Body: the statement behind all of `logits`."""
         count = len(self.body.statements) + (not self.body.result_is_last)
-        return {self.node.number: Spot(count, self.expression)}
+        return {self.node.number: CallPosition(count, self.expression)}
 
     @property
     def expression(self) -> str:

@@ -14,7 +14,7 @@ from caffe2flax.codegen.library import library, loaded_names
 from caffe2flax.codegen.methods import Scores, split_last, stepping, total_loss
 from caffe2flax.codegen.names import Namespace, identifier
 from caffe2flax.codegen.options import Option, find_options
-from caffe2flax.codegen.places import Home, Place, Places
+from caffe2flax.codegen.positions import BlockPosition, NodePosition, NodePositions
 from caffe2flax.codegen.preprocess import NAME, preprocess_functions
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph, Value
@@ -37,8 +37,8 @@ class Module:
     attributes: Mapping[int, str]
     sites: Mapping[int, Site]
     tied: Mapping[int, Collection[str]] = field(default_factory=dict)
-    """Variables of a node's nnx module that another module holds, by its number."""
-    places: Places = field(default_factory=dict)
+    """Variables of a node's nnx module that belong to another module, by its number."""
+    positions: NodePositions = field(default_factory=dict)
 
 
 def emit(
@@ -78,29 +78,29 @@ def emit(
         attributes,
         {**body.sites, **factored.sites, **(scores.sites if scores else {})},
         {n: body.tied[a] for n, a in body.attributes.items() if a in body.tied},
-        _places(name, body, factored.homes, attributes, scores),
+        _positions(name, body, factored.block_positions, attributes, scores),
     )
 
 
-def _places(
+def _positions(
     name: str,
     body: Body,
-    homes: Mapping[int, Home],
+    block_positions: Mapping[int, BlockPosition],
     attributes: Mapping[int, str],
     scores: Scores | None,
-) -> Places:
-    spots = {**body.spots, **(scores.spots if scores else {})}
-    places = {
-        number: Place(name, "", spot, attributes.get(number, ""))
-        for number, spot in spots.items()
+) -> NodePositions:
+    calls_at = {**body.calls_at, **(scores.calls_at if scores else {})}
+    positions = {
+        number: NodePosition(name, "", call, attributes.get(number, ""))
+        for number, call in calls_at.items()
     }
-    for number, home in homes.items():
-        held = body.attributes[home.call]
-        path = f"{held}.{home.path}" if home.path else held
+    for number, position in block_positions.items():
+        block = body.attributes[position.block]
+        path = f"{block}.{position.path}" if position.path else block
         own = attributes.get(number, "").removeprefix(f"{path}.")
-        outer = body.spots[home.call].statement
-        places[number] = Place(home.cls, path, home.spot, own, outer)
-    return places
+        outer = body.calls_at[position.block].statement
+        positions[number] = NodePosition(position.cls, path, position.call, own, outer)
+    return positions
 
 
 def _axis_order(graph: Graph) -> str:
@@ -111,7 +111,7 @@ def _axis_order(graph: Graph) -> str:
 
 
 def _dynamic(graph: Graph) -> str:
-    """What stands against jax.jit, where something does."""
+    """Why jax.jit cannot take the module, where it cannot."""
     if not graph.dynamic:
         return ""
     layers = ", ".join(map(identifier, graph.dynamic))

@@ -113,12 +113,12 @@ OTHER_MODULES = frozenset(
         "usercustomize",
     ]
 )
-"""Modules besides Python's own that a file beside a script would stand before."""
+"""Modules besides Python's own that a file beside a script would hide."""
 
 
 def identifier(name: str) -> str:
-    """The first part of the rule: what `name` becomes where nothing stands against
-    it."""
+    """The first part of the rule: what `name` becomes where no other name
+    counts."""
     word = re.sub(r"[^A-Za-z0-9_]", "_", name[: 4 * LONGEST]).lstrip("_")[:LONGEST]
     if word[:1].isdigit():
         word = f"n{word}"[:LONGEST]

@@ -55,11 +55,11 @@ def _reading(call: Call, option: Option, slot: int) -> Call:
     return replace(call, args=tuple(args))
 
 
-Place = tuple[int, Option, int]
-"""The number of a call, what it is given, and where."""
+Use = tuple[int, Option, int]
+"""The number of a call, the option, and which argument of the call it is."""
 
 
-def _classes(body: Body, graph: Graph) -> list[Place]:
+def _classes(body: Body, graph: Graph) -> list[Use]:
     """The width of the last layer with weights, where it is a classifier's."""
     if len(graph.outputs) != 1 or graph.taps:
         return []
@@ -99,7 +99,7 @@ def _is_distribution(layer: object) -> bool:
     return isinstance(layer, Probabilities) and layer.of_classes
 
 
-def _dropouts(built: Sequence[Assignment]) -> list[Place]:
+def _dropouts(built: Sequence[Assignment]) -> list[Use]:
     """One ratio for all where they agree, one for each layer elsewhere."""
     found = [
         (i, attribute, literal(call.args[0]))
