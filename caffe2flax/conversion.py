@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Unpack
 
 from caffe2flax.codegen.format import format_source
-from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
-from caffe2flax.codegen.names import Namespace, module_stem
+from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
-from caffe2flax.codegen.preprocess import NAME
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
@@ -132,8 +130,7 @@ def convert(
         blobs, notes = {}, note_flax_initialisers(graph)
     if stand_in is not None and not files:
         blobs, notes = stand_in(graph), (STAND_IN,)
-    reserved = {*library().definitions, NAME}
-    class_name = Namespace(reserved).claim(graph.name)
+    class_name = module_names().claim(graph.name)
     module = emit(
         graph,
         class_name,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.calls import Assignment, assignments, passed_on
-from caffe2flax.codegen.names import layer_names
+from caffe2flax.codegen.names import attribute_names
 from caffe2flax.codegen.positions import CallPosition
 from caffe2flax.codegen.sharing import Ties
 from caffe2flax.codegen.statements import (
@@ -77,7 +77,7 @@ class Body:
 
     def _build(self) -> None:
         """Every nnx module, each shared one once."""
-        names = layer_names()
+        names = attribute_names()
         made: dict[object, str] = {}
         ties = Ties(Counter(w for node in self.graph.nodes for w in node.weights))
         for node in self.graph.nodes:

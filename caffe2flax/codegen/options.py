@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.calls import Assignment
-from caffe2flax.codegen.names import Namespace
+from caffe2flax.codegen.names import argument_names
 from caffe2flax.ir.abilities import Probabilities, Rearranges
 from caffe2flax.ir.call import Call, Code, literal
 from caffe2flax.ir.graph import Graph, Node
@@ -106,9 +106,10 @@ def _dropouts(built: Sequence[Assignment]) -> list[Use]:
         for i, (attribute, call) in enumerate(built)
         if call.function == DROPOUT
     ]
-    one = len({ratio for _, _, ratio in found}) == 1
-    names = Namespace([CLASSES])
+    names = argument_names((call for _, call in built), CLASSES)
+    ratios = {ratio for _, _, ratio in found}
+    one = names.take("dropout") if len(ratios) == 1 else ""
     return [
-        (i, Option("dropout" if one else names.claim(attribute), "float", ratio), 0)
+        (i, Option(one or names.take(attribute), "float", ratio), 0)
         for i, attribute, ratio in found
     ]
