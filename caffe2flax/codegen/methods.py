@@ -86,18 +86,15 @@ class Scores:
 
 def total_loss(graph: Graph) -> list[str]:
     """`total_loss`, for a net in training that does not return just that."""
-    weights = {
-        value: weight
-        for node in graph.nodes
-        for value, weight in zip(node.outputs, node.loss_weights, strict=False)
-        if weight and value in graph.outputs
-    }
+    weights = dict(pair for node in graph.nodes for pair in node.weighted)
     single = len(graph.outputs) == 1
     plain = single and list(weights.values()) == [1.0] and not _rank(graph)
     if graph.phase != "TRAIN" or not weights or plain:
         return []
+    returned = {value.blob for value in graph.outputs}
     terms = []
     for value, weight in weights.items():
+        assert value.blob in returned, f"{value} is no output: see return_losses"
         term = "output" if single else f"outputs[{literal(value.blob)}]"
         term += ".sum()" if graph.shapes[value] else ""
         terms.append(term if weight == 1 else f"{literal(weight)} * {term}")

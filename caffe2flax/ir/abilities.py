@@ -28,8 +28,6 @@ class Source(Layer):
 
     bottoms: ClassVar[Arity] = 0
     tops: ClassVar[Arity] = (1, None)
-    optional: ClassVar[bool] = False
-    """Its tops are inputs only where the net reads them."""
     training_data: ClassVar[bool] = False
     """It reads from disk: labels from it do not outlive the losses in TEST."""
 

@@ -47,7 +47,6 @@ class Input(Source):
 class Stored(Source):
     """Images, and a label each, that Caffe reads from where the net names."""
 
-    optional = True
     training_data = True
     tops: ClassVar[Arity] = 2
 
@@ -186,7 +185,6 @@ class MemoryData(Stored):
 class HDF5Data(Source):
     """Arrays from HDF5 files, as arguments of the module."""
 
-    optional = True
     training_data = True
 
     blobs_made: tuple[str, ...]

@@ -9,6 +9,7 @@ from caffe2flax.passes.alignment import align_crops
 from caffe2flax.passes.batchnorm import fold_batchnorm
 from caffe2flax.passes.files import feed_files
 from caffe2flax.passes.layout import assign_layouts
+from caffe2flax.passes.losses import return_losses
 from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import infer_shapes
 from caffe2flax.passes.sizes import find_free_sizes
@@ -18,7 +19,8 @@ from caffe2flax.passes.unused import drop_unused
 Pass = Callable[[Graph], Graph]
 
 PASSES: tuple[Pass, ...] = (
-    drop_unused,  # first: labels of dropped losses need no shape
+    return_losses,  # first: nothing that counts is unused
+    drop_unused,  # early: labels of dropped losses need no shape
     align_crops,  # before the shapes: whether a crop fits depends on it
     infer_shapes,  # everything below asks for shapes or weight blobs
     feed_targets,  # needs shapes; takes nodes away
