@@ -260,7 +260,7 @@ def check(seed: int, folder: Path) -> None:
     cls = getattr(module, made.name)
     model = cls.from_pretrained() if stored else fresh(cls)
     check_outputs(made, net, model)
-    check_preprocess(module, net)
+    check_preprocess(module, made, net)
 
 
 def fresh(cls: Any) -> Any:
@@ -272,32 +272,43 @@ def fresh(cls: Any) -> Any:
 
 def check_definitions(tree: ast.Module) -> None:
     """Nothing is defined twice, nor hides what the module defines or imports."""
-    bound = Counter(
-        name
-        for node in tree.body
-        for name in (
-            [alias.asname or alias.name for alias in node.names]
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            else [node.name]
-            if isinstance(node, ast.FunctionDef | ast.ClassDef)
-            else []
-        )
-    )
-    twice = [name for name, count in bound.items() if count > 1]
-    assert not twice, f"defined twice: {twice}"
-    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-        methods = Counter(n.name for n in cls.body if isinstance(n, ast.FunctionDef))
-        assert set(methods.values()) <= {1}, f"{cls.name}: {methods}"
-        attributes = Counter(
-            target.attr
+    bound = Counter(name for node in tree.body for name in _bound(node))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert set(bound.values()) <= {1}, f"defined twice: {bound}"
+    for cls in classes:
+        methods = [n for n in cls.body if isinstance(n, ast.FunctionDef)]
+        names = Counter(method.name for method in methods)
+        assert set(names.values()) <= {1}, f"{cls.name}: {names}"
+        stored = Counter(
+            node.attr
             for node in ast.walk(cls)
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Attribute)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
         )
-        hidden = (set(methods) | set(dir(nnx.Module))) & set(attributes)
+        assert set(stored.values()) <= {1}, f"{cls.name}: {stored}"
+        hidden = stored.keys() & {*names, *dir(nnx.Module)}
         assert not hidden, f"{cls.name}: attributes that are methods: {hidden}"
-        assert set(attributes.values()) <= {1}, f"{cls.name}: {attributes}"
+        for method in methods:
+            own = {c.name for c in classes} if method.name != "__init__" else {cls.name}
+            local = _local(method)
+            hidden = local & ({*bound, *dir(builtins)} - own)
+            assert not hidden, f"{cls.name}.{method.name} hides {hidden}"
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    named = isinstance(node, ast.FunctionDef | ast.ClassDef)
+    return [node.name] if named else []
+
+
+def _local(method: ast.FunctionDef) -> set[str]:
+    """Arguments and variables."""
+    names = {node.arg for node in ast.walk(method) if isinstance(node, ast.arg)}
+    return names | {
+        node.id
+        for node in ast.walk(method)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
 
 
 def check_outputs(made: Conversion, net: Net, model: Any) -> None:
@@ -326,8 +337,9 @@ def _leaves(tree: Any) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
-def check_preprocess(module: Any, net: Net) -> None:
-    """One function for each input with a mean, which subtracts that."""
+def check_preprocess(module: Any, made: Conversion, net: Net) -> None:
+    """One function for each argument with a mean, which subtracts that."""
+    taken = {value.blob for value in made.graph.arguments}
     functions = [
         value
         for name, value in vars(module).items()
@@ -335,7 +347,7 @@ def check_preprocess(module: Any, net: Net) -> None:
     ]
     x = np.zeros((2, 6, 6, 3), np.float32)
     found = sorted(float(function(x)[0, 0, 0, 0]) for function in functions)
-    assert found == sorted(-mean for mean in net.means.values())
+    assert found == sorted(-net.means[blob] for blob in net.means.keys() & taken)
 
 
 def imported(path: Path) -> Any:

@@ -1,5 +1,5 @@
 """Caffe's names as Python identifiers: every name in generated source that is not
-fixed is made here.
+fixed is made here, by the Namespace of its scope.
 
 The rule, applied in the order of the file: every character outside A-Z a-z 0-9 _
 becomes _; underscores at the front are dropped; a leading digit gets an `n` before it;
@@ -173,7 +173,7 @@ def variable_names() -> Namespace:
 
 def argument_names(calls: Iterable[Call], *others: str) -> Namespace:
     """For the arguments and variables of an `__init__` that makes these calls, beside
-    the names `others`: none hides what a call reads."""
+    the names `others`: none hides a function or class of the module."""
     trees = (ast.parse(str(call), mode="eval") for call in calls)
     read = (name for tree in trees for name in loaded_names(tree))
-    return Namespace({*read, *others})
+    return Namespace({*library().definitions, *read, *others})
