@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -287,11 +288,21 @@ def check_definitions(tree: ast.Module) -> None:
         assert set(stored.values()) <= {1}, f"{cls.name}: {stored}"
         hidden = stored.keys() & {*names, *dir(nnx.Module)}
         assert not hidden, f"{cls.name}: attributes that are methods: {hidden}"
-        for method in methods:
-            own = {c.name for c in classes} if method.name != "__init__" else {cls.name}
-            local = _local(method)
-            hidden = local & ({*bound, *dir(builtins)} - own)
+        for method in methods if cls.name not in library().definitions else ():
+            hidden = _local(method) & _readable(method, bound, classes)
             assert not hidden, f"{cls.name}.{method.name} hides {hidden}"
+
+
+def _readable(
+    method: ast.FunctionDef, bound: Iterable[str], classes: list[ast.ClassDef]
+) -> set[str]:
+    """What a method may read: all but the functions that prepare images and, beside
+    `__init__`, which makes blocks, the classes."""
+    names = {name for name in bound if not name.startswith("preprocess")}
+    own = {cls.name for cls in classes} - library().definitions.keys()
+    blocks = {node.id for node in ast.walk(method) if isinstance(node, ast.Name)} & own
+    called = blocks if method.name == "__init__" else set()
+    return (names - own) | called | set(dir(builtins))
 
 
 def _bound(node: ast.stmt) -> list[str]:
