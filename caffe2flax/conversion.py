@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Unpack
 
 from caffe2flax.codegen.format import format_source
-from caffe2flax.codegen.library import library
 from caffe2flax.codegen.module import emit
-from caffe2flax.codegen.names import Namespace, module_stem
-from caffe2flax.codegen.places import Places
-from caffe2flax.codegen.preprocess import NAME
+from caffe2flax.codegen.names import module_names, module_stem
+from caffe2flax.codegen.positions import NodePositions
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
@@ -59,8 +57,8 @@ class Conversion:
 
     name: that of the class. source: its module. weights: variable -> float32 array,
     None without a weights file. graph: the net after all passes. notes: what the user
-    should know. blobs: Caffe's weights, by (owner's number, index). places: where the
-    module has each node, by its number.
+    should know. blobs: Caffe's weights, by (owner's number, index). positions: where
+    the module has each node, by its number.
     """
 
     name: str
@@ -69,7 +67,7 @@ class Conversion:
     graph: Graph
     blobs: Blobs
     notes: tuple[str, ...]
-    places: Places = field(default_factory=dict)
+    positions: NodePositions = field(default_factory=dict)
 
     @property
     def layer_count(self) -> int:
@@ -132,8 +130,7 @@ def convert(
         blobs, notes = {}, note_flax_initialisers(graph)
     if default_blobs is not None and not files:
         blobs, notes = default_blobs(graph), (RANDOM_WEIGHTS,)
-    reserved = {*library().definitions, NAME}
-    class_name = Namespace(reserved).claim(graph.name)
+    class_name = module_names().claim(graph.name)
     module = emit(
         graph,
         class_name,
@@ -153,7 +150,7 @@ def convert(
             *(note for file in files for note in file.notes),
             *notes,
         ),
-        module.places,
+        module.positions,
     )
 
 

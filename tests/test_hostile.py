@@ -299,9 +299,9 @@ def library_free(tree: ast.Module, made: caffe2flax.Conversion) -> None:
 
 def attributes(made: caffe2flax.Conversion) -> Iterator[tuple[str, str]]:
     for node in made.graph.nodes:
-        place = made.places.get(node.number)
-        if place is not None and place.attribute:
-            yield node.name, ".".join(filter(None, (place.path, place.attribute)))
+        position = made.positions.get(node.number)
+        if position is not None and position.attribute:
+            yield node.name, ".".join(filter(None, (position.path, position.attribute)))
 
 
 def by_the_rule(name: str) -> str:

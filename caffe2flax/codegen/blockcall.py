@@ -1,4 +1,4 @@
-"""A repeated block as a layer of the net that holds it."""
+"""A repeated block as a layer of the net."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from caffe2flax.ir.layout import Shape
 
 @dataclass(frozen=True, slots=True)
 class BlockCall(Layer):
-    """A block, or a run of `count` equal ones, as one layer of the net that holds
-    it."""
+    """A block, or a run of `count` equal ones, as one layer of the net."""
 
     block: Call
     """What makes its module."""

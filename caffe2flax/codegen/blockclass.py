@@ -16,7 +16,7 @@ from caffe2flax.codegen.calls import (
     snake_case,
 )
 from caffe2flax.codegen.format import WIDTH
-from caffe2flax.codegen.names import Namespace, identifier
+from caffe2flax.codegen.names import Namespace, argument_names, identifier
 from caffe2flax.ir.call import DEFAULTS, RNGS, Call, Code, is_literal, literal
 from caffe2flax.passes.blocks import Block
 
@@ -30,7 +30,7 @@ Texts = tuple[str, ...]
 
 
 class Instance(NamedTuple):
-    """A block, and what its class would hold."""
+    """A block, and the modules and calls of its class."""
 
     block: Block
     body: Body
@@ -100,7 +100,8 @@ class BlockClass:
                 if len(set(texts)) > 1:
                     found = _Slot(attribute, call.function, slot, values)
                     slots.setdefault(texts, []).append(found)
-        names = Namespace({snake_case(c.function) for c in instances[0].calls})
+        calls = instances[0].calls
+        names = argument_names(calls, *(snake_case(c.function) for c in calls))
         made = {texts: _parameter(same, names) for texts, same in slots.items()}
         widths = [attribute for attribute, _ in instances[0].body.built]
 
@@ -229,7 +230,7 @@ def _values(
 
 
 def _explicit_padding(call: Call) -> object:
-    """The pads that SAME stands for at stride 1, else the argument as it is."""
+    """The pads of SAME at stride 1, else the argument as it is."""
     padding = call.argument("padding")
     if call.function != "nnx.Conv" or padding != "SAME":
         return padding
@@ -247,13 +248,13 @@ def _parameter(slots: Sequence[_Slot], names: Namespace) -> Parameter:
     attribute, slot, values = slots[0].attribute, slots[0].slot, slots[0].values
     for each in slots:
         if each.slot == 1 and each.function in WIDE:
-            return Parameter(names.claim(each.attribute), each.values)
+            return Parameter(names.take(each.attribute), each.values)
     for each in slots:
         if each.slot == 0 and each.function in WIDE:
-            return Parameter(names.claim(FEATURES), each.values)
+            return Parameter(names.take(FEATURES), each.values)
     if isinstance(slot, int):
-        return Parameter(names.claim(f"{attribute}_{slot}"), values)
+        return Parameter(names.take(f"{attribute}_{slot}"), values)
     same = all(each.slot == slot for each in slots)
     defaults = {DEFAULTS.get(each.function, {}).get(slot) for each in slots}
     default = defaults.pop() if same and len(defaults) == 1 else None
-    return Parameter(names.claim(slot), values, default if default in values else None)
+    return Parameter(names.take(slot), values, default if default in values else None)

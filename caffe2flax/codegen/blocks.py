@@ -1,4 +1,4 @@
-"""The graph with one call in place of each repeated block, and the blocks' classes."""
+"""The graph with one call instead of each repeated block, and the blocks' classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.blockclass import BlockClass, Instance, common_shape
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.names import Namespace, identifier
-from caffe2flax.codegen.places import Home
+from caffe2flax.codegen.positions import BlockPosition
 from caffe2flax.codegen.variables import Labels
 from caffe2flax.ir.abilities import Abbreviated
 from caffe2flax.ir.graph import Graph, Node, Value
@@ -27,7 +27,7 @@ CLASS_HEAD = 8
 """Lines of a class besides those of its modules and statements."""
 
 Members = dict[int, tuple[int, str]]
-"""For each node of a block, by number, the number of the call that holds it and the
+"""For each node of a block, by number, the number of the call of the block and the
 path of attributes there."""
 
 
@@ -39,7 +39,7 @@ class Factored:
     classes: tuple[str, ...] = ()
     members: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     sites: Mapping[int, Site] = field(default_factory=dict)
-    homes: Mapping[int, Home] = field(default_factory=dict)
+    block_positions: Mapping[int, BlockPosition] = field(default_factory=dict)
 
 
 def factor(
@@ -53,7 +53,7 @@ def factor(
     groups = [group for group in kinds.values() if _pays_off(group)]
     calls: dict[int, Node] = {}
     members: Members = {}
-    homes: dict[int, Home] = {}
+    block_positions: dict[int, BlockPosition] = {}
     sites: dict[int, Site] = {}
     classes = []
     for group, name in zip(groups, _class_names(groups), strict=True):
@@ -64,9 +64,9 @@ def factor(
             calls[head] = _call(made, i, graph)
             sites.update(instance.body.sites)
             members.update((n, (head, a)) for n, a in instance.body.attributes.items())
-            homes.update(
-                (n, Home(head, "", made.name, spot))
-                for n, spot in instance.body.spots.items()
+            block_positions.update(
+                (n, BlockPosition(head, "", made.name, call))
+                for n, call in instance.body.calls_at.items()
             )
     inside = {n for group in groups for instance in group for n in instance.block.nodes}
     nodes = [
@@ -74,9 +74,9 @@ def factor(
         for node in graph.nodes
         if node.number in calls or node.number not in inside
     ]
-    nodes = _with_runs(nodes, graph, members, homes)
+    nodes = _with_runs(nodes, graph, members, block_positions)
     reduced = replace(graph, nodes=tuple(nodes))
-    return Factored(reduced, tuple(classes), members, sites, homes)
+    return Factored(reduced, tuple(classes), members, sites, block_positions)
 
 
 def _pays_off(group: Sequence[Instance]) -> bool:
@@ -128,7 +128,7 @@ def _labels(block: Block, nodes: Sequence[Node]) -> Labels:
 
 def _class_names(groups: Sequence[Sequence[Instance]]) -> list[str]:
     """From the common part of Caffe's names: Inception, InceptionB, Fire, Bottleneck; a
-    residual block with a projection is told by its having one more branch."""
+    residual block with a projection has one more branch."""
     bases = [_base_name(group[0]) for group in groups]
     sizes = [len(group[0].calls) for group in groups]
     named: list[str] = []
@@ -160,7 +160,7 @@ def _base_name(instance: Instance) -> str:
 
 
 def _call(made: BlockClass, i: int, graph: Graph) -> Node:
-    """The node that stands for instance `i`."""
+    """The node that calls instance `i`."""
     block, body = made.instances[i]
     head = next(node for node in graph.nodes if node.number == block.nodes[0])
     return replace(
@@ -174,9 +174,13 @@ def _call(made: BlockClass, i: int, graph: Graph) -> Node:
 
 
 def _with_runs(
-    nodes: list[Node], graph: Graph, members: Members, homes: dict[int, Home]
+    nodes: list[Node],
+    graph: Graph,
+    members: Members,
+    block_positions: dict[int, BlockPosition],
 ) -> list[Node]:
-    """Long runs of equal blocks as one call each; `members` and `homes` follow them."""
+    """Long runs of equal blocks as one call each; `members` and `block_positions` are
+    changed to match."""
     counts: dict[Value, int] = {}
     for node in nodes:
         for value in node.inputs:
@@ -194,14 +198,16 @@ def _with_runs(
             result += run
             continue
         result.append(_sequential(run))
-        places = {node.number: i for i, node in enumerate(run)}
+        index = {node.number: i for i, node in enumerate(run)}
         for number, (call, path) in list(members.items()):
-            if call in places:
-                members[number] = run[0].number, f"layers.{places[call]}.{path}"
-        for number, home in list(homes.items()):
-            if home.call in places:
-                path = f"layers.{places[home.call]}"
-                homes[number] = home._replace(call=run[0].number, path=path)
+            if call in index:
+                members[number] = run[0].number, f"layers.{index[call]}.{path}"
+        for number, position in list(block_positions.items()):
+            if position.block in index:
+                path = f"layers.{index[position.block]}"
+                block_positions[number] = position._replace(
+                    block=run[0].number, path=path
+                )
     return result
 
 

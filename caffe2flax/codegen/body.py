@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.calls import Assignment, assignments, passed_on
-from caffe2flax.codegen.names import layer_names
-from caffe2flax.codegen.places import Spot
+from caffe2flax.codegen.names import attribute_names
+from caffe2flax.codegen.positions import CallPosition
 from caffe2flax.codegen.sharing import Ties
 from caffe2flax.codegen.statements import (
     Statement,
@@ -31,9 +31,9 @@ DEEPEST = 8
 
 @dataclass(slots=True)
 class Body:
-    """What a class holds and does for the nodes of `graph`.
+    """The modules of a class and its calls, for the nodes of `graph`.
 
-    attributes: the attribute that holds each node's nnx module, by the node's number.
+    attributes: the attribute of each node's nnx module, by the node's number.
     built: what makes each nnx module. statements: the calls.
     """
 
@@ -50,8 +50,8 @@ class Body:
     states: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     """Key and variable of the state that a node carries to the next call, by number."""
     tied: dict[str, dict[str, str]] = field(default_factory=dict)
-    """For an attribute, expressions of the variables that another module holds."""
-    spots: dict[int, Spot] = field(default_factory=dict)
+    """For an attribute, expressions of the variables that belong to another module."""
+    calls_at: dict[int, CallPosition] = field(default_factory=dict)
     """By the node's number; those of one statement from the inside out."""
     _pending: dict[Value, str] = field(default_factory=dict)
     """Expressions of values that are not assigned, but nested where they are read."""
@@ -77,7 +77,7 @@ class Body:
 
     def _build(self) -> None:
         """Every nnx module, each shared one once."""
-        names = layer_names()
+        names = attribute_names()
         made: dict[object, str] = {}
         ties = Ties(Counter(w for node in self.graph.nodes for w in node.weights))
         for node in self.graph.nodes:
@@ -155,15 +155,15 @@ class Body:
 
     @staticmethod
     def _section(node: Node, current: str) -> str:
-        """Calls of one section stand together, as those of blocks do."""
+        """Calls of one section come together, as those of blocks do."""
         if isinstance(node.layer, BlockCall):
             return "blocks"
         return section(node.outputs[0].blob, current)
 
     def _place(self, expressions: Mapping[int, str]) -> None:
-        """Keeps that the next statement makes these calls."""
+        """Records that the next statement makes these calls."""
         at = len(self.statements)
-        self.spots |= {n: Spot(at, text) for n, text in expressions.items()}
+        self.calls_at |= {n: CallPosition(at, text) for n, text in expressions.items()}
 
     def _targets(self, node: Node) -> tuple[str, ...]:
         tops = tuple(self.variables[value] for value in node.outputs)
@@ -271,6 +271,6 @@ def _takes_rngs(node: Node) -> bool:
 
 
 def _without(call: Call, names: Iterable[str]) -> Call:
-    """The module without variables that another one holds."""
+    """The module without variables that belong to another."""
     inner = replace(call, comment="")
     return Call("without", (inner, *names), comment=call.comment)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from caffe2flax.codegen.format import WIDTH
-from caffe2flax.codegen.names import Namespace
+from caffe2flax.codegen.names import Namespace, argument_names
 from caffe2flax.ir.call import RNGS, Call, Code, Repeated, literal
 
 INDENT = 8
@@ -105,7 +105,8 @@ def assignments(built: Sequence[Assignment], parameters: Iterable[str]) -> list[
         for function in functions
     )
     shared = list(filter(None, found))
-    partials = list(_named(shared, Namespace(parameters)))
+    names = argument_names((call for _, call in built), *parameters)
+    partials = list(_named(shared, names))
     lines = [*map(str, partials), *[""] * bool(partials)]
     for attribute, call in built:
         shortened = _shortened(call, partials)
@@ -150,11 +151,11 @@ def _lines(statement: Assignment | Partial) -> int:
 def _named(partials: Sequence[Partial], names: Namespace) -> Iterable[Partial]:
     """With names that nothing else has; the first word is enough for a class of ours
     whose name is too long for its line."""
-    claimed = [p._replace(name=names.claim(p.name)) for p in partials]
+    claimed = [p._replace(name=names.take(p.name)) for p in partials]
     for partial in claimed:
         first, more, _ = partial.name.partition("_")
         long = more and "." not in partial.function and _lines(partial) > 1
-        yield partial._replace(name=names.claim(first)) if long else partial
+        yield partial._replace(name=names.take(first)) if long else partial
 
 
 def _shortened(call: Call, partials: Sequence[Partial]) -> Call:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from caffe2flax.codegen.body import Body
-from caffe2flax.codegen.places import Spot
+from caffe2flax.codegen.positions import CallPosition
 from caffe2flax.ir.abilities import Probabilities
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph, Node
@@ -66,10 +66,10 @@ class Scores:
         return {self.node.number: self._site("")}
 
     @property
-    def spots(self) -> Mapping[int, Spot]:
+    def calls_at(self) -> Mapping[int, CallPosition]:
         """As those of a Body: the statement behind all of `logits`."""
         count = len(self.body.statements) + (not self.body.result_is_last)
-        return {self.node.number: Spot(count, self.expression)}
+        return {self.node.number: CallPosition(count, self.expression)}
 
     @property
     def expression(self) -> str:
@@ -86,18 +86,15 @@ class Scores:
 
 def total_loss(graph: Graph) -> list[str]:
     """`total_loss`, for a net in training that does not return just that."""
-    weights = {
-        value: weight
-        for node in graph.nodes
-        for value, weight in zip(node.outputs, node.loss_weights, strict=False)
-        if weight and value in graph.outputs
-    }
+    weights = dict(pair for node in graph.nodes for pair in node.weighted)
     single = len(graph.outputs) == 1
     plain = single and list(weights.values()) == [1.0] and not _rank(graph)
     if graph.phase != "TRAIN" or not weights or plain:
         return []
+    returned = {value.blob for value in graph.outputs}
     terms = []
     for value, weight in weights.items():
+        assert value.blob in returned, f"{value} is no output: see return_losses"
         term = "output" if single else f"outputs[{literal(value.blob)}]"
         term += ".sum()" if graph.shapes[value] else ""
         terms.append(term if weight == 1 else f"{literal(weight)} * {term}")

@@ -12,10 +12,10 @@ from caffe2flax.codegen.calls import PASSED_ON
 from caffe2flax.codegen.format import WIDTH, paragraph
 from caffe2flax.codegen.library import library, loaded_names
 from caffe2flax.codegen.methods import Scores, split_last, stepping, total_loss
-from caffe2flax.codegen.names import Namespace, identifier
+from caffe2flax.codegen.names import identifier, module_names
 from caffe2flax.codegen.options import Option, find_options
-from caffe2flax.codegen.places import Home, Place, Places
-from caffe2flax.codegen.preprocess import NAME, preprocess_functions
+from caffe2flax.codegen.positions import BlockPosition, NodePosition, NodePositions
+from caffe2flax.codegen.preprocess import preprocess_functions
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layer import Site
@@ -37,8 +37,8 @@ class Module:
     attributes: Mapping[int, str]
     sites: Mapping[int, Site]
     tied: Mapping[int, Collection[str]] = field(default_factory=dict)
-    """Variables of a node's nnx module that another module holds, by its number."""
-    places: Places = field(default_factory=dict)
+    """Variables of a node's nnx module that belong to another module, by its number."""
+    positions: NodePositions = field(default_factory=dict)
 
 
 def emit(
@@ -55,17 +55,23 @@ def emit(
 
     `origin` is the file that the docstring names.
     """
-    names = Namespace({*library().definitions, NAME, name})
+    names = module_names(name)
     factored = factor(graph, blocks, names, initialise=initialise)
     whole, last = split_last(factored.graph)
     body = Body(whole, initialise)
     scores = Scores(last, body) if last else None
-    classes = GAP.join((*factored.classes, _class(name, body, factored.graph, scores)))
+    classes = GAP.join(
+        (
+            *factored.classes,
+            _class(name, body, factored.graph, scores, total_loss(graph)),
+        )
+    )
     docstring = f"{name}, converted from {_quoted(origin)} by caffe2flax {version}."
-    paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph)]
+    paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph, body)]
     if any(paragraphs):
         docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"
-    functions = GAP.join((classes, *preprocess_functions(graph)))
+    prepare = preprocess_functions(graph, body.variables, names)
+    functions = GAP.join((classes, *prepare))
     definitions = (d.source for d in library().needed(classes))
     head = f'"""{docstring}"""\n\n{_imports(functions)}'
     parts = [head, functions, *definitions]
@@ -79,29 +85,29 @@ def emit(
         attributes,
         {**body.sites, **factored.sites, **(scores.sites if scores else {})},
         {n: body.tied[a] for n, a in body.attributes.items() if a in body.tied},
-        _places(name, body, factored.homes, attributes, scores),
+        _positions(name, body, factored.block_positions, attributes, scores),
     )
 
 
-def _places(
+def _positions(
     name: str,
     body: Body,
-    homes: Mapping[int, Home],
+    block_positions: Mapping[int, BlockPosition],
     attributes: Mapping[int, str],
     scores: Scores | None,
-) -> Places:
-    spots = {**body.spots, **(scores.spots if scores else {})}
-    places = {
-        number: Place(name, "", spot, attributes.get(number, ""))
-        for number, spot in spots.items()
+) -> NodePositions:
+    calls_at = {**body.calls_at, **(scores.calls_at if scores else {})}
+    positions = {
+        number: NodePosition(name, "", call, attributes.get(number, ""))
+        for number, call in calls_at.items()
     }
-    for number, home in homes.items():
-        held = body.attributes[home.call]
-        path = f"{held}.{home.path}" if home.path else held
+    for number, position in block_positions.items():
+        block = body.attributes[position.block]
+        path = f"{block}.{position.path}" if position.path else block
         own = attributes.get(number, "").removeprefix(f"{path}.")
-        outer = body.spots[home.call].statement
-        places[number] = Place(home.cls, path, home.spot, own, outer)
-    return places
+        outer = body.calls_at[position.block].statement
+        positions[number] = NodePosition(position.cls, path, position.call, own, outer)
+    return positions
 
 
 def _axis_order(graph: Graph) -> str:
@@ -112,7 +118,7 @@ def _axis_order(graph: Graph) -> str:
 
 
 def _dynamic(graph: Graph) -> str:
-    """What stands against jax.jit, where something does."""
+    """Why jax.jit cannot take the module, where it cannot."""
     if not graph.dynamic:
         return ""
     layers = ", ".join(map(identifier, graph.dynamic))
@@ -123,23 +129,28 @@ def _dynamic(graph: Graph) -> str:
     return paragraph(text, WIDTH)
 
 
-def _preparation(graph: Graph) -> Iterable[str]:
+def _preparation(graph: Graph, body: Body) -> Iterable[str]:
     """What the caller does to the images, as Caffe's data layers did."""
-    for blob in (value.blob for value in graph.arguments):
-        transform = graph.transforms.get(blob)
+    for value in graph.arguments:
+        transform = graph.transforms.get(value.blob)
         steps = transform.describe(graph.phase) if transform else ""
         if steps:
-            text = f"{identifier(blob)} is prepared as Caffe does: {_quoted(steps)}."
+            text = (
+                f"{body.variables[value]} is prepared as Caffe does: {_quoted(steps)}."
+            )
             yield paragraph(text, WIDTH)
 
 
-def _class(name: str, body: Body, graph: Graph, scores: Scores | None) -> str:
-    """`graph` is all of the net, the layer of `scores` included."""
+def _class(
+    name: str, body: Body, graph: Graph, scores: Scores | None, objective: list[str]
+) -> str:
+    """`graph` is all of the net, the layer of `scores` included; `objective` the lines
+    of `total_loss`."""
     options = find_options(body, graph)
     parameters = ["*", *map(str, options)]
     parameters += (f"{name}: {PASSED_ON[name]} = None" for name in body.passed_on)
     parameters.append("rngs: nnx.Rngs")
-    lines = [f"class {name}(nnx.Module):", f'    """{_signature(graph)}"""']
+    lines = [f"class {name}(nnx.Module):", f'    """{_signature(graph, body)}"""']
     if body.built:
         lines += ["", f"    def __init__(self, {', '.join(parameters)}):"]
         lines += body.init_lines(option.name for option in options)
@@ -160,7 +171,6 @@ def _class(name: str, body: Body, graph: Graph, scores: Scores | None) -> str:
             ]
         lines += body.call_lines()
     lines += body.methods
-    objective = total_loss(graph)
     if objective:
         lines += ["", *objective]
     if body.built:
@@ -168,14 +178,15 @@ def _class(name: str, body: Body, graph: Graph, scores: Scores | None) -> str:
     return "\n".join(lines)
 
 
-def _signature(graph: Graph) -> str:
-    def show(values: Iterable[Value]) -> str:
-        return ", ".join(
-            f"{identifier(value.blob)} ({graph.operand(value).describe()})"
-            for value in values
-        )
+def _signature(graph: Graph, body: Body) -> str:
+    """Arguments as they are named, and outputs by their blobs."""
 
-    return f"{show(graph.arguments)} -> {show(graph.outputs)}.".lstrip()
+    def show(name: str, value: Value) -> str:
+        return f"{name} ({graph.operand(value).describe()})"
+
+    taken = (show(body.variables[value], value) for value in graph.arguments)
+    returned = (show(identifier(value.blob), value) for value in graph.outputs)
+    return f"{', '.join(taken)} -> {', '.join(returned)}.".lstrip()
 
 
 def _returns(graph: Graph) -> str:

@@ -1,4 +1,5 @@
-"""Caffe's names as Python identifiers.
+"""Caffe's names as Python identifiers: every name in generated source that is not
+fixed is made here, by the Namespace of its scope.
 
 The rule, applied in the order of the file: every character outside A-Z a-z 0-9 _
 becomes _; underscores at the front are dropped; a leading digit gets an `n` before it;
@@ -9,52 +10,40 @@ and so on.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import keyword
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
+
+from caffe2flax.codegen.library import library, loaded_names
+from caffe2flax.ir.call import Call
 
 LONGEST = 60
 
-MODULE_NAMES = frozenset(
+BOUND = frozenset(
     [
-        "Array",
         "CEIL",
-        "Dtype",
-        "DTypeLike",
-        "Mapping",
-        "Path",
-        "PrecisionLike",
-        "Self",
         "cls",
         "dtype",
-        "jax",
-        "jnp",
-        "lax",
-        "load_file",
-        "math",
-        "functools",
-        "itertools",
         "model",
-        "nnx",
-        "np",
         "options",
-        "partial",
         "path",
         "precision",
         "rngs",
         "self",
         "state",
-        "Sequence",
-        "Any",
-        "Callable",
-        "l",
-        "O",
-        "I",
     ]
 )
-"""Names that generated source binds itself, and those that ruff calls ambiguous."""
+"""Names that generated source binds itself, besides what it imports and defines."""
+
+AMBIGUOUS = frozenset("lOI")
+"""Names that ruff refuses, as they read like numbers."""
+
+PREPROCESS = "preprocess"
+"""The function that prepares images."""
 
 NNX_ATTRIBUTES = frozenset(
     [
@@ -113,12 +102,12 @@ OTHER_MODULES = frozenset(
         "usercustomize",
     ]
 )
-"""Modules besides Python's own that a file beside a script would stand before."""
+"""Modules besides Python's own that a file beside a script would hide."""
 
 
 def identifier(name: str) -> str:
-    """The first part of the rule: what `name` becomes where nothing stands against
-    it."""
+    """The first part of the rule: what `name` becomes where no other name
+    counts."""
     word = re.sub(r"[^A-Za-z0-9_]", "_", name[: 4 * LONGEST]).lstrip("_")[:LONGEST]
     if word[:1].isdigit():
         word = f"n{word}"[:LONGEST]
@@ -134,16 +123,24 @@ def module_stem(name: str) -> str:
 
 
 class Namespace:
-    """Hands out identifiers, each once."""
+    """The names of one scope, each given once.
+
+    No scope gives a word of Python's, a builtin, or a name that the module binds
+    itself; `reserved` are more names that it does not give.
+    """
 
     def __init__(self, reserved: Iterable[str] = ()):
-        self._taken = set(reserved) | MODULE_NAMES | set(dir(builtins))
-        self._taken |= set(keyword.kwlist) | set(keyword.softkwlist)
+        self._fixed = _language() | frozenset(library().imports)
+        self._taken = {*self._fixed, *reserved}
 
-    def claim(self, name: str, suffix: str = "") -> str:
-        """An identifier for `name` that nobody else has."""
-        word = identifier(name) + suffix
-        if word in self._taken and f"{word}_" not in self._taken and self._fixed(word):
+    def claim(self, name: str, *, prefix: str = "", suffix: str = "") -> str:
+        """An identifier for Caffe's `name` that nothing else in the scope has."""
+        return self.take(f"{prefix}{identifier(name)}{suffix}")
+
+    def take(self, word: str) -> str:
+        """The identifier `word`, or the next one after it that is free."""
+        fixed = word in self._fixed or word in NNX_ATTRIBUTES
+        if fixed and word in self._taken and f"{word}_" not in self._taken:
             word += "_"
         stem, number = word, 2
         while word in self._taken:
@@ -152,17 +149,31 @@ class Namespace:
         self._taken.add(word)
         return word
 
-    @staticmethod
-    def _fixed(word: str) -> bool:
-        return (
-            keyword.iskeyword(word)
-            or keyword.issoftkeyword(word)
-            or hasattr(builtins, word)
-            or word in MODULE_NAMES
-            or word in NNX_ATTRIBUTES
-        )
+
+@cache
+def _language() -> frozenset[str]:
+    words = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins)}
+    return frozenset(words | BOUND | AMBIGUOUS)
 
 
-def layer_names() -> Namespace:
-    """For the attributes of a module."""
+def module_names(*classes: str) -> Namespace:
+    """For the classes and functions of a module, which has `classes` already."""
+    return Namespace({*library().definitions, PREPROCESS, *classes})
+
+
+def attribute_names() -> Namespace:
+    """For the attributes of a class: its modules, and its methods for layers."""
     return Namespace(NNX_ATTRIBUTES | UNITTEST)
+
+
+def variable_names() -> Namespace:
+    """For the arguments and variables of a `__call__`."""
+    return Namespace(library().definitions)
+
+
+def argument_names(calls: Iterable[Call], *others: str) -> Namespace:
+    """For the arguments and variables of an `__init__` that makes these calls, beside
+    the names `others`: none hides a function or class of the module."""
+    trees = (ast.parse(str(call), mode="eval") for call in calls)
+    read = (name for tree in trees for name in loaded_names(tree))
+    return Namespace({*library().definitions, *read, *others})

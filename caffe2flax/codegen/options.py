@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.calls import Assignment
-from caffe2flax.codegen.names import Namespace
+from caffe2flax.codegen.names import argument_names
 from caffe2flax.ir.abilities import Probabilities, Rearranges
 from caffe2flax.ir.call import Call, Code, literal
 from caffe2flax.ir.graph import Graph, Node
@@ -55,11 +55,11 @@ def _reading(call: Call, option: Option, slot: int) -> Call:
     return replace(call, args=tuple(args))
 
 
-Place = tuple[int, Option, int]
-"""The number of a call, what it is given, and where."""
+Use = tuple[int, Option, int]
+"""The number of a call, the option, and which argument of the call it is."""
 
 
-def _classes(body: Body, graph: Graph) -> list[Place]:
+def _classes(body: Body, graph: Graph) -> list[Use]:
     """The width of the last layer with weights, where it is a classifier's."""
     if len(graph.outputs) != 1 or graph.taps:
         return []
@@ -99,16 +99,17 @@ def _is_distribution(layer: object) -> bool:
     return isinstance(layer, Probabilities) and layer.of_classes
 
 
-def _dropouts(built: Sequence[Assignment]) -> list[Place]:
+def _dropouts(built: Sequence[Assignment]) -> list[Use]:
     """One ratio for all where they agree, one for each layer elsewhere."""
     found = [
         (i, attribute, literal(call.args[0]))
         for i, (attribute, call) in enumerate(built)
         if call.function == DROPOUT
     ]
-    one = len({ratio for _, _, ratio in found}) == 1
-    names = Namespace([CLASSES])
+    names = argument_names((call for _, call in built), CLASSES)
+    ratios = {ratio for _, _, ratio in found}
+    one = names.take("dropout") if len(ratios) == 1 else ""
     return [
-        (i, Option("dropout" if one else names.claim(attribute), "float", ratio), 0)
+        (i, Option(one or names.take(attribute), "float", ratio), 0)
         for i, attribute, ratio in found
     ]

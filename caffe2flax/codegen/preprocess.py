@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from caffe2flax.codegen.format import paragraph
-from caffe2flax.codegen.names import identifier
+from caffe2flax.codegen.names import PREPROCESS, Namespace
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.transform import Transform
 
-NAME = "preprocess"
 WIDTH = 84
 """Columns of a docstring, indented."""
 
 
-def preprocess_functions(graph: Graph) -> Iterator[str]:
+def preprocess_functions(
+    graph: Graph, arguments: Mapping[Value, str], names: Namespace
+) -> Iterator[str]:
     """The source of `preprocess(images)` for each input that Caffe prepares; where
-    there are several, it is `preprocess_BLOB`."""
+    there are several, it is `preprocess_BLOB`. `arguments` are those of the module,
+    `names` what it defines."""
     prepared = [
         (value, transform)
         for value in graph.arguments
@@ -26,8 +28,10 @@ def preprocess_functions(graph: Graph) -> Iterator[str]:
         and _does_something(transform, graph.phase)
     ]
     for value, transform in prepared:
-        name = f"{NAME}_{identifier(value.blob)}" if len(prepared) > 1 else NAME
-        yield _function(name, graph, value, transform)
+        name = PREPROCESS
+        if len(prepared) > 1:
+            name = names.claim(value.blob, prefix=f"{PREPROCESS}_")
+        yield _function(name, graph, value, transform, arguments[value])
 
 
 def _does_something(transform: Transform, phase: str) -> bool:
@@ -35,8 +39,11 @@ def _does_something(transform: Transform, phase: str) -> bool:
     return bool(numbers or (transform.crop_size and phase == "TEST"))
 
 
-def _function(name: str, graph: Graph, value: Value, transform: Transform) -> str:
-    """y = (x - mean) * scale, then the middle of it."""
+def _function(
+    name: str, graph: Graph, value: Value, transform: Transform, argument: str
+) -> str:
+    """y = (x - mean) * scale, then the middle of it: what `argument` of the module is
+    to be."""
     axes = graph.layouts[value].axes
     channels = graph.shapes[value][1]
     letters = ["N", "C", "H", "W"]
@@ -46,8 +53,7 @@ def _function(name: str, graph: Graph, value: Value, transform: Transform) -> st
     order = f"; {orders[channels]}" if channels in orders else ""
     given = "images: Array"
     steps = ["jnp.asarray(images, jnp.float32)"]
-    blob = identifier(value.blob)
-    about = f"Images ({border}{order}; 0 to 255) as `{blob}` wants them."
+    about = f"Images ({border}{order}; 0 to 255) as `{argument}` wants them."
     more = []
     sides: list[str] = []
     if transform.mean_file:

@@ -1,6 +1,6 @@
-"""The generated module's source, read back: where its layers stand, and probes in it.
+"""The generated module's source, read back: the lines of its layers, and probes in it.
 
-Places are by class, attribute and statement; lines follow from the source as it is,
+Positions are by class, attribute and statement; lines follow from the source as it is,
 formatted or edited.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from caffe2flax.codegen.places import Place, Places
+from caffe2flax.codegen.positions import NodePosition, NodePositions
 
 PROBE = "_probe"
 """No name in generated source starts with an underscore."""
@@ -71,17 +71,17 @@ class SourceMap:
         found = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
         return cls(source, main, tree, {k: _read(v) for k, v in found.items()})
 
-    def where(self, place: Place) -> Where:
+    def where(self, position: NodePosition) -> Where:
         """The lines of a node; None for those that an edited module does not have."""
-        own, main = self.classes.get(place.cls), self.classes.get(self.main)
+        own, main = self.classes.get(position.cls), self.classes.get(self.main)
         if own is None or main is None:
             return Where(None)
-        call = _lines(own, place.spot.statement)
-        build = own.attributes.get(place.attribute.partition(".")[0])
-        if place.outer is None:
+        call = _lines(own, position.call.statement)
+        build = own.attributes.get(position.attribute.partition(".")[0])
+        if position.outer is None:
             return Where(call, build, title=own.line)
-        block = main.attributes.get(place.path.partition(".")[0])
-        return Where(call, build, _lines(main, place.outer), block, own.line)
+        block = main.attributes.get(position.path.partition(".")[0])
+        return Where(call, build, _lines(main, position.outer), block, own.line)
 
 
 class Probe(NamedTuple):
@@ -91,7 +91,9 @@ class Probe(NamedTuple):
     key: str
 
 
-def probed(source: SourceMap, places: Places) -> tuple[ast.Module, Mapping[int, Probe]]:
+def probed(
+    source: SourceMap, positions: NodePositions
+) -> tuple[ast.Module, Mapping[int, Probe]]:
     """The module with a call of `_probe(self, key, value)`, which returns `value`,
     around the call of every node, and the probe of each node by its number.
 
@@ -102,9 +104,9 @@ def probed(source: SourceMap, places: Places) -> tuple[ast.Module, Mapping[int, 
     """
     tree = SourceMap.of(source.source, source.main)
     statements: dict[tuple[str, str, int], list[tuple[int, str]]] = {}
-    for number, place in places.items():
-        at = (place.cls, place.path, place.spot.statement)
-        statements.setdefault(at, []).append((number, place.spot.expression))
+    for number, position in positions.items():
+        at = (position.cls, position.path, position.call.statement)
+        statements.setdefault(at, []).append((number, position.call.expression))
     keys: dict[tuple[str, int], list[str | None]] = {}
     probes: dict[int, Probe] = {}
     for (cls, path, index), nodes in statements.items():

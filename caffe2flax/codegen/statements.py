@@ -21,7 +21,7 @@ INDENT = " " * 8
 class Statement:
     """`target = expression  # comment`.
 
-    A blank line stands before a statement of another section, and behind a pool.
+    A blank line comes before a statement of another section, and behind a pool.
     """
 
     targets: tuple[str, ...]
@@ -83,7 +83,7 @@ def shape_checks(graph: Graph, variables: Mapping[Value, str]) -> Iterator[str]:
 
 
 def _letter(axis: int, operand: Operand) -> str:
-    """What stands for an extent of Caffe's `axis` that may be any."""
+    """The letter of Caffe's `axis`, whose extent may be any."""
     known = LETTERS.get(len(operand.shape), "N")
     return known[axis] if axis < len(known) else "*"
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from caffe2flax.codegen.library import library
-from caffe2flax.codegen.names import Namespace, layer_names
+from caffe2flax.codegen.names import attribute_names, variable_names
 from caffe2flax.ir.graph import Graph, Value
 
 
@@ -30,7 +29,7 @@ class Variables(NamedTuple):
 def name_variables(graph: Graph, labels: Labels | None) -> Variables:
     """One variable for all versions of a blob, another for its copy in another
     layout."""
-    names = Namespace(library().definitions)
+    names = variable_names()
     variables: dict[Value, str] = {}
     blobs: dict[str, str] = {}
     for value in _values(graph):
@@ -39,17 +38,17 @@ def name_variables(graph: Graph, labels: Labels | None) -> Variables:
             layout = graph.layouts[value]
             usual = layout.is_caffe and layout.rank == 4
             suffix = "_nchw" if usual else "_moved"
-            variables[value] = names.claim(label or value.blob, suffix)
+            variables[value] = names.claim(label or value.blob, suffix=suffix)
             continue
         if value.blob not in blobs:
             blobs[value.blob] = names.claim(label or value.blob)
         variables[value] = blobs[value.blob]
-    keys = layer_names()
+    keys = attribute_names()
     states: dict[int, tuple[str, str]] = {}
     for node in graph.nodes:
         if node.carried:
             key = keys.claim(node.name)
-            states[node.number] = key, names.claim(key, "_state")
+            states[node.number] = key, names.take(f"{key}_state")
     return Variables(variables, states)
 
 

@@ -176,14 +176,14 @@ class _Finder:
         yield Passage("prototxt", span.file, line, last, text)
 
     def _source(self, node: Node) -> Iterator[Passage]:
-        place = self.conversion.places.get(node.number)
-        if place is None:
+        position = self.conversion.positions.get(node.number)
+        if position is None:
             return
-        where = self.source.where(place)
+        where = self.source.where(position)
         main = self.conversion.name
         roles: Iterable[tuple[str, Lines | None, str]] = (
-            ("makes", where.build, place.cls),
-            ("calls", where.call, place.cls),
+            ("makes", where.build, position.cls),
+            ("calls", where.call, position.cls),
             ("makes block", where.outer_build, main),
             ("calls block", where.outer_call, main),
         )

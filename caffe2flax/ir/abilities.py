@@ -29,8 +29,6 @@ class Source(Layer):
 
     bottoms: ClassVar[Arity] = 0
     tops: ClassVar[Arity] = (1, None)
-    optional: ClassVar[bool] = False
-    """Only the tops that the net reads are inputs of the module."""
     training_data: ClassVar[bool] = False
     """It reads from disk. In TEST, labels from it are dropped with the losses that read
     them."""

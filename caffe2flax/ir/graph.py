@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 
 from caffe2flax.errors import ConversionError, Span
 from caffe2flax.ir.abilities import (
-    ComputedByCaller,
     DataDependentShape,
-    Source,
     Stateful,
     Stochastic,
     WritesMethod,
@@ -75,6 +73,12 @@ class Node:
     def layers(self) -> tuple[Node, ...]:
         """The layers of the prototxt that this node computes."""
         return self.parts or (self,)
+
+    @property
+    def weighted(self) -> tuple[tuple[Value, float], ...]:
+        """The tops that count in the total loss, and how often."""
+        pairs = zip(self.outputs, self.loss_weights, strict=False)
+        return tuple((value, weight) for value, weight in pairs if weight)
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -193,13 +197,13 @@ class Graph:
 
     @property
     def unread(self) -> frozenset[Value]:
-        """Tops of data layers, and of layers that the caller computes, that the net
-        does not read, such as labels in TEST."""
-        inputs = (node for node in self.inputs if _is_optional(node.layer))
-        unread = {value for node in inputs for value in node.outputs} - self.returned
-        if unread:
-            unread.difference_update(*(node.inputs for node in self.nodes))
-        return frozenset(unread)
+        """Inputs of the net that no converted layer reads, such as labels at test:
+        the module does not take them, unless it returns them."""
+        found = {value for node in self.inputs for value in node.outputs}
+        found -= self.returned
+        if found:
+            found.difference_update(*(node.inputs for node in self.nodes))
+        return frozenset(found)
 
     @property
     def returned(self) -> frozenset[Value]:
@@ -254,13 +258,6 @@ class Graph:
     def with_notes(self, *notes: str) -> Graph:
         added = replace(self.remarks, notes=(*self.remarks.notes, *notes))
         return replace(self, remarks=added)
-
-
-def _is_optional(layer: Layer) -> bool:
-    """Whether its tops are inputs of the module only where the net reads them."""
-    if isinstance(layer, ComputedByCaller):
-        return True
-    return isinstance(layer, Source) and layer.optional
 
 
 def check(graph: Graph) -> Graph:

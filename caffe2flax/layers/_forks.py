@@ -62,7 +62,6 @@ class TrainingSource(Source):
 
     __slots__ = ()
 
-    optional = True
     training_data = True
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:

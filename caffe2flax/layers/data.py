@@ -47,7 +47,6 @@ class Input(Source):
 class Stored(Source):
     """Images, each with a label, that Caffe reads from files or memory."""
 
-    optional = True
     training_data = True
     tops: ClassVar[Arity] = 2
 
@@ -187,7 +186,6 @@ class MemoryData(Stored):
 class HDF5Data(Source):
     """Arrays from HDF5 files, as arguments of the module."""
 
-    optional = True
     training_data = True
 
     top_names: tuple[str, ...]

@@ -9,6 +9,7 @@ from caffe2flax.passes.alignment import align_crops
 from caffe2flax.passes.batchnorm import fold_batchnorm
 from caffe2flax.passes.files import files_to_inputs
 from caffe2flax.passes.layout import assign_layouts
+from caffe2flax.passes.losses import return_losses
 from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import infer_shapes
 from caffe2flax.passes.sizes import find_free_sizes
@@ -18,7 +19,8 @@ from caffe2flax.passes.unused import drop_unused
 Pass = Callable[[Graph], Graph]
 
 PASSES: tuple[Pass, ...] = (
-    drop_unused,  # first: the shapes of dropped labels may be unknown
+    return_losses,  # first: no top that counts in the loss is unused
+    drop_unused,  # early: the shapes of dropped labels may be unknown
     align_crops,  # before the shapes: they are checked against the offsets
     infer_shapes,  # all passes below need shapes or weight blobs
     targets_to_inputs,  # needs shapes; removes nodes

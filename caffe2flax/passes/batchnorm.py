@@ -34,6 +34,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
             layer=layer,
             outputs=follower.outputs,
             weights=weights,
+            loss_weights=follower.loss_weights,
             shares=(),
             parts=(*node.layers, *follower.layers),
         )

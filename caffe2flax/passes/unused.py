@@ -29,8 +29,7 @@ def drop_unused(graph: Graph) -> Graph:
     labels = _labels(graph)
     reasons = _reasons(graph, nodes, set() if training else labels)
     if training and not reasons:
-        done = _without(graph, nodes, dropped, ())
-        return done.with_notes(*_hidden_losses(done))
+        return _without(graph, nodes, dropped, ())
 
     nodes = [node for node in nodes if node.number not in reasons]
     removed = [node for node in graph.nodes if node.number in reasons]
@@ -48,19 +47,7 @@ def drop_unused(graph: Graph) -> Graph:
     if not training:
         return done
     left = (f"{n.span}: {n.name!r} is left out: {reasons[n.number]}" for n in removed)
-    return done.with_notes(*_hidden_losses(done), *left)
-
-
-def _hidden_losses(graph: Graph) -> Iterable[str]:
-    """Notes on losses that count in Caffe's total, but that the module does not return,
-    because other layers read them."""
-    for node in graph.nodes:
-        for value, weight in zip(node.outputs, node.loss_weights, strict=False):
-            if weight and value not in graph.returned:
-                yield (
-                    f"{node.span}: {value.blob!r} counts {weight} times in Caffe's "
-                    "total loss, but is no output, as another layer reads it: tap it"
-                )
+    return done.with_notes(*left)
 
 
 def _reasons(graph: Graph, nodes: list[Node], labels: set[Value]) -> dict[int, str]:
@@ -137,11 +124,10 @@ def _without(
     graph: Graph, nodes: list[Node], dropped: list[Dropped], unread: Iterable[Value]
 ) -> Graph:
     """`graph` with these nodes, and without those that only dropped ones read."""
-    computed = {value for node in nodes for value in node.outputs} | set(
-        graph.arguments
-    )
+    computed = {value for node in nodes for value in node.outputs}
+    computed.update(graph.arguments)
     still = (value for value in graph.outputs if value in computed)
-    outputs = tuple(dict.fromkeys((*still, *unread)))
+    outputs = _computed(graph, tuple(dict.fromkeys((*still, *unread))))
     needed = set(outputs) | set(graph.taps)
     kept: list[Node] = []
     for node in reversed(nodes):
@@ -157,6 +143,13 @@ def _without(
         outputs=outputs,
         remarks=replace(remarks, dropped=(*remarks.dropped, *dropped)),
     )
+
+
+def _computed(graph: Graph, outputs: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Those that a layer computes, where there are any: an input that no layer reads
+    is an output of Caffe's net, but of no use as one of a module."""
+    given = {value for node in graph.inputs for value in node.outputs}
+    return tuple(value for value in outputs if value not in given) or outputs
 
 
 def _dropped(node: Node, reason: str) -> Dropped:

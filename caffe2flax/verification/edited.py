@@ -38,8 +38,8 @@ def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conver
         raise ConversionError(Problem(text, span))
     written = SourceMap.of(conversion.source, conversion.name)
     edited = SourceMap.of(source, name)
-    places = carried_over(conversion.places, written, edited)
-    if not places and conversion.places:
+    positions = carried_over(conversion.positions, written, edited)
+    if not positions and conversion.positions:
         text = "the module calls no layer of this net as convert would write it"
         raise ConversionError(Problem(text, span))
     weights: Mapping[str, Array] | None = conversion.weights
@@ -53,7 +53,7 @@ def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conver
         name=name,
         source=source,
         weights=weights,  # type: ignore[arg-type]  # they are run, never written
-        places=places,
+        positions=positions,
     )
 
 

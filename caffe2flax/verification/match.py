@@ -5,32 +5,34 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 
-from caffe2flax.codegen.places import Place, Places
+from caffe2flax.codegen.positions import NodePosition, NodePositions
 from caffe2flax.codegen.sourcemap import SourceMap
 
 Statements = Sequence[ast.Assign | ast.Return]
 
 
-def carried_over(places: Places, written: SourceMap, edited: SourceMap) -> Places:
-    """`places` in `written`, as places in `edited`: statements are matched by the names
-    that they assign, calls inside others by their position. What was removed has no
-    place."""
+def carried_over(
+    positions: NodePositions, written: SourceMap, edited: SourceMap
+) -> NodePositions:
+    """`positions` in `written`, as they are in `edited`: a statement is found by what
+    it assigns, a call inside another by its path in the statement. What is not there
+    any more has no position."""
     aligned: dict[str, list[int | None]] = {}
-    carried: dict[int, Place] = {}
-    for number, place in places.items():
-        own, other = written.classes.get(place.cls), edited.classes.get(place.cls)
+    found: dict[int, NodePosition] = {}
+    for number, position in positions.items():
+        own, other = written.classes.get(position.cls), edited.classes.get(position.cls)
         if own is None or other is None:
             continue
-        if place.cls not in aligned:
-            aligned[place.cls] = _align(own.statements, other.statements)
-        at = aligned[place.cls][place.spot.statement]
+        if position.cls not in aligned:
+            aligned[position.cls] = _align(own.statements, other.statements)
+        at = aligned[position.cls][position.call.statement]
         if at is None:
             continue
-        before = own.statements[place.spot.statement]
-        text = _counterpart(before, other.statements[at], place.spot.expression)
-        spot = place.spot._replace(statement=at, expression=text)
-        carried[number] = place._replace(spot=spot)
-    return carried
+        before = own.statements[position.call.statement]
+        text = _counterpart(before, other.statements[at], position.call.expression)
+        call = position.call._replace(statement=at, expression=text)
+        found[number] = position._replace(call=call)
+    return found
 
 
 def _align(own: Statements, other: Statements) -> list[int | None]:

@@ -55,7 +55,7 @@ def observe(
     graph = conversion.graph
     arguments = arrange_inputs(graph, inputs)
     source = SourceMap.of(conversion.source, conversion.name)
-    tree, probes = probed(source, conversion.places)
+    tree, probes = probed(source, conversion.positions)
     seen: dict[tuple[str, str], Any] = {}
     paths: dict[int, str] = {}
     stop: Problem | None = None

@@ -64,7 +64,9 @@ def page(report: Report, drawing: bytes = b"") -> str:
     conversion = report.conversion
     source = SourceMap.of(conversion.source, conversion.name)
     places = [
-        source.where(conversion.places[number]) if number in conversion.places else None
+        source.where(conversion.positions[number])
+        if number in conversion.positions
+        else None
         for number in _numbers(conversion.graph)
     ]
     title = f"{report.name} against {AGAINST[report.against]}"

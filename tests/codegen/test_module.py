@@ -164,11 +164,14 @@ def test_one_output_is_an_array_several_are_a_dict() -> None:
     assert two(jnp.ones((2, 6, 6, 3))).keys() == {"c/1", "c/2"}
 
 
-def test_unread_input_is_an_output() -> None:
+def test_unread_input_is_no_argument() -> None:
+    """`run` takes it all the same, as it is an input of the net."""
     text = "input: 'a' input: 'b' input_shape { dim: 2 } input_shape { dim: 3 }"
     x = {"a": np.zeros(2, np.float32), "b": np.ones(3, np.float32)}
     found = caffe2flax.run(text + relu("r", "a", "c"), None, x)
-    assert found.keys() == {"b", "c"}
+    assert found.keys() == {"c"}
+    model = caffe2flax.load(text + relu("r", "a", "c"))
+    assert model(jnp.ones(2)).shape == (2,)
 
 
 def test_taps(digits: Any) -> None:

@@ -231,17 +231,17 @@ def test_every_layer_has_its_lines(path: Path, flat: bool) -> None:
     source = SourceMap.of(conversion.source, conversion.name)
     rows = conversion.source.splitlines()
     for node in conversion.graph.nodes:
-        place = conversion.places[node.number]
-        where = source.where(place)
+        position = conversion.positions[node.number]
+        where = source.where(position)
         assert where.call is not None, node.name
         called = dedent("\n".join(rows[where.call.first - 1 : where.call.last]))
-        wanted = ast.unparse(ast.parse(place.spot.expression))
+        wanted = ast.unparse(ast.parse(position.call.expression))
         (statement,) = ast.parse(f"def f():\n{indent(called, ' ')}").body
         assert wanted in ast.unparse(statement), node.name
-        if place.attribute:
+        if position.attribute:
             assert where.build is not None
             made = rows[where.build.first - 1]
-            assert f"self.{place.attribute} = " in made
+            assert f"self.{position.attribute} = " in made
 
 
 def test_from_lines_to_layers() -> None:
