@@ -82,6 +82,10 @@ class NotConverted:
 
     __slots__ = ()
 
+    def compare(self, *inputs: Shape | None) -> None:
+        """Compares the shapes of its bottoms as Caffe does where it is left out, too:
+        None for a bottom that is left out with it. Raises ConversionError."""
+
 
 class DataDependentShape:
     """A layer the leading extents of whose tops depend on the data: its net cannot be

@@ -23,7 +23,7 @@ def drop_unused(graph: Graph) -> Graph:
     """
     nodes = [node for node in graph.nodes if node.outputs]
     silent = [node for node in graph.nodes if not node.outputs]
-    dropped = [_dropped(node, "it has no top") for node in silent]
+    dropped = [Dropped(node, "it has no top") for node in silent]
     training = graph.phase != "TEST"
     labels = _labels(graph)
     lost = _lost(graph, nodes, set() if training else labels)
@@ -33,7 +33,7 @@ def drop_unused(graph: Graph) -> Graph:
 
     nodes = [node for node in nodes if node.number not in lost]
     gone = [node for node in graph.nodes if node.number in lost]
-    dropped += [_dropped(node, lost[node.number]) for node in gone]
+    dropped += [Dropped(node, lost[node.number]) for node in gone]
 
     unmade = {value for node in gone for value in node.outputs} | labels
     read = {value for node in nodes for value in node.inputs}
@@ -142,7 +142,7 @@ def _without(
             needed.update(node.inputs)
             kept.append(node)
         else:
-            dropped.append(_dropped(node, "only dropped layers read it"))
+            dropped.append(Dropped(node, "only dropped layers read it"))
     remarks = graph.remarks
     return replace(
         graph,
@@ -150,7 +150,3 @@ def _without(
         outputs=outputs,
         remarks=replace(remarks, dropped=(*remarks.dropped, *dropped)),
     )
-
-
-def _dropped(node: Node, reason: str) -> Dropped:
-    return Dropped(node.name, node.layer.type, reason, node.span)
