@@ -122,6 +122,28 @@ class Windowed(ABC):
         """The layer with that."""
 
 
+class MakesMask(ABC):
+    """A pooling the second top of which may say where in its bottom each value is."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def masked(self, shape: Shape) -> tuple[tuple[int, int], int] | None:
+        """Height and width of the bottom, and the last pixel, row by row, that the mask
+        can name; None where there is no mask."""
+
+
+class ReadsMask(ABC):
+    """A layer whose second bottom is the mask of a pooling."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def compare_mask(self, size: tuple[int, int], last: int, top: Shape) -> str:
+        """A note, or "", on a `top` that is not of the `size` which the pooling read.
+        Raises ConversionError where pixel `last` of it is none of the top."""
+
+
 class Aligned(ABC):
     """A layer whose second bottom may begin at an offset that follows from the layers
     above both."""

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import Abbreviated, EndsSection, Windowed
+from caffe2flax.ir.abilities import Abbreviated, EndsSection, MakesMask, Windowed
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, shrinking
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
@@ -34,7 +34,7 @@ LOWEST = float(np.finfo(np.float32).min)
 
 @layer("Pooling", "pooling_param")
 @dataclass(frozen=True, slots=True)
-class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
+class Pooling(Layer, Spatial, Windowed, MakesMask, EndsSection, Abbreviated):
     """Largest value (MAX) or mean (AVE) of each window; sizes round up."""
 
     abbreviation = "pool"
@@ -89,6 +89,15 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
         (shape,) = inputs
         sizes = pooled(shape[2:], self._windows(shape), ceil=self.ceil)
         return ((*shape[:2], *sizes),) * self.tops_made
+
+    def masked(self, shape: Shape) -> tuple[tuple[int, int], int] | None:
+        if self.tops_made < 2:
+            return None
+        height, width = shape[2:]
+        outs = self.infer(shape)[0][2:]
+        windows = map(pool_windows, shape[2:], self._windows(shape), outs)
+        row, column = (max(end for _, end, _ in each) - 1 for each in windows)
+        return (height, width), row * width + column
 
     def coordinate_map(self) -> CoordinateMap | None:
         flat = max(map(len, (self.kernel, self.stride, self.pad))) < 3

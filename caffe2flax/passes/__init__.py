@@ -9,6 +9,7 @@ from caffe2flax.passes.alignment import align_crops
 from caffe2flax.passes.batchnorm import fold_batchnorm
 from caffe2flax.passes.files import feed_files
 from caffe2flax.passes.layout import assign_layouts
+from caffe2flax.passes.masks import compare_masks
 from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import infer_shapes
 from caffe2flax.passes.sizes import find_free_sizes
@@ -21,6 +22,7 @@ PASSES: tuple[Pass, ...] = (
     drop_unused,  # first: labels of dropped losses need no shape
     align_crops,  # before the shapes: whether a crop fits depends on it
     infer_shapes,  # everything below asks for shapes or weight blobs
+    compare_masks,  # needs shapes; before poolings may go away
     feed_targets,  # needs shapes; takes nodes away
     feed_files,  # needs shapes; its inputs are none that follow the batch
     find_free_sizes,  # needs all inputs and their shapes

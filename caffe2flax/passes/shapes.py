@@ -138,7 +138,7 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
             outputs = node.layer.infer(*inputs)
             weights = owners.resolve(node, _checked(node.layer.blobs(*inputs)))
         except ConversionError as error:
-            problems += _of_layer(node, error)
+            problems += problems_of_layer(node, error)
             continue
         for value, shape in zip(node.outputs, outputs, strict=True):
             shapes[value] = shape
@@ -155,10 +155,10 @@ def _compare_dropped(graph: Graph, shapes: Shapes, problems: list[Problem]) -> N
         try:
             node.layer.compare(*map(shapes.get, node.inputs))
         except ConversionError as error:
-            problems += _of_layer(node, error)
+            problems += problems_of_layer(node, error)
 
 
-def _of_layer(node: Node, error: ConversionError) -> list[Problem]:
+def problems_of_layer(node: Node, error: ConversionError) -> list[Problem]:
     """The problems of `error`, each with the name and the place of the layer."""
     name = f"layer {node.name!r}: "
     return [replace(p, message=name + p.message) for p in node.fail(error).problems]

@@ -100,7 +100,9 @@ class Detections(Layer):
 
     def _priors(self, *inputs: Shape) -> int:
         """How many prior boxes there are. Raises ConversionError."""
-        count = count_priors(*inputs[:3], self.num_classes, self.share_location)
+        count = count_priors(
+            inputs[0], inputs[1], inputs[2], self.num_classes, self.share_location
+        )
         loc = four_axes(inputs[0])
         if self.objectness is not None:
             if len(inputs) > 4 and not self.share_location:
