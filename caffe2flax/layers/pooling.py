@@ -181,6 +181,12 @@ class StochasticPooling(Pooling, Stochastic):
             overhang=overhangs(at.input.shape[2:], spatial, at.output.shape[2:]),
         )
 
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        """Weights are not negative."""
+        return np.abs(noise.standard_normal(inputs[0]))
+
     def call(self, at: Site) -> str:
         return f"{at.module}({at.x}, rngs=rngs)"
 

@@ -19,30 +19,24 @@ from tests.randomnets.net import Net, Shape
 from tests.randomnets.shapes import (
     argmax,
     concat,
-    convolution,
     crop,
-    eltwise,
     flatten,
-    inner_product,
     insert,
-    pooling,
-    pyramid,
     reduction,
-    relu,
     reshape,
-    scale,
     slice_,
-    softmax,
     tile,
     unconcat,
 )
+from tests.randomnets.values import dense, eltwise, function, slopes, softmax
+from tests.randomnets.windows import convolution, pooling, pyramid
 from tests.smallnets import save
 
 STEPS = (
     *(convolution, pooling, pyramid, flatten, flatten, reshape, reshape, insert),
-    *(concat, concat, slice_, unconcat, crop, tile, eltwise, relu, scale),
+    *(concat, concat, slice_, unconcat, crop, tile, eltwise, function, slopes),
 )
-ENDS = (inner_product, inner_product, inner_product, softmax, reduction, argmax)
+ENDS = (dense, dense, dense, softmax, reduction, argmax)
 
 
 def random_net(seed: int) -> Net:

@@ -5,34 +5,7 @@ from __future__ import annotations
 
 from math import prod
 
-from caffe2flax.ir.window import Window, pool_output
 from tests.randomnets.net import Net, Shape
-
-
-def convolution(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) != 4 or min(shape[2:]) < 2:
-        return None
-    out = net.dice.choice([2, 3, 4])
-    text = f"convolution_param {{ num_output: {out} kernel_size: 3 pad: 1 }}"
-    return net.add("Convolution", [blob], text, (shape[0], out, *shape[2:]))
-
-
-def pooling(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) != 4 or min(shape[2:]) < 3:
-        return None
-    sizes = [pool_output(s, Window(2, 2), ceil=True, clip=False) for s in shape[2:]]
-    text = "pooling_param { kernel_size: 2 stride: 2 }"
-    return net.add("Pooling", [blob], text, (*shape[:2], *sizes))
-
-
-def pyramid(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) != 4 or min(shape[2:]) < 4 or any(s % 2 for s in shape[2:]):
-        return None
-    text = "spp_param { pyramid_height: 2 }"
-    return net.add("SPP", [blob], text, (shape[0], shape[1] * 5))
 
 
 def axis_of(net: Net, shape: Shape, low: int = 0) -> tuple[int, int]:
@@ -146,19 +119,6 @@ def tile(net: Net, blob: str) -> list[str] | None:
     return net.add("Tile", [blob], text, tiled)
 
 
-def eltwise(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    others = [other for other, s in net.shapes.items() if s == shape]
-    chosen = [blob, *net.dice.choices(others, k=net.dice.choice([1, 2]))]
-    operation = net.dice.choice(["SUM", "PROD", "MAX"])
-    text = f"eltwise_param {{ operation: {operation} }}"
-    return net.add("Eltwise", chosen, text, shape)
-
-
-def relu(net: Net, blob: str) -> list[str] | None:
-    return net.add("ReLU", [blob], "", net.shapes[blob])
-
-
 def reduction(net: Net, blob: str) -> list[str] | None:
     shape = net.shapes[blob]
     axis, named = axis_of(net, shape, min(1, len(shape) - 1))
@@ -180,25 +140,3 @@ def argmax(net: Net, blob: str) -> list[str] | None:
         text = f"axis: {named} top_k: {top_k}"
         top = (*shape[:axis], top_k, *shape[axis + 1 :])
     return net.add("ArgMax", [blob], f"argmax_param {{ {text} }}", top)
-
-
-def softmax(net: Net, blob: str) -> list[str] | None:
-    _, named = axis_of(net, net.shapes[blob])
-    text = f"softmax_param {{ axis: {named} }}"
-    return net.add("Softmax", [blob], text, net.shapes[blob])
-
-
-def inner_product(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) < 2:
-        return None
-    axis, named = axis_of(net, shape, 1)
-    text = f"inner_product_param {{ num_output: 3 axis: {named} }}"
-    return net.add("InnerProduct", [blob], text, (*shape[:axis], 3))
-
-
-def scale(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    _, named = axis_of(net, shape, min(1, len(shape) - 1))
-    text = f"scale_param {{ axis: {named} num_axes: 1 bias_term: true }}"
-    return net.add("Scale", [blob], text, shape)
