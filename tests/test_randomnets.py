@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from caffe2flax.conversion import convert
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.registry import LAYERS
+from caffe2flax.layers import register_all
 from tests.randomnets.check import WAYS, check
 from tests.randomnets.draw import as_input, random_net
 from tests.randomnets.net import Net, text_of
@@ -38,13 +40,35 @@ def test_random_nets(first: int) -> None:
 
 
 def test_all_types_occur() -> None:
+    register_all()
     nets = (random_net(number) for number in range(NETS))
-    known = {t for t, cls in LAYERS.items() if ".forks." not in cls.__module__}
+    modules = {type_: cls.__module__ for type_, cls in LAYERS.items()}
+    ours = {t for t, name in modules.items() if name.startswith("caffe2flax.layers.")}
+    known = {type_ for type_ in ours if ".forks." not in modules[type_]}
     assert {step.type for net in nets for step in net.steps} == known - ABSENT
 
 
 def test_a_net_is_the_same_for_a_seed() -> None:
     assert random_net(3).text == random_net(3).text != random_net(4).text
+
+
+def test_a_wrong_layer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its type, though layers behind it are off as well; and so is an exception."""
+    net = Net()
+    (blob,) = net.add("Tile", [net.fed((2, 3))], "tile_param { tiles: 2 }", (2, 6))
+    (blob,) = net.add("TanH", [blob], "", (2, 6))
+    assert check(net.steps, "TEST").failure is None
+    right = LAYERS["Tile"].reference
+    monkeypatch.setattr(
+        LAYERS["Tile"], "reference", lambda *args: 1.001 * np.asarray(right(*args))
+    )
+    found = check(net.steps, "TEST").failure
+    assert found is not None
+    assert found.kind == "plain: Tile off"
+    monkeypatch.setattr(LAYERS["Tile"], "call", lambda *args: 1 / 0)
+    found = check(net.steps, "TEST").failure
+    assert found is not None
+    assert found.kind == "plain: ZeroDivisionError"
 
 
 def test_a_failure_shrinks_to_its_cause() -> None:
