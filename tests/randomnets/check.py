@@ -116,8 +116,9 @@ def _whole(
     if tapped:
         conversion = _converted(steps, phase, taps="all")
     graph = conversion.graph
-    values = reference.evaluate(graph, conversion.blobs, report.inputs)
-    made = execute(conversion, report.inputs, ["all" if tapped else "outputs"])
+    inputs = noise(graph, report.inputs)  # a tap may need more of them
+    values = reference.evaluate(graph, conversion.blobs, inputs)
+    made = execute(conversion, inputs, ["all" if tapped else "outputs"])
     return {
         value.blob: difference(made[value.blob], values[value])[0]
         for value in (*graph.outputs, *graph.taps)
