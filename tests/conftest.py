@@ -17,7 +17,7 @@ settings.register_profile(
 settings.load_profile("untimed")
 
 
-def _be_strict() -> None:
+def be_strict() -> None:
     import jax
     from flax import nnx
 
@@ -28,7 +28,7 @@ def _be_strict() -> None:
 
 
 if find_spec("jax") is not None:
-    _be_strict()
+    be_strict()
 
 
 @pytest.fixture

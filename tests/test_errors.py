@@ -39,7 +39,6 @@ BAD = {
     "typo in a field": (
         edited(("kernel_size", "kernel_sise")),
         [
-            "8:21: error: kernel_size is missing",
             "8:37: error: unknown field kernel_sise in convolution_param; did you mean "
             "kernel_size?",
         ],

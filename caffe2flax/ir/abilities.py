@@ -82,6 +82,10 @@ class NotConverted:
 
     __slots__ = ()
 
+    def compare(self, *inputs: Shape | None) -> None:
+        """Compares the shapes of its bottoms as Caffe does where it is left out, too:
+        None for a bottom that is left out with it. Raises ConversionError."""
+
 
 class DataDependentShape:
     """A layer with tops whose first extent depends on the data: a net that has it
@@ -115,6 +119,28 @@ class Windowed(ABC):
     @abstractmethod
     def with_padding(self, padding: Padding) -> Layer:
         """This layer with `padding`."""
+
+
+class MakesMask(ABC):
+    """A pooling the second top of which may say where in its bottom each value is."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def masked(self, shape: Shape) -> tuple[tuple[int, int], int] | None:
+        """Height and width of the bottom, and the last pixel, row by row, that the mask
+        can name; None where there is no mask."""
+
+
+class ReadsMask(ABC):
+    """A layer whose second bottom is the mask of a pooling."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def compare_mask(self, size: tuple[int, int], last: int, top: Shape) -> str:
+        """A note, or "", on a `top` that is not of the `size` which the pooling read.
+        Raises ConversionError where pixel `last` of it is none of the top."""
 
 
 class Aligned(ABC):

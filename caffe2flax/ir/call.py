@@ -31,6 +31,7 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "Scale": {"use_bias": True},
     "Normalize": {"axis": -1, "across_spatial": False, "epsilon": 1e-10},
     "DenseBlock": {"narrow": False},
+    "StochasticPool": {"overhang": (0, 0)},
 }
 """The defaults of keywords, of Flax's modules and of those in `ops/`: a `Call` leaves
 them out."""

@@ -94,10 +94,20 @@ class Node:
 class Dropped:
     """A layer of the net that the graph leaves out, and why."""
 
-    name: str
-    type: str
+    node: Node
     reason: str
-    span: Span
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def type(self) -> str:
+        return self.node.layer.type
+
+    @property
+    def span(self) -> Span:
+        return self.node.span
 
 
 def _empty() -> Mapping[Any, Any]:

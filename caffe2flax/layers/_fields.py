@@ -96,11 +96,8 @@ class Sliding:
     def parse(cls, params: Params) -> Sliding:
         """`engine` and `force_nd_im2col` are ignored: the result is the same."""
         params.ignore("engine", "force_nd_im2col")
-        kernel = _per_axis(params, "kernel_size", "kernel")
-        if not kernel:
-            params.error(None, "kernel_size is missing")
         return cls(
-            kernel,
+            _per_axis(params, "kernel_size", "kernel"),
             _per_axis(params, "stride", "stride"),
             _per_axis(params, "pad", "pad", missing=0),
             params.all("dilation", int),
@@ -112,8 +109,11 @@ class Sliding:
         return canonical_axis(self.axis, len(shape))
 
     def windows(self, shape: Shape) -> tuple[Window, ...]:
-        """A Window for each spatial axis of a blob. Raises ConversionError."""
+        """A Window for each spatial axis of a blob; where there is none, no kernel_size
+        is needed. Raises ConversionError."""
         rank = len(shape) - self.channel_axis(shape) - 1
+        if rank and not self.kernel:
+            raise ConversionError("kernel_size is missing")
         return windows(rank, self.kernel, self.stride, self.pad, self.dilation)
 
 

@@ -20,6 +20,7 @@ from caffe2flax.layers._labels import (
     check_legacy,
     check_one_each,
     row_major,
+    some_labels,
 )
 
 THRESHOLD = 1e-20
@@ -52,6 +53,13 @@ class InfogainOfProbabilities(Layer, ReadsFiles):
             size = f"{classes} x {classes}"
             raise ConversionError(f"H must be {size} for these classes: {infogain[0]}")
         return ((),)
+
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        x, labels = inputs[:2]
+        rows = (x[0], prod(x[1:]))
+        return some_labels(noise, 1, rows, labels) if bottom == 1 else None
 
     def layouts(self, *inputs: Operand) -> Layouts:
         return Layouts(tuple(map(row_major, inputs)), (Layout.caffe(0),))

@@ -126,7 +126,8 @@ def paired(a: Operand, b: Operand) -> tuple[Layout, Layout]:
     """Layouts in which two blobs of one size have their entries in the same order,
     batch first."""
     if a.shape == b.shape and a.layout.axes[0] == 0 and not a.layout.orders[0]:
-        return a.layout, a.layout
+        shared = a.layout if a.layout == b.layout else a.layout.plain()
+        return shared, shared
     return row_major(a), row_major(b)
 
 

@@ -187,7 +187,8 @@ class InfogainLoss(ClassLoss, ReadsFiles):
 def _holds_probabilities(params: Params) -> bool:
     """Whether an InfogainLoss is that of Caffe before 1.0, with probabilities."""
     meaning = params.dialect("InfogainLoss")
-    if not meaning and params.bottom_types[:1] == ("Softmax",):
+    newer = params.has("axis") or params.tops > 1
+    if not meaning and params.bottom_types[:1] == ("Softmax",) and not newer:
         why = "its bottom comes from a Softmax"
         meaning = params.decided("InfogainLoss", "probabilities", why)
     if not meaning:

@@ -1,4 +1,4 @@
-"""Pooling and SPP: the largest or the mean value of each window."""
+"""Pooling and SPP: the largest value of a window, its mean, or a draw from it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import Abbreviated, EndsSection, Windowed
-from caffe2flax.ir.call import arguments, literal
+from caffe2flax.ir.abilities import (
+    Abbreviated,
+    EndsSection,
+    MakesMask,
+    Stochastic,
+    Windowed,
+)
+from caffe2flax.ir.call import Call, arguments, literal
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, shrinking
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Segment, Shape
@@ -21,21 +27,19 @@ from caffe2flax.ir.window import (
     Padding,
     Window,
     caption,
-    pool_output,
     pool_windows,
     reconcile,
 )
 from caffe2flax.layers._fields import pair, windows
+from caffe2flax.layers._pooled import draw, pooled, slide, weighted
 from caffe2flax.layers._pooling import avg_pool, max_pool, overhangs
-
-LOWEST = float(np.finfo(np.float32).min)
-"""The initial value of Caffe's maximum."""
 
 
 @layer("Pooling", "pooling_param")
 @dataclass(frozen=True, slots=True)
-class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
-    """Largest value (MAX) or mean (AVE) of each window; sizes round up."""
+class Pooling(Layer, Spatial, Windowed, MakesMask, EndsSection, Abbreviated):
+    """Largest value (MAX) or mean (AVE) of each window, or a draw from it (STOCHASTIC);
+    sizes round up."""
 
     abbreviation = "pool"
 
@@ -53,7 +57,7 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
     padding: Padding | None = None
 
     @classmethod
-    def parse(cls, params: Params) -> Self:
+    def parse(cls, params: Params) -> Layer:
         params.ignore("engine")
         everywhere = params.get("global_pooling", False)
         kernel = pair(params, "kernel_size", "kernel")
@@ -68,12 +72,15 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
             params.error("global_pooling", "global_pooling takes no pad and no stride")
         elif not everywhere and not kernel:
             params.error(None, "kernel_size is missing")
-        if method == "STOCHASTIC":
-            params.error("pool", NO_STOCHASTIC)
         if params.tops == 2 and method != "MAX":
             params.error("pool", "only MAX pooling has a second top, its mask")
+        if method == "STOCHASTIC" and any(pad):
+            params.error("pool", "STOCHASTIC pooling takes no pad")
         rounds_up = _rounds_up(params)
-        return cls(method, kernel, stride, pad, everywhere, rounds_up, params.tops)
+        given = (method, kernel, stride, pad, everywhere, rounds_up, params.tops)
+        if method == "STOCHASTIC":
+            return StochasticPooling(*given, training=params.phase == "TRAIN")
+        return cls(*given)
 
     def _windows(self, shape: Shape) -> tuple[Window, ...]:
         if len(shape) not in (4, 5):
@@ -89,6 +96,15 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
         (shape,) = inputs
         sizes = pooled(shape[2:], self._windows(shape), ceil=self.ceil)
         return ((*shape[:2], *sizes),) * self.top_count
+
+    def masked(self, shape: Shape) -> tuple[tuple[int, int], int] | None:
+        if self.top_count < 2:
+            return None
+        height, width = shape[2:]
+        outs = self.infer(shape)[0][2:]
+        windows = map(pool_windows, shape[2:], self._windows(shape), outs)
+        row, column = (max(end for _, end, _ in each) - 1 for each in windows)
+        return (height, width), row * width + column
 
     def coordinate_map(self) -> CoordinateMap | None:
         flat = max(map(len, (self.kernel, self.stride, self.pad))) < 3
@@ -133,6 +149,51 @@ class Pooling(Layer, Spatial, Windowed, EndsSection, Abbreviated):
         if self.top_count == 1:
             return slide(x, self.method, spatial, sizes)
         return slide(x, "MAX", spatial, sizes), slide(x, "MASK", spatial, sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class StochasticPooling(Pooling, Stochastic):
+    """Sum of squares of each window / its sum; in training one of its values, drawn
+    with itself as weight."""
+
+    type = "Pooling"
+
+    training: bool = False
+
+    def draws(self, phase: str) -> bool:
+        return phase == "TRAIN"
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if len(inputs[0]) != 4:
+            text = f"STOCHASTIC pooling needs a blob of 4 axes, not {inputs[0]}"
+            raise ConversionError(text)
+        return super(StochasticPooling, self).infer(*inputs)
+
+    def build(self, at: Site) -> Call:
+        if self.everywhere:
+            return Call.of("StochasticPool")
+        assert self.padding is not None, "reconcile_padding has not run"
+        spatial = self._windows(at.input.shape)
+        return Call.of(
+            "StochasticPool",
+            tuple(w.kernel for w in spatial),
+            tuple(w.stride for w in spatial),
+            overhang=overhangs(at.input.shape[2:], spatial, at.output.shape[2:]),
+        )
+
+    def example(
+        self, bottom: int, noise: np.random.Generator, *inputs: Shape
+    ) -> Array | None:
+        """Weights are not negative."""
+        return np.abs(noise.standard_normal(inputs[0]))
+
+    def call(self, at: Site) -> str:
+        return f"{at.module}({at.x}, rngs=rngs)"
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        (x,) = inputs
+        window = (x, self._windows(x.shape), self.infer(x.shape)[0][2:])
+        return draw(*window) if self.training else weighted(*window)
 
 
 @layer("SPP", "spp_param")
@@ -229,58 +290,9 @@ MAX_LEVELS = 16
 """More bins than pixels are an error anyway; this bounds the work until then."""
 
 NO_STOCHASTIC = (
-    "STOCHASTIC pooling is not implemented in Caffe either (CPU); a net trained with "
-    "it is tested with AVE or MAX"
+    "an SPP layer that is STOCHASTIC draws at random at test, too: give AVE or MAX"
 )
-
-
-def pooled(sizes: Shape, spatial: tuple[Window, ...], *, ceil: bool) -> Shape:
-    """Sizes of the output. Raises ConversionError where Caffe aborts."""
-    clip = any(w.pad for w in spatial)
-    return tuple(
-        pool_output(size, w, ceil=ceil, clip=clip)
-        for size, w in zip(sizes, spatial, strict=True)
-    )
-
-
-def slide(x: Array, method: str, spatial: tuple[Window, ...], sizes: Shape) -> Array:
-    """x (N, C, *spatial) pooled into `sizes`; MASK gives the index of the maximum."""
-    ranges = [list(each) for each in map(pool_windows, x.shape[2:], spatial, sizes)]
-    largest = seen = np.where(x > LOWEST, x, LOWEST)
-    pixels, sums = np.ones(()), x
-    for axis, each in enumerate(ranges, 2):
-        largest = _along(largest, each, axis, np.maximum)
-        pixels = np.multiply.outer(pixels, np.array([d for *_, d in each], float))
-        sums = _along(sums, each, axis, np.add) if method == "AVE" else sums
-    if method == "AVE":
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(sums / pixels)
-    return largest if method == "MAX" else _places(seen, largest, *ranges)
-
-
-Ranges = Sequence[tuple[int, int, int]]
-
-
-def _along(x: Array, ranges: Ranges, axis: int, method: np.ufunc) -> Array:
-    """`x` with each of `ranges` of an axis as one entry."""
-    start = LOWEST if method is np.maximum else 0.0
-    before = (slice(None),) * axis
-    taken = (x[(*before, slice(low, high))] for low, high, _ in ranges)
-    return np.stack([method.reduce(t, axis, initial=start) for t in taken], axis)
-
-
-def _places(seen: Array, largest: Array, rows: Ranges, columns: Ranges) -> Array:
-    """The index of the first pixel of each window that equals its `largest`, -1 where
-    none does."""
-    top = np.empty(largest.shape)
-    for i, (y0, y1, _) in enumerate(rows):
-        for j, (x0, x1, _) in enumerate(columns):
-            pixels = np.arange(y0, y1)[:, None] * seen.shape[3] + np.arange(x0, x1)
-            window = seen[:, :, y0:y1, x0:x1].reshape(*seen.shape[:2], -1)
-            place = window.argmax(-1) if window.size else np.zeros(seen.shape[:2], int)
-            index = pixels.ravel()[place] if window.size else place
-            top[:, :, i, j] = np.where(largest[:, :, i, j] > LOWEST, index, -1)
-    return top
+"""Its poolings have no phase of their own, which Caffe reads as TRAIN."""
 
 
 def _rounds_up(params: Params) -> bool:

@@ -7,7 +7,12 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from caffe2flax.errors import ConversionError, Problem, UnknownShape
-from caffe2flax.ir.abilities import DataDependentShape, Source, WritesMethod
+from caffe2flax.ir.abilities import (
+    DataDependentShape,
+    NotConverted,
+    Source,
+    WritesMethod,
+)
 from caffe2flax.ir.graph import Graph, Node, Share, Sizes, Value, Weight
 from caffe2flax.ir.layer import Blob
 from caffe2flax.ir.layout import BATCH_SCALE, Shape
@@ -40,6 +45,8 @@ def infer_shapes(graph: Graph) -> Graph:
     shapes |= guess
     problems += [p for u in unknown if u.value not in shapes for p in u.problems]
     nodes = _walk(graph, shapes, problems)
+    if not problems:
+        _compare_dropped(graph, shapes, problems)
     if problems:
         raise ConversionError(problems)
     _check_activations(shapes)
@@ -129,16 +136,30 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
             outputs = node.layer.infer(*inputs)
             weights = owners.resolve(node, _checked(node.layer.blobs(*inputs)))
         except ConversionError as error:
-            name = f"layer {node.name!r}: "
-            problems += [
-                replace(p, message=name + p.message) for p in node.fail(error).problems
-            ]
+            problems += problems_of_layer(node, error)
             continue
         for value, shape in zip(node.outputs, outputs, strict=True):
             shapes[value] = shape
             _check_size(value, shape, node, problems)
         nodes.append(replace(node, weights=weights))
     return nodes
+
+
+def _compare_dropped(graph: Graph, shapes: Shapes, problems: list[Problem]) -> None:
+    """What a loss that is left out says of the shapes that it would read."""
+    for node in (dropped.node for dropped in graph.remarks.dropped):
+        if not isinstance(node.layer, NotConverted):
+            continue
+        try:
+            node.layer.compare(*map(shapes.get, node.inputs))
+        except ConversionError as error:
+            problems += problems_of_layer(node, error)
+
+
+def problems_of_layer(node: Node, error: ConversionError) -> list[Problem]:
+    """The problems of `error`, each with the name and the place of the layer."""
+    name = f"layer {node.name!r}: "
+    return [replace(p, message=name + p.message) for p in node.fail(error).problems]
 
 
 def _checked(blobs: tuple[Blob, ...]) -> tuple[Blob, ...]:

@@ -24,7 +24,7 @@ def drop_unused(graph: Graph) -> Graph:
     """
     nodes = [node for node in graph.nodes if node.outputs]
     without_top = [node for node in graph.nodes if not node.outputs]
-    dropped = [_dropped(node, "it has no top") for node in without_top]
+    dropped = [Dropped(node, "it has no top") for node in without_top]
     training = graph.phase != "TEST"
     labels = _labels(graph)
     reasons = _reasons(graph, nodes, set() if training else labels)
@@ -33,7 +33,7 @@ def drop_unused(graph: Graph) -> Graph:
 
     nodes = [node for node in nodes if node.number not in reasons]
     removed = [node for node in graph.nodes if node.number in reasons]
-    dropped += [_dropped(node, reasons[node.number]) for node in removed]
+    dropped += [Dropped(node, reasons[node.number]) for node in removed]
 
     not_computed = {value for node in removed for value in node.outputs} | labels
     read = {value for node in nodes for value in node.inputs}
@@ -135,7 +135,7 @@ def _without(
             needed.update(node.inputs)
             kept.append(node)
         else:
-            dropped.append(_dropped(node, "only dropped layers read it"))
+            dropped.append(Dropped(node, "only dropped layers read it"))
     remarks = graph.remarks
     return replace(
         graph,
@@ -150,7 +150,3 @@ def _computed(graph: Graph, outputs: tuple[Value, ...]) -> tuple[Value, ...]:
     is an output of Caffe's net, but of no use as one of a module."""
     given = {value for node in graph.inputs for value in node.outputs}
     return tuple(value for value in outputs if value not in given) or outputs
-
-
-def _dropped(node: Node, reason: str) -> Dropped:
-    return Dropped(node.name, node.layer.type, reason, node.span)

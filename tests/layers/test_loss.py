@@ -484,3 +484,26 @@ def test_shared_files() -> None:
     wide = net("Input", {}, 'top: "z" input_param { shape { dim: 3 dim: 5 } }')
     with pytest.raises(caffe2flax.ConversionError, match="another blob"):
         caffe2flax.convert(first + wide.replace('top: "loss"', "") + other)
+
+
+@pytest.mark.parametrize(
+    ("fields", "function"),
+    [
+        ("", "infogain_of_probabilities("),
+        ("infogain_loss_param { axis: 1 }", "infogain_loss("),
+        (
+            'infogain_loss_param { axis: 1 } top: "p" loss_weight: [1, 0]',
+            "infogain_loss(",
+        ),
+    ],
+)
+def test_what_only_caffe_1_has_tells_the_kind_of_infogain(
+    fields: str, function: str
+) -> None:
+    """Behind a Softmax it is the older one, unless it has what that had not."""
+    softmax = 'layer { name: "s" type: "Softmax" bottom: "x" top: "s" }'
+    text = net("InfogainLoss", {"x": (3, 4), "y": (3,), "h": (4, 4)}, fields)
+    text = text.replace('layer { name: "l"', f'{softmax}\nlayer {{ name: "l"')
+    text = text.replace('"InfogainLoss" bottom: "x"', '"InfogainLoss" bottom: "s"')
+    assert f" {function}" in caffe2flax.convert(text).source
+    assert caffe2flax.verify(text).ok

@@ -44,6 +44,47 @@ def test_values(parameters: str, method: str) -> None:
     run(pool(f"pool: {method} {parameters}", shape), x=numbers(*shape))
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [text for text in SETTINGS.values() if "pad" not in text or "pad: 0" in text],
+)
+def test_stochastic_at_test(parameters: str) -> None:
+    """Every window as the reference has it; 0 where it is empty."""
+    shape = (2, 3, 5, 7)
+    run(pool(f"pool: STOCHASTIC {parameters}", shape), x=np.abs(numbers(*shape)))
+
+
+def test_stochastic_in_training() -> None:
+    """Each value is drawn as often as its share of its window's sum says, by the module
+    and by the reference, and takes the gradient."""
+    window = np.array([[1, 0, 2], [0, 4, 1]], np.float32)
+    x = np.tile(window, (1, 4000, 1, 1))
+    x[:, :, :, :2] *= 2  # 2, 0, 0, 8, of which the last is the larger by far
+    text = pool("pool: STOCHASTIC kernel_size: 2 stride: 2", x.shape)
+    conversion = caffe2flax.convert(text, phase="TRAIN")
+    assert conversion.graph.random == ("l",)
+    module = instantiate(conversion)
+    module.train()
+    last = jnp.asarray(x.transpose(0, 2, 3, 1))
+    y, back = jax.vjp(lambda x: module(x, rngs=nnx.Rngs(dropout=0)), last)
+    told = expected(text, None, {"x": x}, phase="TRAIN")["y"]
+    for drawn in (np.asarray(y).transpose(0, 3, 1, 2), told):
+        assert drawn.shape == (1, 4000, 1, 2)
+        for column, shares in enumerate(({2: 0.2, 8: 0.8}, {2: 2 / 3, 1: 1 / 3})):
+            values, counts = np.unique(drawn[..., column], return_counts=True)
+            assert set(values) == set(shares)
+            for value, count in zip(values, counts, strict=True):
+                assert abs(count / 4000 - shares[value]) < 0.04
+    (gradient,) = back(jnp.ones_like(y))
+    assert np.sum(gradient) == y.size
+    np.testing.assert_array_equal(np.sum(gradient * last), np.sum(y))
+    with pytest.raises(ValueError, match="rngs are needed"):
+        module(last)
+    module.eval()
+    whole = expected(text, None, {"x": x})["y"]
+    np.testing.assert_allclose(np.asarray(module(last)).transpose(0, 3, 1, 2), whole)
+
+
 VOLUMES = {
     "cubes": "kernel_size: 2 stride: 2",
     "an axis each": "kernel_size: [1, 2, 3] stride: [1, 2, 2]",
@@ -144,8 +185,8 @@ REFUSED = {
     "no kernel": "",
     "everywhere, stride": "global_pooling: true stride: 2",
     "everywhere, pad": "global_pooling: true pad: 1",
-    "stochastic": "kernel_size: 2 pool: STOCHASTIC",
-    "stochastic by number": "kernel_size: 2 pool: 2",
+    "stochastic, pad": "kernel_size: 3 pad: 1 pool: STOCHASTIC",
+    "stochastic by number, pad": "kernel_size: 3 pad_h: 0 pad_w: 1 pool: 2",
     "no output": "kernel_size: 9 round_mode: FLOOR",
     "negative": "kernel_size: -1",
 }
@@ -166,6 +207,8 @@ def test_refused(parameters: str, phase: str) -> None:
         pool("kernel_size: 2", (1, 4, 4)),
         pool("kernel_size: 2", (1, 4, 4, 4, 4, 4)),
         pool("kernel_size: 2", (1, 4, 4, 4, 4), "mask"),
+        pool("kernel_size: 2 pool: STOCHASTIC", (1, 4, 4, 4, 4)),
+        pool("kernel_size: 2 pool: STOCHASTIC", (1, 4, 4, 4), "mask"),
         pool("kernel_h: 2 kernel_w: 2", (1, 4, 4, 4, 4)),
         net(single("SPP", "spp_param { pyramid_height: 0 }"), x=(1, 1, 4, 4)),
         net(single("SPP", "spp_param { pyramid_height: 99999 }"), x=(1, 1, 4, 4)),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,248 +12,31 @@ import caffe2flax
 from caffe2flax.conversion import Conversion, read_graph
 from caffe2flax.ir.graph import Graph
 from caffe2flax.ir.layout import Segment, order_indices, repeat_order, split_order
-from caffe2flax.ir.window import Window, pool_output
 from caffe2flax.runner import execute
 from caffe2flax.verification import reference
 from tests.golden import distance
+from tests.randomnets.net import Net, Shape
+from tests.randomnets.shapes import (
+    argmax,
+    concat,
+    crop,
+    flatten,
+    insert,
+    reduction,
+    reshape,
+    slice_,
+    tile,
+    unconcat,
+)
+from tests.randomnets.values import dense, eltwise, function, slopes, softmax
+from tests.randomnets.windows import convolution, pooling, pyramid
 from tests.smallnets import save
-
-Shape = tuple[int, ...]
-
-
-@dataclass
-class Net:
-    """A prototxt that grows layer by layer, and the shapes of its blobs."""
-
-    dice: random.Random
-    layers: list[str] = field(default_factory=list)
-    shapes: dict[str, Shape] = field(default_factory=dict)
-
-    def input(self, name: str, shape: Shape) -> None:
-        dims = " ".join(f"dim: {extent}" for extent in shape)
-        self.layers.append(
-            f'layer {{ name: "{name}" type: "Input" top: "{name}" '
-            f"input_param {{ shape {{ {dims} }} }} }}"
-        )
-        self.shapes[name] = shape
-
-    def add(
-        self, type_: str, bottoms: list[str], text: str, *shapes: Shape
-    ) -> list[str]:
-        tops = [f"b{len(self.shapes) + i}" for i in range(len(shapes))]
-        names = "".join(f'bottom: "{blob}" ' for blob in bottoms)
-        names += "".join(f'top: "{blob}" ' for blob in tops)
-        self.layers.append(
-            f'layer {{ name: "l{len(self.layers)}" type: "{type_}" {names}{text} }}'
-        )
-        self.shapes.update(zip(tops, shapes, strict=True))
-        return tops
-
-    @property
-    def text(self) -> str:
-        return 'name: "layouts"\n' + "\n".join(self.layers) + "\n"
-
-
-def convolution(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) != 4 or min(shape[2:]) < 2:
-        return None
-    out = net.dice.choice([2, 3, 4])
-    text = f"convolution_param {{ num_output: {out} kernel_size: 3 pad: 1 }}"
-    return net.add("Convolution", [blob], text, (shape[0], out, *shape[2:]))
-
-
-def pooling(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) != 4 or min(shape[2:]) < 3:
-        return None
-    sizes = [pool_output(s, Window(2, 2), ceil=True, clip=False) for s in shape[2:]]
-    text = "pooling_param { kernel_size: 2 stride: 2 }"
-    return net.add("Pooling", [blob], text, (*shape[:2], *sizes))
-
-
-def pyramid(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) != 4 or min(shape[2:]) < 4 or any(s % 2 for s in shape[2:]):
-        return None
-    text = "spp_param { pyramid_height: 2 }"
-    return net.add("SPP", [blob], text, (shape[0], shape[1] * 5))
-
-
-def axis_of(net: Net, shape: Shape, low: int = 0) -> tuple[int, int]:
-    """An axis, and how the file names it."""
-    axis = net.dice.randrange(low, len(shape))
-    return axis, net.dice.choice([axis, axis - len(shape)])
-
-
-def flatten(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) < 2:
-        return None
-    axis, named = axis_of(net, shape, net.dice.choice([0, 1, 1, 1]))
-    end, named_end = axis_of(net, shape, axis)
-    flat = (*shape[:axis], prod(shape[axis : end + 1]), *shape[end + 1 :])
-    text = f"flatten_param {{ axis: {named} end_axis: {named_end} }}"
-    return net.add("Flatten", [blob], text, flat)
-
-
-def reshape(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    rest = prod(shape[1:])
-    factors = [n for n in range(1, rest + 1) if rest % n == 0]
-    middle = net.dice.choice(factors)
-    new: Shape = (shape[0], middle, rest // middle)
-    dims = [0, middle, -1]
-    if net.dice.random() < 0.5:
-        inner = net.dice.choice([n for n in factors if (rest // middle) % n == 0])
-        new = (shape[0], middle, inner, rest // middle // inner)
-        dims = [0, middle, inner, -1]
-    text = " ".join(f"dim: {dim}" for dim in dims)
-    return net.add("Reshape", [blob], f"reshape_param {{ shape {{ {text} }} }}", new)
-
-
-def insert(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) > 4:
-        return None
-    axis = net.dice.randrange(1, len(shape) + 1)
-    text = f"reshape_param {{ axis: {axis} num_axes: 0 shape {{ dim: 1 }} }}"
-    return net.add("Reshape", [blob], text, (*shape[:axis], 1, *shape[axis:]))
-
-
-def concat(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    axis, named = axis_of(net, shape, min(1, len(shape) - 1))
-    others = [
-        other
-        for other, s in net.shapes.items()
-        if len(s) == len(shape)
-        and (*s[:axis], *s[axis + 1 :]) == (*shape[:axis], *shape[axis + 1 :])
-    ]
-    chosen = [blob, *net.dice.choices(others, k=net.dice.choice([0, 1, 1, 2]))]
-    total = sum(net.shapes[other][axis] for other in chosen)
-    text = f"concat_param {{ axis: {named} }}"
-    return net.add("Concat", chosen, text, (*shape[:axis], total, *shape[axis + 1 :]))
-
-
-def slice_(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    axis, named = axis_of(net, shape, min(1, len(shape) - 1))
-    if shape[axis] < 2:
-        return None
-    point = net.dice.randrange(1, shape[axis])
-    text = f"slice_param {{ axis: {named} slice_point: {point} }}"
-    parts = [
-        (*shape[:axis], n, *shape[axis + 1 :]) for n in (point, shape[axis] - point)
-    ]
-    return net.add("Slice", [blob], text, *parts)
-
-
-def unconcat(net: Net, blob: str) -> list[str] | None:
-    """A Slice where a Concat has joined."""
-    shape = net.shapes[blob]
-    (both,) = net.add(
-        "Concat",
-        [blob, blob],
-        "concat_param { axis: -1 }",
-        (*shape[:-1], 2 * shape[-1]),
-    )
-    return net.add("Slice", [both], "slice_param { axis: -1 }", shape, shape)
-
-
-def crop(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    axis, named = axis_of(net, shape, min(1, len(shape) - 1))
-    likes = [
-        other
-        for other, s in net.shapes.items()
-        if len(s) == len(shape)
-        and all(a <= b for a, b in zip(s[axis:], shape[axis:], strict=True))
-    ]
-    like = net.shapes[other := net.dice.choice(likes)]
-    offset = [
-        net.dice.randrange(0, a - b + 1)
-        for a, b in zip(shape[axis:], like[axis:], strict=True)
-    ]
-    text = " ".join(f"offset: {start}" for start in offset)
-    text = f"crop_param {{ axis: {named} {text} }}"
-    return net.add("Crop", [blob, other], text, (*shape[:axis], *like[axis:]))
-
-
-def tile(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    axis, named = axis_of(net, shape)
-    if prod(shape) > 400:
-        return None
-    tiles = net.dice.choice([1, 2, 3])
-    text = f"tile_param {{ axis: {named} tiles: {tiles} }}"
-    tiled = (*shape[:axis], shape[axis] * tiles, *shape[axis + 1 :])
-    return net.add("Tile", [blob], text, tiled)
-
-
-def eltwise(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    others = [other for other, s in net.shapes.items() if s == shape]
-    chosen = [blob, *net.dice.choices(others, k=net.dice.choice([1, 2]))]
-    operation = net.dice.choice(["SUM", "PROD", "MAX"])
-    text = f"eltwise_param {{ operation: {operation} }}"
-    return net.add("Eltwise", chosen, text, shape)
-
-
-def relu(net: Net, blob: str) -> list[str] | None:
-    return net.add("ReLU", [blob], "", net.shapes[blob])
-
-
-def reduction(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    axis, named = axis_of(net, shape, min(1, len(shape) - 1))
-    operation = net.dice.choice(["SUM", "ASUM", "SUMSQ", "MEAN"])
-    text = f"reduction_param {{ operation: {operation} axis: {named} coeff: 0.5 }}"
-    return net.add("Reduction", [blob], text, shape[:axis])
-
-
-def argmax(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if net.dice.random() < 0.3:
-        top_k = net.dice.randint(1, min(3, prod(shape[1:])))
-        both = net.dice.choice([False, True])
-        text = f"top_k: {top_k} out_max_val: {str(both).lower()}"
-        top = (shape[0], 1 + both, top_k, *(1,) * (len(shape) - 3))
-    else:
-        axis, named = axis_of(net, shape)
-        top_k = net.dice.randint(1, min(3, shape[axis]))
-        text = f"axis: {named} top_k: {top_k}"
-        top = (*shape[:axis], top_k, *shape[axis + 1 :])
-    return net.add("ArgMax", [blob], f"argmax_param {{ {text} }}", top)
-
-
-def softmax(net: Net, blob: str) -> list[str] | None:
-    _, named = axis_of(net, net.shapes[blob])
-    text = f"softmax_param {{ axis: {named} }}"
-    return net.add("Softmax", [blob], text, net.shapes[blob])
-
-
-def inner_product(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    if len(shape) < 2:
-        return None
-    axis, named = axis_of(net, shape, 1)
-    text = f"inner_product_param {{ num_output: 3 axis: {named} }}"
-    return net.add("InnerProduct", [blob], text, (*shape[:axis], 3))
-
-
-def scale(net: Net, blob: str) -> list[str] | None:
-    shape = net.shapes[blob]
-    _, named = axis_of(net, shape, min(1, len(shape) - 1))
-    text = f"scale_param {{ axis: {named} num_axes: 1 bias_term: true }}"
-    return net.add("Scale", [blob], text, shape)
-
 
 STEPS = (
     *(convolution, pooling, pyramid, flatten, flatten, reshape, reshape, insert),
-    *(concat, concat, slice_, unconcat, crop, tile, eltwise, relu, scale),
+    *(concat, concat, slice_, unconcat, crop, tile, eltwise, function, slopes),
 )
-ENDS = (inner_product, inner_product, inner_product, softmax, reduction, argmax)
+ENDS = (dense, dense, dense, softmax, reduction, argmax)
 
 
 def random_net(seed: int) -> Net:
@@ -419,6 +200,32 @@ def test_free_of_transposes(layers: tuple[str, ...], tmp_path: Path) -> None:
     body = conversion.source.partition("# Operations")[0]
     assert "transpose" not in body
     assert "to_caffe_order" not in body
+
+
+LABEL = 'name: "t" type: "Input" top: "t" input_param { shape { dim: 2 dim: 216 } } '
+SIMILAR = 'name: "s" type: "Input" top: "s" input_param { shape { dim: 2 } } '
+PAIRS = {
+    "EuclideanLoss": "%s",
+    "SigmoidCrossEntropyLoss": "%s",
+    "ContrastiveLoss": "%s s",
+}
+
+
+@pytest.mark.parametrize("bottoms", ["f t", "t f", "f f2", "f2 f", "f f"])
+@pytest.mark.parametrize(("type_", "more"), PAIRS.items(), ids=PAIRS.keys())
+def test_losses_of_pairs_in_different_orders(
+    type_: str, more: str, bottoms: str
+) -> None:
+    """Of blobs of one shape one may be in the order H, W, C, and the other not."""
+    text = text_of(
+        step("Flatten", "c", "f"),
+        step("Flatten", "data", "g"),
+        step("InnerProduct", "g", "f2", "inner_product_param { num_output: 216 }"),
+        LABEL,
+        SIMILAR,
+        step(type_, more % bottoms, "loss"),
+    )
+    assert caffe2flax.verify(text, phase="TRAIN").ok
 
 
 def test_rows_are_permuted_once(tmp_path: Path) -> None:

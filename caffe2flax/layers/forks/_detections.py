@@ -98,25 +98,11 @@ class Detections(Layer):
         )
 
     def _priors(self, *inputs: Shape) -> int:
-        """The number of prior boxes. Raises ConversionError."""
-        loc, conf, prior = (four_axes(shape) for shape in inputs[:3])
-        count = prior[2] // 4
-        if prior[1:] != (2, count * 4, 1):
-            raise ConversionError(
-                f"prior boxes are a blob (1, 2, boxes * 4), not {inputs[2]}"
-            )
-        located = 1 if self.share_location else self.num_classes
-        for what, shape, each in (
-            ("locations", loc, located * 4),
-            ("scores", conf, self.num_classes),
-        ):
-            if shape[1:] != (count * each, 1, 1):
-                raise ConversionError(
-                    f"{count} prior boxes need {what} of shape ({shape[0]}, "
-                    f"{count * each}), not {(*shape[:2], *shape[2:])}"
-                )
-        if loc[0] != conf[0]:
-            raise ConversionError(f"locations of {loc[0]} images, scores of {conf[0]}")
+        """How many prior boxes there are. Raises ConversionError."""
+        count = count_priors(
+            inputs[0], inputs[1], inputs[2], self.num_classes, self.share_location
+        )
+        loc = four_axes(inputs[0])
         if self.objectness is not None:
             if len(inputs) > 4 and not self.share_location:
                 raise ConversionError(
@@ -241,6 +227,30 @@ class Detections(Layer):
                 kept.append(i)
                 threshold *= self.eta if threshold > 0.5 else 1
         return kept
+
+
+def count_priors(
+    loc: Shape, conf: Shape, prior: Shape, classes: int, share_location: bool
+) -> int:
+    """How many prior boxes there are, which locations and scores must be for. Raises
+    ConversionError."""
+    located, scored, boxes = (four_axes(shape) for shape in (loc, conf, prior))
+    count = boxes[2] // 4
+    if boxes[1:] != (2, count * 4, 1):
+        raise ConversionError(f"prior boxes are a blob (1, 2, boxes * 4), not {prior}")
+    for what, shape, each in (
+        ("locations", located, 4 if share_location else 4 * classes),
+        ("scores", scored, classes),
+    ):
+        if shape[1:] != (count * each, 1, 1):
+            raise ConversionError(
+                f"{count} prior boxes need {what} of shape ({shape[0]}, "
+                f"{count * each}), not {(*shape[:2], *shape[2:])}"
+            )
+    if located[0] != scored[0]:
+        text = f"locations of {located[0]} images, scores of {scored[0]}"
+        raise ConversionError(text)
+    return count
 
 
 def _overlap(a: Array, b: Array) -> float:

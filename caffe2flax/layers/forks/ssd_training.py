@@ -16,6 +16,7 @@ from caffe2flax.layers._forks import (
     unknown_shape,
     unknown_size,
 )
+from caffe2flax.layers.forks._detections import count_priors
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,27 @@ def _image(params: Params) -> Shape:
 
 
 @layer("MultiBoxLoss", "multibox_loss_param", "loss_param")
+@dataclass(frozen=True, slots=True)
 class MultiBoxLoss(TrainingOnly):
     """The loss of an SSD detector against the true boxes: training only."""
 
-    __slots__ = ()
-
+    bottoms = (4, None)
     default_loss = 1.0
+
+    num_classes: int = 0
+    share_location: bool = True
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        classes = params.require("num_classes", int)
+        share = params.get("share_location", True)
+        ignore_all(params)
+        return cls(cls.type, classes, share)
+
+    def compare(self, *inputs: Shape | None) -> None:
+        loc, conf, prior = inputs[:3]
+        if loc is not None and conf is not None and prior is not None:
+            count_priors(loc, conf, prior, self.num_classes, self.share_location)
 
 
 @layer("DetectionEvaluate", "detection_evaluate_param")

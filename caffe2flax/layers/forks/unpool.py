@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import ReadsMask
 from caffe2flax.ir.call import literal, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -17,9 +18,9 @@ from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 
 
-class ByMask(Layer):
-    """Zeros, with each entry of the first bottom at the index in the second, the mask
-    of a pooling."""
+class ByMask(Layer, ReadsMask):
+    """Zeros, with each entry of the first bottom where the second, a pooling's mask,
+    says."""
 
     __slots__ = ()
 
@@ -37,6 +38,20 @@ class ByMask(Layer):
                 f"{self.type} needs two blobs of one shape and 4 axes, not {inputs}"
             )
         return ((*x[:2], *self.size(*x[2:])),)
+
+    def compare_mask(self, size: tuple[int, int], last: int, top: Shape) -> str:
+        height, width = top[2:]
+        if size == (height, width):
+            return ""
+        sizes = (
+            f"{self.type} makes {height} x {width}, but the pooling that its mask "
+            f"comes from read {size[0]} x {size[1]}"
+        )
+        if last >= height * width:
+            raise ConversionError(f"{sizes}: maxima would be lost; give it that size")
+        if size[1] == width:
+            return sizes
+        return f"{sizes}: maxima do not return to where they were, as in Caffe's fork"
 
     def layouts(self, *inputs: Operand) -> Layouts:
         layout = Layout.channels_last(4)

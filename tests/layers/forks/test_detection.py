@@ -351,7 +351,11 @@ layer { name: "p" type: "PriorBox" bottom: "c" bottom: "data" top: "p"
   prior_box_param { min_size: 8 } }
 """
 LOSS = """
-layer { name: "loss" type: "MultiBoxLoss" bottom: "c" bottom: "c" bottom: "p"
+layer { name: "loc" type: "InnerProduct" bottom: "c" top: "loc"
+  inner_product_param { num_output: 80 } }
+layer { name: "conf" type: "InnerProduct" bottom: "c" top: "conf"
+  inner_product_param { num_output: 60 } }
+layer { name: "loss" type: "MultiBoxLoss" bottom: "loc" bottom: "conf" bottom: "p"
   bottom: "label" top: "loss" multibox_loss_param { num_classes: 3 } }
 """
 SCORE = """
@@ -374,6 +378,38 @@ def test_training_layers_are_left_out_in_training_with_a_note(metric: str) -> No
     conversion = caffe2flax.convert(TRAINING + metric, phase="TRAIN")
     assert [value.blob for value in conversion.graph.arguments] == ["data"]
     assert any("is left out" in note for note in conversion.notes)
+
+
+MISCOUNTED = {
+    "boxes": (
+        "min_size: 8",
+        "min_size: 8 min_size: 9",
+        "40 prior boxes need locations",
+    ),
+    "locations": ("num_output: 80", "num_output: 84", r"locations of shape \(2, 80\)"),
+    "locations of each class": (
+        "num_classes: 3",
+        "num_classes: 3 share_location: false",
+        r"locations of shape \(2, 240\)",
+    ),
+    "classes": ("num_classes: 3", "num_classes: 4", r"scores of shape \(2, 80\)"),
+    "other bottoms": ('bottom: "p"', 'bottom: "conf"', "prior boxes are a blob"),
+    "bottoms": ('bottom: "p"', "", "at least 4 bottom"),
+    "no classes": ("num_classes: 3", "", "num_classes"),
+}
+
+
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+@pytest.mark.parametrize(
+    ("old", "new", "error"), MISCOUNTED.values(), ids=MISCOUNTED.keys()
+)
+def test_priors_are_counted_in_training_too(
+    phase: str, old: str, new: str, error: str
+) -> None:
+    """MultiBoxLoss is left out, but its bottoms must be what it could read."""
+    assert old in TRAINING + LOSS
+    with pytest.raises(caffe2flax.ConversionError, match=error):
+        caffe2flax.convert((TRAINING + LOSS).replace(old, new), phase=phase)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="third-party files, not in the checkout")

@@ -318,6 +318,49 @@ def test_eltwise_affine(tmp_path: Path, shared: bool) -> None:
     check(single("EltwiseAffine", text, x.shape), {"x0": x}, {"out": expected}, file)
 
 
+POOLED = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 1, %s] } } }
+layer { name: "p" type: "Pooling" bottom: "x" top: "p" top: "mask"
+  pooling_param { kernel_size: 2 stride: 2 %s } }
+layer { name: "u" type: "%s" bottom: "p" bottom: "mask" top: "out" %s_param { %s } }
+"""
+LOST, MOVED, OTHER = "maxima would be lost", "do not return", "makes 6 x 4, but"
+MASKS = {
+    "the same": ("5, 4", "", "Upsample", "upsample_h: 5 upsample_w: 4", ""),
+    "half of it": ("6, 4", "", "Upsample", "upsample_h: 3 upsample_w: 2", LOST),
+    "a row less": ("6, 4", "", "Upsample", "upsample_h: 5 upsample_w: 4", LOST),
+    "a row that no window reads": (
+        "5, 4",
+        "round_mode: FLOOR",
+        "Upsample",
+        "upsample_h: 4 upsample_w: 4",
+        "makes 4 x 4, but",
+    ),
+    "odd height": ("5, 4", "", "Upsample", "scale: 2", OTHER),
+    "odd height, pad_out": ("5, 4", "", "Upsample", "scale: 2 pad_out_h: true", ""),
+    "odd width": ("4, 5", "", "Upsample", "scale: 2", MOVED),
+    "max_unpool": ("4, 4", "", "MaxUnPool", "dst_h: 4 dst_w: 3", LOST),
+    "max_unpool, wider": ("4, 4", "", "MaxUnPool", "dst_h: 4 dst_w: 5", MOVED),
+    "unpooling": ("4, 4", "", "Unpooling", "unpool_size: 3", LOST),
+}
+MESSAGES = {"Upsample": "upsample", "MaxUnPool": "max_unpool", "Unpooling": "unpooling"}
+
+
+@pytest.mark.parametrize("case", MASKS.values(), ids=MASKS.keys())
+def test_masks_fit_their_poolings(case: tuple[str, str, str, str, str]) -> None:
+    """A top that is too small for a mask is refused, one of another size noted."""
+    size, rounding, type_, fields, text = case
+    prototxt = POOLED % (size, rounding, type_, MESSAGES[type_], fields)
+    if text == LOST:
+        with pytest.raises(caffe2flax.ConversionError, match=r"layer 'u'.*maxima"):
+            caffe2flax.convert(prototxt)
+        return
+    noted = [n for n in caffe2flax.convert(prototxt).notes if "its mask" in n]
+    assert len(noted) == bool(text)
+    assert all(text in note for note in noted)
+    assert caffe2flax.verify(prototxt).ok
+
+
 UNPOOLED = {
     "segnet": ("Upsample", "upsample_param { scale: 2 }", (4, 6)),
     "segnet_by_sides": ("Upsample", "upsample_param { scale_h: 2 scale_w: 3 }", (4, 9)),

@@ -1,0 +1,1 @@
+"""Random valid nets of the layer types of Caffe 1.0."""
