@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.frontend.message import Field, Message, Scalar
+from caffe2flax.frontend.scalar import INTEGERS, converted, shown
 
-_INT32 = 2**31
-_INTEGER = re.compile(r"-?(0[xX][0-9a-fA-F]{1,8}|0[0-7]{0,11}|[1-9][0-9]{0,9})")
 _PHASES = {"TRAIN": "TRAIN", "TEST": "TEST", "0": "TRAIN", "1": "TEST"}
 _STATE = ("phase", "level", "stage")
 _RULE = ("phase", "min_level", "max_level", "stage", "not_stage")
@@ -169,20 +167,10 @@ def _wrong(
         wanted = "an integer"
     if fits:
         return None
-    return Problem(f"{name} is {wanted}, not {_shown(value)}", field.span)
+    return Problem(f"{name} is {wanted}, not {shown(value)}", field.span)
 
 
 def _integer(value: Scalar) -> int | None:
-    if value.kind != "number" or not _INTEGER.fullmatch(value.text):
-        return None
-    digits = value.text.removeprefix("-")
-    base = 16 if digits[:2] in ("0x", "0X") else 8 if digits[0] == "0" else 10
-    number = int(digits, base) * (-1 if digits != value.text else 1)
-    return number if -_INT32 <= number < _INT32 else None
-
-
-def _shown(value: Scalar | Message) -> str:
-    if isinstance(value, Message):
-        return "a message"
-    shown = value.text if len(value.text) <= 40 else value.text[:40] + "..."
-    return repr(shown) if value.kind == "string" else shown
+    low, high = INTEGERS["int32"]
+    number = converted(value, int)
+    return number if number is not None and low <= number <= high else None

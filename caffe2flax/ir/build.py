@@ -234,7 +234,7 @@ class _Builder:
                 check_arity(what, arity, len(blobs))
             except ConversionError as error:
                 for problem in error.problems:
-                    params.error(None, f"a {type_} layer {problem.message}")
+                    params.missing(what, f"a {type_} layer {problem.message}")
         before = len(params.problems)
         params.bottoms, params.tops = len(bottoms), len(tops)
         params.makers = tuple(self.makers.get(blob, "") for blob in bottoms)

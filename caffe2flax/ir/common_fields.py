@@ -44,8 +44,6 @@ def read_transform(layer: Params) -> Transform | None:
     )
     # Which boxes are kept, not what the image becomes.
     params.ignore("emit_constraint")
-    if transform.crop_size < 0:
-        params.error("crop_size", f"crop_size {transform.crop_size} is negative")
     if transform.mean_value and params.has("mean_file"):
         params.error("mean_file", "give either mean_value or mean_file, not both")
     return transform

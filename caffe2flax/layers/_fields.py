@@ -98,7 +98,7 @@ class Sliding:
         params.ignore("engine", "force_nd_im2col")
         kernel = _per_axis(params, "kernel_size", "kernel")
         if not kernel:
-            params.error(None, "kernel_size is missing")
+            params.missing("kernel_size", "kernel_size is missing")
         return cls(
             kernel,
             _per_axis(params, "stride", "stride"),
