@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.message import Message, Scalar
+from caffe2flax.frontend.upgrade.v1 import type_of_enum
 from caffe2flax.ir.abilities import Source, WritesMethod
 from caffe2flax.ir.common_fields import (
     COMMON_FIELDS,
@@ -34,9 +35,11 @@ def build(
     dialects: Mapping[str, str] | None = None,
     stub: type[Layer] | None = None,
     name: str = "",
+    left_out: Mapping[str, str] | None = None,
 ) -> Graph:
     """The graph of an upgraded and filtered net; `name` serves where the net has none,
-    and the class `stub`, if any, for unknown types.
+    and the class `stub`, if any, for unknown types. `left_out`: which layer that the
+    filter left out makes a blob, and how to have it.
 
     Raises ConversionError with the problems of all layers.
     """
@@ -56,6 +59,7 @@ def build(
         _texts(net, "top"),
         force_backward=params.get("force_backward", False),
         stub=stub,
+        left_out=left_out or {},
     )
     params.problems, params.notes = builder.problems, builder.notes
     for found in params.subs("layer"):
@@ -92,6 +96,8 @@ class _Builder:
     """Then gradients flow whatever propagate_down says."""
     stub: type[Layer] | None = None
     """What stands for unknown types."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Blobs of layers that the net does not have here, and how to have them."""
     nodes: list[Node] = field(default_factory=list)
     sources: list[Node] = field(default_factory=list)
     latest: dict[str, Value] = field(default_factory=dict)
@@ -112,7 +118,7 @@ class _Builder:
             return
         number, self.count = self.count, self.count + 1
         name = params.get("name", "")
-        type_ = params.get("type", "")
+        type_ = _type(params)
         bottoms, tops = params.all("bottom", str), params.all("top", str)
         tops = tops or self._automatic_top(type_, name)
         inputs = self._connect(bottoms, name, params)
@@ -163,7 +169,8 @@ class _Builder:
             value = self.latest.get(blob)
             if value is None:
                 hint = closest(blob, self.latest, self.problems)
-                text = f"layer {name!r} reads blob {blob!r}, which no layer makes{hint}"
+                hint = self.left_out.get(blob) or f"which no layer makes{hint}"
+                text = f"layer {name!r} reads blob {blob!r}, {hint}"
                 self.problems.append(Problem(text, given))
                 value = self.latest.setdefault(blob, Value(blob))
             self.reads[value] += 1
@@ -266,7 +273,9 @@ class _Builder:
         conversion."""
         for type_, spans in self.unsupported.items():
             reason = REFUSED.get(type_)
-            hint = closest(type_, LAYERS, self.problems)
+            modern = type_of_enum(type_)
+            hint = f"; did you mean {modern}?" if modern else ""
+            hint = hint or closest(type_, LAYERS, self.problems)
             hint = f": {reason}" if reason else hint
             again = f" ({len(spans)} layers)" if len(spans) > 1 else ""
             text = f"layer type {type_} is not supported{again}{hint}"
@@ -302,6 +311,20 @@ def _texts(net: Message, name: str) -> frozenset[str]:
     layers = [f.value for f in net.all("layer") if isinstance(f.value, Message)]
     found = [f.value for layer in layers for f in layer.all(name)]
     return frozenset(text.text for text in found if isinstance(text, Scalar))
+
+
+def _type(params: Params) -> str:
+    """The layer's type; of one without its quotes what it is meant to be."""
+    found = next(_message(params).all("type"), None)
+    value = found.value if found else None
+    if found is None or not isinstance(value, Scalar) or value.kind == "string":
+        return params.get("type", "")
+    params.has("type")
+    known = value.text if value.text in LAYERS else type_of_enum(value.text)
+    hint = "" if known else closest(value.text, LAYERS, params.problems)
+    text = f'type is a string in quotes: write type: "{known or value.text}"{hint}'
+    params.refuse(found, text)
+    return known
 
 
 def _message(params: Params) -> Message:

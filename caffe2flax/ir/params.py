@@ -109,7 +109,7 @@ class Params:
         if isinstance(value, Scalar) and value.kind == "string" and value.text in known:
             hint = "; leave out the quotes"
         text = f"{name} is one of {', '.join(known)}, not {shown(value)}{hint}"
-        self._refuse(found, text)
+        self.refuse(found, text)
         return words[0] if default is None else default
 
     def sub(self, name: str) -> Params:
@@ -124,6 +124,17 @@ class Params:
     def ignore(self, *names: str) -> None:
         """Fields that have no say in what the layer computes."""
         self._known.update(dict.fromkeys(names))
+        for found in self.message.fields if self.message else ():
+            if found.name in names and isinstance(found.value, Scalar):
+                self._check_ignored(found, found.value)
+
+    def _check_ignored(self, found: Field, value: Scalar) -> None:
+        """Caffe's parser refuses a number beyond its type wherever it stands."""
+        if not is_integer(value) or value.kind == "string" or not self._beyond(found):
+            return
+        spec = self._specs().get(found.name)
+        if spec is not None and spec.type in INTEGERS:
+            self._convert(found, 0)
 
     def span(self, name: str | None = None) -> Span | None:
         """Where the field stands, or else the message."""
@@ -134,10 +145,17 @@ class Params:
 
     def error(self, name: str | None, message: str) -> None:
         """Records a problem at the field `name`, or at the message; not where it may
-        follow from a value that is refused already."""
+        follow from a value, or a number of blobs, that is refused already."""
         if name in self._wrong or (name is None and self._wrong):
             return
+        if name is None and self.parent is not None and self.parent._missing:
+            return
         self.problems.append(Problem(message, self.span(name)))
+
+    def refuse(self, found: Field, message: str) -> None:
+        """Records what is wrong with a value; it is the only problem of its field."""
+        self._wrong.add(found.name)
+        self.problems.append(Problem(message, found.span))
 
     def missing(self, name: str, message: str = "") -> None:
         """Records that the field is not given; a misspelt one is reported instead."""
@@ -238,12 +256,8 @@ class Params:
             known = converted(value, type_)
             if known is not None and not (type_ is int and self._beyond(found)):
                 return known
-        self._refuse(found, f"{found.name} is {self._wanted(found, type_)}")
+        self.refuse(found, f"{found.name} is {self._wanted(found, type_)}")
         return default
-
-    def _refuse(self, found: Field, text: str) -> None:
-        self._wrong.add(found.name)
-        self.problems.append(Problem(text, found.span))
 
     def _wanted(self, found: Field, type_: type[T]) -> str:
         """What belongs into the field, and not what stands there."""

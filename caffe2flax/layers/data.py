@@ -226,6 +226,7 @@ def _size(params: Params, name: str, default: int = 0) -> int:
 def _superseded(params: Params) -> None:
     """Fields that moved to `transform_param`; in a current net they mean nothing."""
     for name in ("scale", "mean_file", "crop_size", "mirror"):
+        params.ignore(name)
         if params.has(name):
             params.note(
                 f"{params.span(name)}: {name} has no meaning in {params.name}, but in "
