@@ -98,7 +98,7 @@ class Outcome:
 
 def odd_nets(numbers: Sequence[str] = ODD) -> Iterator[Odd]:
     """Every fixture with each of its numbers replaced by each of `numbers`."""
-    for name, phase, text in _fixtures():
+    for name, phase, text in fixtures():
         lines = text.split("\n")
         for field, number in _numbers(parse(text)):
             line, column = number.span.line, number.span.column - 1
@@ -110,7 +110,7 @@ def odd_nets(numbers: Sequence[str] = ODD) -> Iterator[Odd]:
                 yield Odd(name, line, field, odd, net, phase)
 
 
-def _fixtures() -> Iterator[tuple[str, str, str]]:
+def fixtures() -> Iterator[tuple[str, str, str]]:
     """Name, phase and text of each net."""
     for folder in ("layers", "fork_layers"):
         facts = json.loads((FIXTURES / folder / "index.json").read_text())

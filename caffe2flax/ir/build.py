@@ -233,15 +233,7 @@ class _Builder:
             if name in known and name not in (own, *others):
                 params.ignore(name)
                 self._note(params, f"{name} has no meaning in a {type_} layer")
-        for what, arity, blobs in (
-            ("bottom", cls.bottoms, bottoms),
-            ("top", cls.tops, tops),
-        ):
-            try:
-                check_arity(what, arity, len(blobs))
-            except ConversionError as error:
-                for problem in error.problems:
-                    params.missing(what, f"a {type_} layer {problem.message}")
+        _check_blobs(params, type_, cls, bottoms, tops)
         before = len(params.problems)
         params.bottoms, params.tops = len(bottoms), len(tops)
         params.makers = tuple(self.makers.get(blob, "") for blob in bottoms)
@@ -259,6 +251,8 @@ class _Builder:
         except ConversionError as error:
             self.problems += [problem.at(params.span()) for problem in error.problems]
             return None
+        if type(layer) is not cls:  # one of several meanings of the type
+            _check_blobs(params, type_, type(layer), bottoms, tops)
         if params.in_place and not layer.in_place:
             params.error(None, f"a {type_} layer cannot work in place")
         return layer if len(params.problems) == before else None
@@ -304,6 +298,25 @@ class _Builder:
     def outputs(self) -> tuple[Value, ...]:
         """What no layer reads, inputs included, in the order of the file."""
         return tuple(v for v in self.latest.values() if not self.reads[v])
+
+
+def _check_blobs(
+    params: Params,
+    type_: str,
+    cls: type[Layer],
+    bottoms: Sequence[str],
+    tops: Sequence[str],
+) -> None:
+    """Records a wrong number of bottoms or tops, each once."""
+    for what, arity, blobs in (
+        ("bottom", cls.bottoms, bottoms),
+        ("top", cls.tops, tops),
+    ):
+        try:
+            check_arity(what, arity, len(blobs))
+        except ConversionError as error:
+            for problem in error.problems:
+                params.missing(what, f"a {type_} layer {problem.message}")
 
 
 def _texts(net: Message, name: str) -> frozenset[str]:

@@ -159,6 +159,8 @@ class Params:
 
     def missing(self, name: str, message: str = "") -> None:
         """Records that the field is not given; a misspelt one is reported instead."""
+        if name in self._missing:
+            return
         problem = Problem(message or f"{self.name} needs {name}", self.span())
         self._missing[name] = problem
         self.problems.append(problem)

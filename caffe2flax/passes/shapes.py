@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -128,7 +128,7 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
         if len(inputs) < len(known):
             continue
         try:
-            outputs = node.layer.infer(*inputs)
+            outputs = _made(node, inputs)
             weights = owners.resolve(node, _checked(node.layer.blobs(*inputs)))
         except ConversionError as error:
             name = f"layer {node.name!r}: "
@@ -141,6 +141,15 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
             _check_size(value, shape, node, problems)
         nodes.append(replace(node, weights=weights))
     return nodes
+
+
+def _made(node: Node, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    """The shapes of the tops, one for each. Raises ConversionError."""
+    outputs = node.layer.infer(*inputs)
+    if len(outputs) != len(node.outputs):
+        has = len(node.outputs)
+        raise ConversionError(f"makes {len(outputs)} top blobs, not {has}")
+    return outputs
 
 
 def _checked(blobs: tuple[Blob, ...]) -> tuple[Blob, ...]:

@@ -139,6 +139,8 @@ class BilinearInterpolate(Resizing):
         scale = params.optional("scale_factor", float)
         if (height is None and width is None) is (scale is None):
             params.error(None, "give dst_h and dst_w, or scale_factor")
+        if scale is not None and not 0 < scale < float("inf"):
+            params.error("scale_factor", f"scale_factor must be positive, not {scale}")
         return cls(height, width, scale, params.get("align_corners", True))
 
     def sizes(self, height: int, width: int) -> tuple[int, int]:
