@@ -1,10 +1,11 @@
 """Odd numbers in place of every number of every layer fixture.
 
-    python -m tests.oddnumbers [--all] [--seconds 60] [--seed 0] [--evaluate]
+    python -m tests.oddnumbers [--all] [--unset] [--seconds 60] [--seed 0] [--evaluate]
 
 Each net converts or is refused with a ConversionError, in 2 seconds of the processor
 and 500 MB. Without --all a sample runs that `--seconds` bounds. With --evaluate the
-float64 reference computes what converts, on random inputs.
+float64 reference computes what converts, on random inputs. With --unset the numbers
+stand in fields that a fixture leaves at their defaults.
 """
 
 from __future__ import annotations
@@ -12,18 +13,24 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
+import caffe2flax
+from caffe2flax.conversion import read_graph
 from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.frontend.prototxt import parse
+from caffe2flax.ir.params import Params
 from tests.golden import FIXTURES
 from tests.written import written_cases
 
@@ -110,6 +117,71 @@ def odd_nets(numbers: Sequence[str] = ODD) -> Iterator[Odd]:
                 yield Odd(name, line, field, odd, net, phase)
 
 
+def unset_nets() -> Iterator[Odd]:
+    """Fixtures with one more number: in a field that a layer reads and the fixture does
+    not give, once for each layer type and field."""
+    done: set[tuple[str, str, str]] = set()
+    for name, phase, text in fixtures():
+        for asked in _asked(text, phase):
+            if asked[:3] in done:
+                continue
+            done.add(asked[:3])
+            type_, message, field, place, missing = asked
+            for odd in ODD:
+                given = f" {field}: {odd} "
+                given = f" {message} {{{given}}} " if missing else given
+                net = text[:place] + given + text[place:]
+                line = text.count("\n", 0, place) + 1
+                yield Odd(name, line, f"{type_} {message}.{field}", odd, net, phase)
+
+
+Asked = tuple[str, str, str, int, bool]
+"""Layer type, message, field, where it may be given, and whether its message is
+missing there."""
+
+
+def _asked(text: str, phase: str) -> list[Asked]:
+    """The numbers that layers read and the net does not give."""
+    found: list[Asked] = []
+    lines = [0, *(m.end() for m in re.finditer("\n", text))]
+
+    def ask(params: Params, name: str, type_: type) -> None:
+        layer = params
+        while layer.name != "layer" and layer.parent is not None:
+            layer = layer.parent
+        holder = params if params.message is not None else params.parent
+        if type_ in (int, float) and not params.has(name) and layer.message is not None:
+            span = holder.message.span if holder and holder.message else None
+            kinds = [f.value for f in layer.message.all("type")]
+            if span is not None and span.line and kinds:
+                place = lines[span.line - 1] + span.column
+                kind = getattr(kinds[0], "text", "")
+                absent = params.message is None
+                found.append((kind, params.name, name, place, absent))
+
+    def get(self: Params, name: str, default: Any) -> Any:
+        ask(self, name, type(default))
+        return usual[0](self, name, default)
+
+    def optional(self: Params, name: str, type_: Any) -> Any:
+        ask(self, name, type_)
+        return usual[1](self, name, type_)
+
+    def every(self: Params, name: str, type_: Any) -> Any:
+        ask(self, name, type_)
+        return usual[2](self, name, type_)
+
+    usual = Params.get, Params.optional, Params.all
+    with (
+        patch.object(Params, "get", get),
+        patch.object(Params, "optional", optional),
+        patch.object(Params, "all", every),
+        suppress(caffe2flax.ConversionError),
+    ):
+        read_graph(text, phase=phase)
+    return found
+
+
 def fixtures() -> Iterator[tuple[str, str, str]]:
     """Name, phase and text of each net."""
     for folder in ("layers", "fork_layers"):
@@ -180,13 +252,6 @@ def faults(
         worker.close()
 
 
-def sample(seed: int) -> list[Odd]:
-    """All nets, in an order that `seed` decides."""
-    nets = list(odd_nets())
-    random.Random(seed).shuffle(nets)
-    return nets
-
-
 def _serve(evaluate: bool) -> None:
     import resource
     import signal
@@ -209,8 +274,6 @@ def _serve(evaluate: bool) -> None:
 def _outcome(text: str, phase: str, evaluate: bool) -> Outcome:
     import os
     import traceback
-
-    import caffe2flax
 
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     held, before = _status("VmRSS"), os.times()
@@ -259,6 +322,7 @@ def _status(field: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="every net")
+    parser.add_argument("--unset", action="store_true", help="fields at their defaults")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate", action="store_true")
@@ -267,7 +331,9 @@ def main() -> int:
     if options.serve:
         _serve(options.evaluate)
         return 0
-    nets = list(odd_nets()) if options.all else sample(options.seed)
+    nets = list(unset_nets() if options.unset else odd_nets())
+    if not options.all:
+        random.Random(options.seed).shuffle(nets)
     seconds = float("inf") if options.all else options.seconds
     tried = refused = wrong = 0
     for odd, outcome in faults(nets, seconds, evaluate=options.evaluate):
