@@ -31,6 +31,7 @@ from caffe2flax.conversion import read_graph
 from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.frontend.prototxt import parse
 from caffe2flax.ir.params import Params
+from tests.forklayers import fork_nets
 from tests.golden import FIXTURES
 from tests.written import written_cases
 
@@ -189,6 +190,8 @@ def fixtures() -> Iterator[tuple[str, str, str]]:
         phases = {fact["name"]: fact["phase"] for fact in facts}
         for path in sorted((FIXTURES / folder).glob("*.prototxt")):
             yield path.stem, phases.get(path.stem, "TEST"), path.read_text()
+    for type_, text in fork_nets():
+        yield type_, "TEST", text
     for case in written_cases():
         yield case.name, case.facts.get("phase", "TEST"), case.prototxt
 

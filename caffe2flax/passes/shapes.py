@@ -75,6 +75,10 @@ def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknow
             try:
                 shapes[value] = _fed(graph, node, i, value.blob)
             except UnknownShape as error:
+                if min(error.known, default=0) < 0:
+                    text = f"blob {value.blob!r} cannot have the shape {error.known}"
+                    problems.append(Problem(text, node.span))
+                    continue
                 unknown.append(Unknown(value, node, i, error))
                 continue
             except ConversionError as error:
@@ -245,6 +249,9 @@ def propagate(graph: Graph, shapes: Mapping[Value, Shape], scaled: Shapes) -> Sh
     for node in graph.nodes:
         inputs = [scaled[value] for value in node.inputs]
         outputs = node.layer.infer(*inputs)
+        ranks = [len(shapes[value]) for value in node.outputs]
+        if [len(shape) for shape in outputs] != ranks:
+            raise ConversionError("axes cannot follow the batch")
         if isinstance(node.layer, DataDependentShape):
             leading = (shapes[value][0] * BATCH_SCALE for value in node.outputs)
             outputs = tuple(

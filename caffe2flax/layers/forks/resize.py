@@ -189,6 +189,10 @@ class Scaled(Resizing):
             names = ", ".join(["align_corners"] * align + chosen)
             params.error(None, f"{names} exclude one another")
         scales = params.get("scale_height", 1.0), params.get("scale_width", 1.0)
+        for side, scale in zip(("height", "width"), scales, strict=True):
+            if not 0 < scale < float("inf"):
+                text = f"scale_{side} must be positive, not {scale}"
+                params.error(f"scale_{side}", text)
         return cls(
             params.optional("output_height", int),
             params.optional("output_width", int),
