@@ -118,7 +118,7 @@ def odd_nets(numbers: Sequence[str] = ODD) -> Iterator[Odd]:
                 yield Odd(name, line, field, odd, net, phase)
 
 
-def unset_nets() -> Iterator[Odd]:
+def unset_nets(numbers: Sequence[str] = ODD) -> Iterator[Odd]:
     """Fixtures with one more number: in a field that a layer reads and the fixture does
     not give, once for each layer type and field."""
     done: set[tuple[str, str, str]] = set()
@@ -128,7 +128,7 @@ def unset_nets() -> Iterator[Odd]:
                 continue
             done.add(asked[:3])
             type_, message, field, place, missing = asked
-            for odd in ODD:
+            for odd in numbers:
                 given = f" {field}: {odd} "
                 given = f" {message} {{{given}}} " if missing else given
                 net = text[:place] + given + text[place:]
@@ -230,14 +230,13 @@ class Worker:
         line = received.readline()
         if line:
             return Outcome(**json.loads(line))
-        status = self._process.wait()
+        self._process.communicate()
+        status = self._process.returncode
         self._process = self._start()
         return Outcome(f"hung or died: status {status}", False, HUNG, 0)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def faults(
