@@ -13,16 +13,18 @@ from caffe2flax.frontend.upgrade.v1 import type_of_enum
 from caffe2flax.ir.abilities import Source, WritesMethod
 from caffe2flax.ir.common_fields import (
     COMMON_FIELDS,
+    check_blobs,
     read_loss_weights,
     read_shares,
     read_transform,
+    read_type,
 )
 from caffe2flax.ir.graph import Given, Graph, Node, Remarks, Value
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.refused import REFUSED
-from caffe2flax.ir.registry import LAYERS, PARAMETERS, check_arity, find_layer
+from caffe2flax.ir.registry import LAYERS, PARAMETERS, find_layer
 from caffe2flax.ir.transform import Transform
 
 
@@ -118,7 +120,7 @@ class _Builder:
             return
         number, self.count = self.count, self.count + 1
         name = params.get("name", "")
-        type_ = _type(params)
+        type_ = read_type(params)
         bottoms, tops = params.all("bottom", str), params.all("top", str)
         tops = tops or self._automatic_top(type_, name)
         inputs = self._connect(bottoms, name, params)
@@ -233,7 +235,7 @@ class _Builder:
             if name in known and name not in (own, *others):
                 params.ignore(name)
                 self._note(params, f"{name} has no meaning in a {type_} layer")
-        _check_blobs(params, type_, cls, bottoms, tops)
+        check_blobs(params, type_, cls, bottoms, tops)
         before = len(params.problems)
         params.bottoms, params.tops = len(bottoms), len(tops)
         params.makers = tuple(self.makers.get(blob, "") for blob in bottoms)
@@ -252,7 +254,7 @@ class _Builder:
             self.problems += [problem.at(params.span()) for problem in error.problems]
             return None
         if type(layer) is not cls:  # one of several meanings of the type
-            _check_blobs(params, type_, type(layer), bottoms, tops)
+            check_blobs(params, type_, type(layer), bottoms, tops)
         if params.in_place and not layer.in_place:
             params.error(None, f"a {type_} layer cannot work in place")
         return layer if len(params.problems) == before else None
@@ -300,44 +302,11 @@ class _Builder:
         return tuple(v for v in self.latest.values() if not self.reads[v])
 
 
-def _check_blobs(
-    params: Params,
-    type_: str,
-    cls: type[Layer],
-    bottoms: Sequence[str],
-    tops: Sequence[str],
-) -> None:
-    """Records a wrong number of bottoms or tops, each once."""
-    for what, arity, blobs in (
-        ("bottom", cls.bottoms, bottoms),
-        ("top", cls.tops, tops),
-    ):
-        try:
-            check_arity(what, arity, len(blobs))
-        except ConversionError as error:
-            for problem in error.problems:
-                params.missing(what, f"a {type_} layer {problem.message}")
-
-
 def _texts(net: Message, name: str) -> frozenset[str]:
     """What all layers have in the field `name`."""
     layers = [f.value for f in net.all("layer") if isinstance(f.value, Message)]
     found = [f.value for layer in layers for f in layer.all(name)]
     return frozenset(text.text for text in found if isinstance(text, Scalar))
-
-
-def _type(params: Params) -> str:
-    """The layer's type; of one without its quotes what it is meant to be."""
-    found = next(_message(params).all("type"), None)
-    value = found.value if found else None
-    if found is None or not isinstance(value, Scalar) or value.kind == "string":
-        return params.get("type", "")
-    params.has("type")
-    known = value.text if value.text in LAYERS else type_of_enum(value.text)
-    hint = "" if known else closest(value.text, LAYERS, params.problems)
-    text = f'type is a string in quotes: write type: "{known or value.text}"{hint}'
-    params.refuse(found, text)
-    return known
 
 
 def _message(params: Params) -> Message:
