@@ -16,7 +16,7 @@ from caffe2flax.codegen.positions import NodePositions
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
-from caffe2flax.frontend.select import select
+from caffe2flax.frontend.select import left_out, select
 from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.source import (
     PathOrText,
@@ -196,6 +196,7 @@ def read_graph(
     if carries_weights(source):
         net = as_written(net)
     net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
+    others = left_out(net, phase=phase, level=level, stages=stages)
     net = select(net, phase=phase, level=level, stages=stages)
     shapes: dict[str, Shape] = {
         blob: tuple(map(int, shape))
@@ -211,6 +212,7 @@ def read_graph(
         dialects=dialect,
         stub=Stub if options.get("stub_unsupported") else None,
         name="Net" if is_text(source) else Path(source).stem,
+        left_out=others,
     )
     graph = replace(graph, name=options.get("name") or graph.name)
     done = run_passes(graph, passes).with_notes(*skipped, *borrowed)

@@ -7,11 +7,11 @@ import keyword
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, NoReturn, Protocol, Unpack
 
 from caffe2flax import limits
 from caffe2flax.cli.terminal import Outcome
-from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.options import NetOptions
 
 Run = Callable[[argparse.Namespace], Outcome]
@@ -20,6 +20,11 @@ _SIZE = re.compile(r"[1-9][0-9]{0,9}")
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 _NUMBERS = re.compile(rf"{_NUMBER}(,{_NUMBER})*")
 
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+_WORD = re.compile(r"[\w-]+")
+_OPTION = re.compile(r"(?<!\S)--[a-z][\w-]*")
+_UNRECOGNIZED = "unrecognized arguments: "
+
 
 class Group(Protocol):
     """A command, or a group of its arguments."""
@@ -27,7 +32,21 @@ class Group(Protocol):
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action: ...
 
 
-class Command(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Says which command, value or option a mistyped one looks like."""
+
+    def error(self, message: str) -> NoReturn:
+        if chosen := _CHOICE.search(message):
+            message += closest(chosen[1], _WORD.findall(chosen[2]))
+        elif message.startswith(_UNRECOGNIZED):
+            given = message.removeprefix(_UNRECOGNIZED).split()
+            options = _OPTION.findall(self.format_help())
+            hints = (closest(word.partition("=")[0], options) for word in given)
+            message += next(filter(None, hints), "")
+        super().error(message)
+
+
+class Command(Parser):
     """Takes options between the files: `convert net.prototxt -o out net.caffemodel`."""
 
     _intermixed = False
@@ -37,9 +56,12 @@ class Command(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         self._intermixed = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            found, others = self.parse_known_intermixed_args(args, namespace)
         finally:
             self._intermixed = False
+        if others:
+            self.error(_UNRECOGNIZED + " ".join(others))
+        return found, others
 
 
 def add_command(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from caffe2flax.cli import convert, demo, draw, inspect, predict, run, upgrade, verify
-from caffe2flax.cli.arguments import Command
+from caffe2flax.cli.arguments import Command, Parser
 
 NOTES = """\
 examples:
@@ -30,7 +30,7 @@ COMMANDS = (convert, run, verify, inspect, draw, predict, upgrade, demo)
 
 def parser() -> argparse.ArgumentParser:
     """The parser; its result has `run`, the function of the given command."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="caffe2flax",
         description="Convert trained Caffe networks to readable Flax NNX modules.",
         epilog=NOTES,

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, cast
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.frontend.grammars import grammar_path
 from caffe2flax.frontend.message import Field, Message, Scalar
+from caffe2flax.frontend.sniff import HEAD, is_damaged_text
 from caffe2flax.frontend.strings import EscapeError, unquote
-from caffe2flax.frontend.syntax import Source, explain
+from caffe2flax.frontend.syntax import Source, explain, nul
 from caffe2flax.limits import current
 
 if TYPE_CHECKING:
@@ -68,12 +69,16 @@ def read_text(path: str | PathLike[str]) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         message = "the file is encoded in UTF-16; save it as UTF-8"
         raise ConversionError(Problem(message, Span(file)))
-    if b"\0" in data or data.startswith(b"\x89HDF"):
+    binary = b"\0" in data and not is_damaged_text(data[:HEAD])
+    if binary or data.startswith(b"\x89HDF"):
         raise ConversionError(Problem(_BINARY, Span(file)))
     try:
-        return _COMMENT.sub(_readable, data).decode("utf-8")
+        text = _COMMENT.sub(_readable, data).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConversionError(_undecodable(error.object, error.start, file)) from error
+    if "\0" in text:
+        raise ConversionError(nul(text, file))
+    return text
 
 
 _COMMENT = re.compile(

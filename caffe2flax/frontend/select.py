@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.frontend.message import Field, Message, Scalar
+from caffe2flax.frontend.scalar import INTEGERS, converted, shown
 
-_INT32 = 2**31
-_INTEGER = re.compile(r"-?(0[xX][0-9a-fA-F]{1,8}|0[0-7]{0,11}|[1-9][0-9]{0,9})")
 _PHASES = {"TRAIN": "TRAIN", "TEST": "TEST", "0": "TRAIN", "1": "TEST"}
 _STATE = ("phase", "level", "stage")
 _RULE = ("phase", "min_level", "max_level", "stage", "not_stage")
@@ -66,6 +64,57 @@ def admits(
     problems: list[Problem] = []
     state = _state(net, phase, level, stages, problems)
     return [_admitted(layer, state, problems) for layer in layers]
+
+
+def left_out(
+    net: Message, *, phase: str, level: int, stages: Sequence[str]
+) -> Mapping[str, str]:
+    """The blobs of the layers that the net does not have here: for each, in words, the
+    layer that makes it and what to give to have it."""
+    problems: list[Problem] = []
+    state = _state(net, phase, level, stages, problems)
+    found: dict[str, str] = {}
+    for field in net.fields:
+        if field.name != "layer" or not isinstance(field.value, Message):
+            continue
+        tops = list(field.value.all("top"))
+        if not tops or _admitted(field, state, problems):
+            continue
+        rules = [_read(rule, _RULE, problems) for rule in field.value.all("include")]
+        name = next((n.value for n in field.value.all("name")), None)
+        called = repr(name.text) if isinstance(name, Scalar) else "without a name"
+        text = f"which layer {called} (line {field.span.line}) makes"
+        text += ", but not here: " + _needed(state, rules)
+        for top in tops:
+            if isinstance(top.value, Scalar):
+                found.setdefault(top.value.text, text)
+    return found
+
+
+def _needed(state: _State, rules: Sequence[_State]) -> str:
+    """What the caller has to give for one of these rules to hold."""
+    if not rules:
+        return "an exclude rule of it holds"
+    give, leave = min((_lacking(state, rule) for rule in rules), key=_length)
+    said = [f"give {' '.join(give)}"] if give else []
+    return " and ".join(said + [f"leave out {option}" for option in leave])
+
+
+def _lacking(state: _State, rule: _State) -> tuple[list[str], list[str]]:
+    """The options that a rule wants, and those that it does not want."""
+    give = [f"--stage {stage}" for stage in sorted(rule.stages - state.stages)]
+    if rule.phase not in (None, state.phase):
+        give.insert(0, f"--phase {rule.phase}")
+    level = state.low or 0
+    if rule.low is not None and level < rule.low:
+        give.append(f"--level {rule.low}")
+    elif rule.high is not None and level > rule.high:
+        give.append(f"--level {rule.high}")
+    return give, [f"--stage {s}" for s in sorted(rule.banned & state.stages)]
+
+
+def _length(options: tuple[list[str], list[str]]) -> int:
+    return sum(map(len, options))
 
 
 def _state(
@@ -169,20 +218,10 @@ def _wrong(
         wanted = "an integer"
     if fits:
         return None
-    return Problem(f"{name} is {wanted}, not {_shown(value)}", field.span)
+    return Problem(f"{name} is {wanted}, not {shown(value)}", field.span)
 
 
 def _integer(value: Scalar) -> int | None:
-    if value.kind != "number" or not _INTEGER.fullmatch(value.text):
-        return None
-    digits = value.text.removeprefix("-")
-    base = 16 if digits[:2] in ("0x", "0X") else 8 if digits[0] == "0" else 10
-    number = int(digits, base) * (-1 if digits != value.text else 1)
-    return number if -_INT32 <= number < _INT32 else None
-
-
-def _shown(value: Scalar | Message) -> str:
-    if isinstance(value, Message):
-        return "a message"
-    shown = value.text if len(value.text) <= 40 else value.text[:40] + "..."
-    return repr(shown) if value.kind == "string" else shown
+    low, high = INTEGERS["int32"]
+    number = converted(value, int)
+    return number if number is not None and low <= number <= high else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.frontend.wire import Wire
@@ -38,11 +39,28 @@ def is_binary(path: str | os.PathLike[str]) -> bool:
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD)
-    except OSError:
+    except (OSError, ValueError):  # a NUL in the path
         return False
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return False  # UTF-16, which the reader of texts knows to name
-    return any(byte < 0x20 and byte not in TEXT_CONTROLS for byte in head)
+    return bool(_controls(head)) and not is_damaged_text(head)
+
+
+def _controls(head: bytes) -> set[int]:
+    """The control characters in it that texts do not have."""
+    return {byte for byte in head if byte < 0x20 and byte not in TEXT_CONTROLS}
+
+
+def is_damaged_text(head: bytes) -> bool:
+    """Whether the start of a file is a prototxt with stray control characters: NUL,
+    Ctrl-Z, or few others."""
+    if not _FIRST_FIELD.match(head):
+        return False
+    stray = sum(head.count(bytes([byte])) for byte in _controls(head))
+    return _controls(head) <= {0, 0x1A} or 100 * stray <= len(head)
+
+
+_FIRST_FIELD = re.compile(rb"(\xef\xbb\xbf)?(\s|#[^\n]*\n)*[A-Za-z_]+\s*[:{<]")
 
 
 def explained(wire: Wire, error: ConversionError) -> ConversionError:
@@ -77,7 +95,7 @@ def looks_like(head: bytes) -> str | None:
 
 def _text(head: bytes) -> str | None:
     """What a text file is; None for binary data."""
-    if any(byte < 0x20 and byte not in TEXT_CONTROLS for byte in head):
+    if _controls(head):
         return None
     try:
         # The last character may be cut in two.

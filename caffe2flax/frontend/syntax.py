@@ -13,12 +13,25 @@ if TYPE_CHECKING:
     from lark import Token, UnexpectedInput
 
 _SHOWN = 40
+_SEARCHED = 1000
+"""Characters of a line that is searched for placeholders."""
 _CLOSING = {"{": "}", "<": ">", "[": "]"}
 _NUMBER = re.compile(r"[0-9.][A-Za-z0-9_.]{0,60}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 _STRING = re.compile(
     r"""(?:"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|'[^'\\\n]*+(?:\\.[^'\\\n]*+)*+')"""
 )
+
+_PLACEHOLDER = re.compile(
+    r"\$\{\w+\}|\$\(\w+\)|\$\w+\$?|@\w+@|%\(\w+\)[a-z]|%[a-z]\b"
+    r"|\{\{.*?\}\}|\{%.*?%\}|<%.*?%>|(?<=: )\{\w+\}|(?<=: )<\w+>"
+)
+"""What scripts that write prototxts leave in their templates to fill in."""
+
+_CONTROLS = {
+    "\0": "a NUL character, which no text has",
+    "\x1a": "Ctrl-Z, with which DOS ended its files",
+}
 
 
 class Source:
@@ -89,6 +102,8 @@ def explain(error: UnexpectedInput, source: Source) -> Problem:
         span = source.place(error.line, error.column, position)
         if message := _malformed(source.text, position):
             return Problem(message, span)
+    if template := _placeholder(span):
+        return Problem(template, span)
     found = _found(source.text, position)
     # Only a value without its quotes, as `name: conv1/relu`, runs into what follows.
     adjacent = last and last.type == "NAME" and last.end_pos == position
@@ -144,6 +159,28 @@ def _malformed(text: str, position: int) -> str:
     return ""
 
 
+def nul(text: str, file: str) -> Problem:
+    """The problem of a text with a NUL character."""
+    position = text.index("\0")
+    start = text.rfind("\n", 0, position) + 1
+    line = text.count("\n", 0, position) + 1
+    span = Source(text, file).place(line, position - start + 1, position)
+    return Problem(f"found {_found(text, position)}", span)
+
+
+def _placeholder(span: Span) -> str:
+    """What is said where the parser stopped within a placeholder; "" elsewhere."""
+    if len(span.text) > _SEARCHED:
+        return ""
+    for match in _PLACEHOLDER.finditer(span.text):
+        if match.start() < span.column <= match.end():
+            return (
+                f"`{_short(match[0])}` is a placeholder: this is a template, to be "
+                "filled in by the script that it belongs to"
+            )
+    return ""
+
+
 def _found(text: str, position: int) -> str:
     character = text[position]
     if name := _NAME.match(text, position):
@@ -158,6 +195,10 @@ def _found(text: str, position: int) -> str:
         return f"`{text[position : position + 2]}` (comments begin with `#`)"
     if character.isascii() and character.isprintable():
         return f"`{character}`"
+    if not character.isprintable():
+        about = _CONTROLS.get(character, "a control character")
+        if unicodedata.category(character) == "Cc":
+            return f"U+{ord(character):04X} ({about}); delete it"
     name_of = unicodedata.name(character, "a control character").lower()
     shown = f"`{character}` " if character.isprintable() else ""
     return f"{shown}U+{ord(character):04X} ({name_of})"

@@ -3,6 +3,7 @@ line."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -69,6 +70,16 @@ def locate(
     known = dict.fromkeys([*finder.names(), *graph.blobs])
     hint = closest(query, known)
     raise ConversionError(f"no layer and no blob is called {query!r}{hint}")
+
+
+def _is_file(name: str, said: str) -> bool:
+    """Whether `said` is the file `name`, by the end of its path or by another one."""
+    if name.endswith(said):
+        return True
+    try:
+        return os.path.samefile(name, said)
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,7 @@ class _Finder:
     def of_prototxt_line(self, file: str, line: int) -> tuple[LayerLocation, ...]:
         """The layer that the prototxt has at this line."""
         names = {x.span.file for x, _ in self.layers()}
-        if file and not any(name.endswith(file) for name in names):
+        if file and not any(_is_file(name, file) for name in names):
             known = ", ".join(sorted(names))
             raise ConversionError(f"the net is in {known}, not in {file!r}")
         spans = [(x.span.line, x.name) for x, _ in self.layers() if x.span.line]

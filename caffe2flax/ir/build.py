@@ -9,19 +9,22 @@ from dataclasses import dataclass, field, replace
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.message import Message, Scalar
+from caffe2flax.frontend.upgrade.v1 import type_of_enum
 from caffe2flax.ir.abilities import Source, WritesMethod
 from caffe2flax.ir.common_fields import (
     COMMON_FIELDS,
+    check_blobs,
     read_loss_weights,
     read_shares,
     read_transform,
+    read_type,
 )
 from caffe2flax.ir.graph import CallerShapes, Graph, Node, Remarks, Value
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.refused import REFUSED
-from caffe2flax.ir.registry import LAYERS, PARAMETERS, check_arity, find_layer
+from caffe2flax.ir.registry import LAYERS, PARAMETERS, find_layer
 from caffe2flax.ir.transform import Transform
 
 
@@ -34,9 +37,11 @@ def build(
     dialects: Mapping[str, str] | None = None,
     stub: type[Layer] | None = None,
     name: str = "",
+    left_out: Mapping[str, str] | None = None,
 ) -> Graph:
     """The graph of an upgraded and filtered net. `name` is the default for a net
-    without a name; `stub` is the class for unknown types, if any.
+    without a name; `stub` is the class for unknown types, if any. `left_out`: by blob,
+    which layer makes it that the filter left out, and how to keep that.
 
     Raises ConversionError with the problems of all layers.
     """
@@ -56,6 +61,7 @@ def build(
         _texts(net, "top"),
         force_backward=params.get("force_backward", False),
         stub=stub,
+        left_out=left_out or {},
     )
     params.problems, params.notes = builder.problems, builder.notes
     for layer in params.subs("layer"):
@@ -92,6 +98,8 @@ class _Builder:
     """Gradients flow to all bottoms: propagate_down is ignored."""
     stub: type[Layer] | None = None
     """The class for unknown types; None makes them an error."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """By blob, which layer makes it that the filter left out, and how to keep that."""
     nodes: list[Node] = field(default_factory=list)
     sources: list[Node] = field(default_factory=list)
     latest: dict[str, Value] = field(default_factory=dict)
@@ -112,7 +120,7 @@ class _Builder:
             return
         number, self.count = self.count, self.count + 1
         name = params.get("name", "")
-        type_ = params.get("type", "")
+        type_ = read_type(params)
         bottoms, tops = params.all("bottom", str), params.all("top", str)
         tops = tops or self._automatic_top(type_, name)
         inputs = self._connect(bottoms, name, params)
@@ -163,7 +171,8 @@ class _Builder:
             value = self.latest.get(blob)
             if value is None:
                 hint = closest(blob, self.latest, self.problems)
-                text = f"layer {name!r} reads blob {blob!r}, which no layer makes{hint}"
+                hint = self.left_out.get(blob) or f"which no layer makes{hint}"
+                text = f"layer {name!r} reads blob {blob!r}, {hint}"
                 self.problems.append(Problem(text, span))
                 value = self.latest.setdefault(blob, Value(blob))
             self.reads[value] += 1
@@ -226,15 +235,7 @@ class _Builder:
             if name in known and name not in (own, *others):
                 params.ignore(name)
                 self._note(params, f"{name} has no meaning in a {type_} layer")
-        for what, arity, blobs in (
-            ("bottom", cls.bottoms, bottoms),
-            ("top", cls.tops, tops),
-        ):
-            try:
-                check_arity(what, arity, len(blobs))
-            except ConversionError as error:
-                for problem in error.problems:
-                    params.error(None, f"a {type_} layer {problem.message}")
+        check_blobs(params, type_, cls, bottoms, tops)
         before = len(params.problems)
         params.bottoms, params.tops = len(bottoms), len(tops)
         params.bottom_types = tuple(self.blob_types.get(blob, "") for blob in bottoms)
@@ -252,6 +253,8 @@ class _Builder:
         except ConversionError as error:
             self.problems += [problem.at(params.span()) for problem in error.problems]
             return None
+        if type(layer) is not cls:  # one of several meanings of the type
+            check_blobs(params, type_, type(layer), bottoms, tops)
         if params.in_place and not layer.in_place:
             params.error(None, f"a {type_} layer cannot work in place")
         return layer if len(params.problems) == before else None
@@ -265,7 +268,9 @@ class _Builder:
         """One problem for each unknown type."""
         for type_, spans in self.unsupported.items():
             reason = REFUSED.get(type_)
-            hint = closest(type_, LAYERS, self.problems)
+            modern = type_of_enum(type_)
+            hint = f"; did you mean {modern}?" if modern else ""
+            hint = hint or closest(type_, LAYERS, self.problems)
             hint = f": {reason}" if reason else hint
             again = f" ({len(spans)} layers)" if len(spans) > 1 else ""
             text = f"layer type {type_} is not supported{again}{hint}"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from caffe2flax.errors import Span
+from collections.abc import Sequence
+
+from caffe2flax.errors import ConversionError, Span, closest
+from caffe2flax.frontend.message import Scalar
+from caffe2flax.frontend.upgrade.v1 import type_of_enum
 from caffe2flax.ir.graph import Share
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import LAYERS, check_arity
 from caffe2flax.ir.transform import Transform
 
 COMMON_FIELDS = (
@@ -44,8 +49,6 @@ def read_transform(layer: Params) -> Transform | None:
     )
     # Which boxes are kept, not what the image becomes.
     params.ignore("emit_constraint")
-    if transform.crop_size < 0:
-        params.error("crop_size", f"crop_size {transform.crop_size} is negative")
     if transform.mean_value and params.has("mean_file"):
         params.error("mean_file", "give either mean_value or mean_file, not both")
     return transform
@@ -85,3 +88,36 @@ def read_loss_weights(params: Params, layer: Layer, tops: int) -> tuple[float, .
         often = "" if layer.default_loss else ", or never"
         params.error("loss_weight", f"give loss_weight once for each top{often}")
     return given or (layer.default_loss,) + (0.0,) * (tops - 1)
+
+
+def read_type(params: Params) -> str:
+    """The layer's type; of one without its quotes what it is meant to be."""
+    found = next(params.message.all("type"), None) if params.message else None
+    value = found.value if found else None
+    if found is None or not isinstance(value, Scalar) or value.kind == "string":
+        return params.get("type", "")
+    params.has("type")
+    known = value.text if value.text in LAYERS else type_of_enum(value.text)
+    hint = "" if known else closest(value.text, LAYERS, params.problems)
+    text = f'type is a string in quotes: write type: "{known or value.text}"{hint}'
+    params.refuse(found, text)
+    return known
+
+
+def check_blobs(
+    params: Params,
+    type_: str,
+    cls: type[Layer],
+    bottoms: Sequence[str],
+    tops: Sequence[str],
+) -> None:
+    """Records a wrong number of bottoms or tops, each once."""
+    for what, arity, blobs in (
+        ("bottom", cls.bottoms, bottoms),
+        ("top", cls.tops, tops),
+    ):
+        try:
+            check_arity(what, arity, len(blobs))
+        except ConversionError as error:
+            for problem in error.problems:
+                params.missing(what, f"a {type_} layer {problem.message}")

@@ -46,6 +46,8 @@ class Filler:
     variance_norm: str = "FAN_IN"
     given: bool = field(default=False, compare=False)
     """Whether the file gives one; Caffe's default is zeros."""
+    refused: tuple[Problem, ...] = ()
+    """What is not known about it: an error once it has to fill a blob."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -71,6 +73,12 @@ class Filler:
         if problems:
             raise ConversionError(map(Problem, problems))
 
+    def known(self) -> Filler:
+        """This filler, to fill a blob. Raises ConversionError for one of a fork."""
+        if self.refused:
+            raise ConversionError(self.refused)
+        return self
+
     def sample(
         self, shape: tuple[int, ...], rng: np.random.Generator
     ) -> NDArray[np.float32]:
@@ -78,7 +86,7 @@ class Filler:
 
         Raises ConversionError where Caffe aborts on this shape.
         """
-        self._check(shape)
+        self.known()._check(shape)
         match self.type:
             case "constant":
                 return np.full(shape, _float32(self.value), np.float32)

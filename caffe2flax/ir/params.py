@@ -7,27 +7,24 @@ its line.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.frontend.descriptors import FieldSpec, schema
 from caffe2flax.frontend.message import Field, Message, Scalar
+from caffe2flax.frontend.scalar import (
+    INTEGERS,
+    T,
+    converted,
+    is_integer,
+    shown,
+    to_integer,
+)
 from caffe2flax.ir.dialects import WITHOUT_EFFECT, listed
 from caffe2flax.ir.transform import Transform
 
-T = TypeVar("T", bool, int, float, str)
-
-INT32 = 2**31
-MAX_DIGITS = 24
-"""The longest integer that is read, in characters; 64 bits in octal have 22."""
-
-_INTEGER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
-_BOOLS = {"true": True, "True": True, "t": True, "1": True}
-_BOOLS |= {"false": False, "False": False, "f": False, "0": False}
-_FLOATS = {"inf": float("inf"), "infinity": float("inf"), "nan": float("nan")}
-_FLOATS |= {f"-{word}": -value for word, value in _FLOATS.items()}
+NET = "NetParameter"
 
 
 @dataclass(slots=True)
@@ -63,6 +60,9 @@ class Params:
     notes: list[str] = field(default_factory=list)
     _known: dict[str, None] = field(default_factory=dict, init=False)
     _children: list[Params] = field(default_factory=list, init=False)
+    _wrong: set[str] = field(default_factory=set, init=False)
+    """Fields whose value is a problem already."""
+    _missing: dict[str, Problem] = field(default_factory=dict, init=False)
 
     def has(self, name: str) -> bool:
         """Whether the field is given; it still has to be read."""
@@ -81,11 +81,11 @@ class Params:
 
     def require(self, name: str, type_: type[T]) -> T:
         """The field; its absence is a problem."""
-        entry = self._single(name)
-        if entry is None:
-            self.error(None, f"{self.name} needs {name}")
+        found = self._single(name)
+        if found is None:
+            self.missing(name)
             return type_()
-        return self._convert(entry, type_())
+        return self._convert(found, type_())
 
     def all(self, name: str, type_: type[T]) -> tuple[T, ...]:
         """Every value of a repeated field."""
@@ -103,14 +103,15 @@ class Params:
         if isinstance(value, Scalar) and value.kind != "string":
             if value.text in known:
                 return value.text
-            if _is_integer(value):
-                number = _integer(value.text)
+            if is_integer(value):
+                number = to_integer(value.text)
                 if 0 <= number < len(words) and words[number]:
                     return words[number]
-        hint = closest(_text(value), known, self.problems)
-        self.error(
-            name, f"{name} is one of {', '.join(known)}, not {_text(value)}{hint}"
-        )
+        hint = closest(shown(value), known, self.problems)
+        if isinstance(value, Scalar) and value.kind == "string" and value.text in known:
+            hint = "; leave out the quotes"
+        text = f"{name} is one of {', '.join(known)}, not {shown(value)}{hint}"
+        self.refuse(entry, text)
         return words[0] if default is None else default
 
     def sub(self, name: str) -> Params:
@@ -125,6 +126,17 @@ class Params:
     def ignore(self, *names: str) -> None:
         """Marks fields as read that do not change what the layer computes."""
         self._known.update(dict.fromkeys(names))
+        for found in self.message.fields if self.message else ():
+            if found.name in names and isinstance(found.value, Scalar):
+                self._check_ignored(found, found.value)
+
+    def _check_ignored(self, found: Field, value: Scalar) -> None:
+        """Caffe's parser refuses a number beyond its type wherever it stands."""
+        if not is_integer(value) or value.kind == "string" or not self._beyond(found):
+            return
+        spec = self._specs().get(found.name)
+        if spec is not None and spec.type in INTEGERS:
+            self._convert(found, 0)
 
     def span(self, name: str | None = None) -> Span | None:
         """The position of the field, or of the message where it is not given."""
@@ -134,8 +146,26 @@ class Params:
         return entry.span if entry else self.message.span
 
     def error(self, name: str | None, message: str) -> None:
-        """Records a problem at the field `name`, or at the message."""
+        """Records a problem at the field `name`, or at the message; not where it may
+        follow from a value, or a number of blobs, that is refused already."""
+        if name in self._wrong or (name is None and self._wrong):
+            return
+        if name is None and self.parent is not None and self.parent._missing:
+            return
         self.problems.append(Problem(message, self.span(name)))
+
+    def refuse(self, found: Field, message: str) -> None:
+        """Records what is wrong with a value; it is the only problem of its field."""
+        self._wrong.add(found.name)
+        self.problems.append(Problem(message, found.span))
+
+    def missing(self, name: str, message: str = "") -> None:
+        """Records that the field is not given; a misspelt one is reported instead."""
+        if name in self._missing:
+            return
+        problem = Problem(message or f"{self.name} needs {name}", self.span())
+        self._missing[name] = problem
+        self.problems.append(problem)
 
     def note(self, text: str) -> None:
         """Records something that the user should know."""
@@ -172,12 +202,27 @@ class Params:
         first = {f.name: f.span for f in reversed(fields)}
         for name, span in reversed(first.items()):
             if name not in self._known and not self._has_no_effect(name):
-                hint = closest(name, self._known, self.problems)
-                text = f"unknown field {name} in {self.name}{hint}"
+                text = f"unknown field {name} in {self.name}{self._hint(name)}"
                 self.problems.append(Problem(text, span))
         for child in self._children:
             if child.message is not None:
                 child._report_unread()
+
+    def _hint(self, name: str) -> str:
+        """What an unknown field is taken for: rather one that is missing, which is then
+        no problem of its own."""
+        for child in self._children:
+            if child.message is None and closest(name, [child.name], self.problems):
+                for lacking in list(child._missing):
+                    child._excuse(lacking)
+        for lacking in self._missing:
+            if hint := closest(name, [lacking], self.problems):
+                self._excuse(lacking)
+                return hint
+        return closest(name, self._known, self.problems)
+
+    def _excuse(self, name: str) -> None:
+        self.problems.remove(self._missing.pop(name))
 
     def _has_no_effect(self, name: str) -> bool:
         """Whether the field is one of a fork that changes no value; if so, adds a note,
@@ -210,61 +255,51 @@ class Params:
         self._children.append(child)
         return child
 
-    def _convert(self, entry: Field, default: T) -> T:
-        value = entry.value
+    def _convert(self, found: Field, default: T) -> T:
+        value, type_ = found.value, type(default)
         if isinstance(value, Scalar):
-            converted = _convert(value, type(default))
-            if converted is not None:
-                return converted
-        wanted = {bool: "true or false", int: "an integer", float: "a number"}
-        text = f"{entry.name} is {wanted.get(type(default), 'a string')}"
-        self.problems.append(Problem(f"{text}, not {_text(value)}", entry.span))
+            known = converted(value, type_)
+            if known is not None and not (type_ is int and self._beyond(found)):
+                return known
+        self.refuse(found, f"{found.name} is {self._wanted(found, type_)}")
         return default
 
+    def _wanted(self, found: Field, type_: type[T]) -> str:
+        """What belongs into the field, and not what stands there."""
+        value = found.value
+        wanted = {bool: "true or false", int: "an integer", float: "a number"}
+        text = f"{wanted.get(type_, 'a string')}, not {shown(value)}"
+        if not isinstance(value, Scalar):
+            return text
+        if type_ is str:
+            return f'{text}; write "{value.text}"' if value.kind == "word" else text
+        if value.kind == "string":
+            plain = converted(replace(value, kind="number"), type_) is not None
+            return f"{text}; leave out the quotes" if plain else text
+        if type_ is int and is_integer(value):
+            low, high = self._range(found.name)
+            return f"an integer from {low} to {high}, not {shown(value)}"
+        return text
 
-def _convert(value: Scalar, type_: type[T]) -> T | None:
-    """`value` as `type_` by the rules of protobuf's text format; None where they do not
-    allow it."""
-    if type_ is str:
-        return type_(value.text) if value.kind == "string" else None
-    if value.kind == "string":
-        return None
-    if type_ is int:
-        if not _is_integer(value):
-            return None
-        number = _integer(value.text)
-        return type_(number) if -INT32 <= number < 2 * INT32 else None
-    if type_ is bool:
-        known = _BOOLS.get(value.text)
-        return None if known is None else type_(known)
-    if value.text.lower() in _FLOATS:
-        return type_(_FLOATS[value.text.lower()])
-    if value.kind != "number":
-        return None
-    try:
-        return type_(float(value.text.rstrip("fF")))
-    except ValueError:
-        return type_(_integer(value.text)) if _is_integer(value) else None
+    def _beyond(self, found: Field) -> bool:
+        """Whether an integer is beyond the type of the field."""
+        assert isinstance(found.value, Scalar)
+        number = to_integer(found.value.text)
+        if 0 <= number <= INTEGERS["int32"][1]:
+            return False  # it fits every type: there is no need to look this one up
+        low, high = self._range(found.name)
+        return not low <= number <= high
 
+    def _range(self, name: str) -> tuple[int, int]:
+        spec = self._specs().get(name)
+        return INTEGERS.get(spec.type if spec else "", INTEGERS["int32"])
 
-def _is_integer(value: Scalar) -> bool:
-    """Whether `value` is an integer short enough to fit: Python raises ValueError for
-    very long ones."""
-    return len(value.text) <= MAX_DIGITS and bool(_INTEGER.fullmatch(value.text))
-
-
-def _integer(text: str) -> int:
-    """Decimal, hexadecimal, or octal with C's leading zero."""
-    sign, digits = (-1, text[1:]) if text[0] == "-" else (1, text.lstrip("+"))
-    if digits[:2] in ("0x", "0X"):
-        return sign * int(digits, 16)
-    if len(digits) > 1 and digits[0] == "0" and not set(digits) & {"8", "9"}:
-        return sign * int(digits, 8)
-    return sign * int(digits)
-
-
-def _text(value: Scalar | Message) -> str:
-    if isinstance(value, Message):
-        return "a message"
-    shown = value.text if len(value.text) <= 40 else value.text[:37] + "..."
-    return repr(shown) if value.kind == "string" else shown
+    def _specs(self) -> Mapping[str, FieldSpec]:
+        """The fields of the message by Caffe's schema; none where it lacks it."""
+        if self.parent is None:
+            message = NET if self.name == "the net" else ""
+        else:
+            spec = self.parent._specs().get(self.name)
+            message = spec.refers if spec else ""
+        fields = schema().messages.get(message, {})
+        return {spec.name: spec for spec in fields.values()}

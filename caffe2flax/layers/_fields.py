@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir.call import Call, Code
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Blob, Site, canonical_axis
@@ -22,6 +22,17 @@ FILLERS = (
     "bilinear",
 )
 
+FORK_FIELDS = (
+    "alpha",
+    "bias",
+    "diag_val",
+    "file",
+    "num_groups",
+    "scale",
+    "scale_factors",
+)
+"""What forks added to FillerParameter."""
+
 
 def filler(params: Params, name: str, value: float = 0.0) -> Filler:
     """FillerParameter `name` of a layer; constant `value` where it is not given."""
@@ -32,11 +43,22 @@ def filler(params: Params, name: str, value: float = 0.0) -> Filler:
 
 
 def read_filler(given: Params) -> Filler:
-    """A FillerParameter message."""
+    """A FillerParameter message. Types and fields of forks are noted, and an error
+    where no file holds the weights."""
     type_ = given.get("type", "constant")
+    refused = []
     if type_ not in FILLERS:
-        given.error("type", f"filler {type_!r} is none of {', '.join(FILLERS)}")
+        text = f"filler {type_!r} is none of {', '.join(FILLERS)}"
+        refused.append(Problem(text, given.span("type")))
         type_ = "constant"
+    for name in filter(given.has, FORK_FIELDS):
+        text = f"{name} in {given.name} is not known to Caffe's fillers"
+        refused.append(Problem(text, given.span(name)))
+    for problem in refused:
+        given.note(
+            f"{problem.span}: {problem.message}; a filler does not count where a file "
+            "holds the weights"
+        )
     return Filler(
         type_,
         value=given.get("value", 0.0),
@@ -47,6 +69,7 @@ def read_filler(given: Params) -> Filler:
         sparse=given.get("sparse", -1),
         variance_norm=given.choice("variance_norm", "FAN_IN", "FAN_OUT", "AVERAGE"),
         given=True,
+        refused=tuple(refused),
     )
 
 
@@ -206,6 +229,8 @@ def initialisers(
     bias; a kernel without a filler in the file has Flax's default."""
     if not at.initialise:
         return {}
+    for blob in blobs:
+        blob.filler.known()
     inits: dict[str, object] = {}
     if blobs[0].filler.given:
         inits["kernel_init"] = kernel_init

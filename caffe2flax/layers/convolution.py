@@ -19,7 +19,14 @@ from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer as register
-from caffe2flax.ir.window import Padding, Window, caption, conv_output, reconcile
+from caffe2flax.ir.window import (
+    Padding,
+    Window,
+    caption,
+    conv_output,
+    overhang,
+    reconcile,
+)
 from caffe2flax.layers._fields import (
     Sliding,
     filler,
@@ -170,7 +177,10 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
             x.shape[axis + 1 :] or (1,),
             shape[axis + 1 :] or (1,),
         )
-        pads = [(w.pad, w.pad + w.extent + w.stride) for w in spatial]
+        pads = [
+            (w.pad, w.pad + overhang(extent, w, size))
+            for extent, w, size in zip(extents, spatial, sizes, strict=True)
+        ]
         padded = np.pad(x.reshape(-1, channels, *extents), [(0, 0)] * 2 + pads)
         count, each = len(padded), channels // self.group
         weight = blobs[0].reshape(self.group, -1, each, prod(blobs[0].shape[2:]))

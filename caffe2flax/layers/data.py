@@ -226,6 +226,7 @@ def _superseded(params: Params) -> None:
     """Reads fields that moved to `transform_param`: Caffe ignores them in a current
     net."""
     for name in ("scale", "mean_file", "crop_size", "mirror"):
+        params.ignore(name)
         if params.has(name):
             params.note(
                 f"{params.span(name)}: {name} has no meaning in {params.name}, but in "

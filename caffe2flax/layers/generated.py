@@ -54,7 +54,7 @@ class DummyData(Layer, Stochastic):
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         for filler, shape in zip(self.fillers, self.shapes, strict=True):
-            filler.initializer(shape)  # raises where Caffe aborts on this shape
+            filler.known().initializer(shape)  # raises where Caffe aborts on this shape
         return self.shapes
 
     def draws(self, phase: str) -> bool:

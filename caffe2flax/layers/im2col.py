@@ -17,7 +17,7 @@ from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-from caffe2flax.ir.window import Padding, caption, conv_output, reconcile
+from caffe2flax.ir.window import Padding, caption, conv_output, overhang, reconcile
 from caffe2flax.layers._fields import Sliding
 
 
@@ -84,7 +84,10 @@ class Im2col(Layer, Windowed):
         (shape,) = self.infer(x.shape)
         spatial = self.sliding.windows(x.shape)
         sizes = shape[axis + 1 :]
-        pads = [(w.pad, w.pad + w.extent + w.stride) for w in spatial]
+        pads = [
+            (w.pad, w.pad + overhang(extent, w, size))
+            for extent, w, size in zip(x.shape[axis + 1 :], spatial, sizes, strict=True)
+        ]
         padded = np.pad(x, [(0, 0)] * (axis + 1) + pads)
         columns = []
         for taps in product(*(range(w.kernel) for w in spatial)):

@@ -14,6 +14,7 @@ from caffe2flax.ir.layer import Array, Elementwise, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
+from caffe2flax.ir.window import INT_MAX
 
 
 @layer("LRN", "lrn_param")
@@ -60,6 +61,8 @@ class LRN(Elementwise):
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         if len(inputs[0]) != 4:
             raise ConversionError(f"LRN needs a blob of 4 axes, not {inputs[0]}")
+        if self.within and self.size + max(inputs[0][2:]) > INT_MAX:
+            raise ConversionError(f"local_size {self.size} exceeds what Caffe can pad")
         return inputs
 
     def caption(self, *inputs: Shape) -> str:
@@ -70,32 +73,41 @@ class LRN(Elementwise):
         return Layouts((layout,), (layout,))
 
     def call(self, at: Site) -> str:
-        alpha, beta = literal(self.alpha), literal(self.beta)
-        window = {"size": self.size, "alpha": alpha, "beta": beta}
+        # Of more than 2 C - 1 channels, none counts; inputs may grow, channels not.
+        size = self.size if self.within else min(self.size, 2 * at.input.shape[1] - 1)
+        alpha = literal(self.alpha if size == self.size else self._alpha(size))
+        window = {"size": size, "alpha": alpha, "beta": literal(self.beta)}
         if self.within:
             return f"lrn_within_channel({arguments(at.x, **window)})"
         k = unless(self.k, 1.0)
         name = "lrn_in_place" if self.lossy else "lrn"
         return f"{name}({arguments(at.x, **window, k=k)})"
 
+    def _alpha(self, size: int) -> float:
+        """The alpha that makes the same of the sum over `size` channels."""
+        return self.alpha * size / self.size
+
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
-        half = self.size // 2
         squares = np.square(x)
         if self.within:
-            total = np.zeros_like(x)
-            padded = np.pad(squares, ((0, 0), (0, 0), (half, half), (half, half)))
-            height, width = x.shape[2:]
-            for i in range(self.size):
-                for j in range(self.size):
-                    total += padded[:, :, i : i + height, j : j + width]
+            total = _near(_near(squares, self.size, 2), self.size, 3)
             mean = total / self.size**2
             return x * (1 + self.alpha * mean) ** -self.beta
-        padded = np.pad(squares, ((0, 0), (half, half), (0, 0), (0, 0)))
-        channels = x.shape[1]
-        total = sum(
-            (padded[:, i : i + channels] for i in range(self.size)), np.zeros_like(x)
-        )
-        scale = self.k + self.alpha / self.size * total
+        scale = self.k + self.alpha / self.size * _near(squares, self.size, 1)
         top: Array = scale ** (-2 * self.beta) if self.lossy else x * scale**-self.beta
         return top
+
+
+def _near(x: Array, size: int, axis: int) -> Array:
+    """The sum over `size` neighbours along an axis, of which many may lie outside."""
+    extent = x.shape[axis]
+    half = min(size // 2, extent - 1)
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (half, half)
+    padded = np.moveaxis(np.pad(x, pads), axis, 0)
+    total: Array = sum(
+        (padded[i : i + extent] for i in range(2 * half + 1)),
+        np.zeros_like(padded[:extent]),
+    )
+    return np.moveaxis(total, 0, axis)

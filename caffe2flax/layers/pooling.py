@@ -71,7 +71,7 @@ class Pooling(Layer, Spatial, Windowed, MakesMask, EndsSection, Abbreviated):
         elif everywhere and (any(pad) or any(s != 1 for s in stride)):
             params.error("global_pooling", "global_pooling takes no pad and no stride")
         elif not everywhere and not kernel:
-            params.error(None, "kernel_size is missing")
+            params.missing("kernel_size", "kernel_size is missing")
         if params.tops == 2 and method != "MAX":
             params.error("pool", "only MAX pooling has a second top, its mask")
         if method == "STOCHASTIC" and any(pad):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -80,6 +80,10 @@ def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknow
             try:
                 shapes[value] = _input_shape(graph, node, i, value.blob)
             except UnknownShape as error:
+                if min(error.known, default=0) < 0:
+                    text = f"blob {value.blob!r} cannot have the shape {error.known}"
+                    problems.append(Problem(text, node.span))
+                    continue
                 unknown.append(Unknown(value, node, i, error))
                 continue
             except ConversionError as error:
@@ -133,7 +137,7 @@ def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
         if len(inputs) < len(known):
             continue
         try:
-            outputs = node.layer.infer(*inputs)
+            outputs = _made(node, inputs)
             weights = owners.resolve(node, _checked(node.layer.blobs(*inputs)))
         except ConversionError as error:
             problems += problems_of_layer(node, error)
@@ -160,6 +164,15 @@ def problems_of_layer(node: Node, error: ConversionError) -> list[Problem]:
     """The problems of `error`, each with the name and the place of the layer."""
     name = f"layer {node.name!r}: "
     return [replace(p, message=name + p.message) for p in node.fail(error).problems]
+
+
+def _made(node: Node, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
+    """The shapes of the tops, one for each. Raises ConversionError."""
+    outputs = node.layer.infer(*inputs)
+    if len(outputs) != len(node.outputs):
+        has = len(node.outputs)
+        raise ConversionError(f"makes {len(outputs)} top blobs, not {has}")
+    return outputs
 
 
 def _checked(blobs: tuple[Blob, ...]) -> tuple[Blob, ...]:
@@ -256,6 +269,9 @@ def propagate(graph: Graph, shapes: Mapping[Value, Shape], scaled: Shapes) -> Sh
     for node in graph.nodes:
         inputs = [scaled[value] for value in node.inputs]
         outputs = node.layer.infer(*inputs)
+        ranks = [len(shapes[value]) for value in node.outputs]
+        if [len(shape) for shape in outputs] != ranks:
+            raise ConversionError("axes cannot follow the batch")
         if isinstance(node.layer, DataDependentShape):
             leading = (shapes[value][0] * BATCH_SCALE for value in node.outputs)
             outputs = tuple(

@@ -419,3 +419,22 @@ def test_what_is_refused_as_json(
         (problem, *_) = json.loads(out)["problems"]
         assert (problem["file"], problem["line"]) == (file, line)
         assert problem["message"]
+
+
+MISTYPED = {
+    "covert n.prototxt": "did you mean convert?",
+    "inspct n.prototxt": "did you mean inspect?",
+    "convert n.prototxt --nam Net": "did you mean --name?",
+    "convert n.prototxt --forec": "did you mean --force?",
+    "convert n.prototxt --input-shapes=data=1": "did you mean --input-shape?",
+    "convert n.prototxt --phase train": "did you mean TRAIN?",
+    "verify n.prototxt n.caffemodel --jsn": "did you mean --json?",
+    "upgrade n.prototxt --focre": "did you mean --force?",
+}
+
+
+@pytest.mark.parametrize(("line", "hint"), MISTYPED.items())
+def test_mistyped(line: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    printed = capsys.readouterr().err
+    assert printed.rstrip().endswith(hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from time import process_time
 
@@ -244,3 +245,34 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old.write_text("layers { type: CONVOLUTE }\nlayer { }")
     assert main(["upgrade", str(old)]) == 1
     assert f"{old}:2:1: error: " in capsys.readouterr().err
+
+
+SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+
+
+@pytest.mark.parametrize(("number", "type_"), list(enumerate(SOLVER_TYPES)))
+def test_solver_type(number: int, type_: str) -> None:
+    """The enum that Caffe had, by word and by number."""
+    new = f'net: "n.prototxt"  # mine\n# why\ntype: "{type_}"  # fast\nbase_lr: 1\n'
+    for old in (type_.upper(), number, hex(number)):
+        text = new.replace(f'type: "{type_}"', f"solver_type: {old}")
+        assert upgraded_text(text) == new
+    assert upgraded_text(new) == new
+
+
+BAD_SOLVERS = {
+    'solver_type: ADAM type: "SGD"': "give type or solver_type",
+    "solver_type: SGD solver_type: SGD": "solver_type is given twice",
+    "solver_type: ADM": "not ADM; did you mean ADAM?",
+    'solver_type: "ADAM"': "not 'ADAM'; leave out the quotes",
+    "solver_type: 6": "solver_type is one of SGD, NESTEROV,",
+    "solver_type: -1": "solver_type is one of SGD, NESTEROV,",
+    "solver_type { }": "not a message",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_SOLVERS.items())
+def test_bad_solver_types(text: str, message: str) -> None:
+    with pytest.raises(caffe2flax.ConversionError, match=re.escape(message)) as refused:
+        upgraded_text(f'net: "n.prototxt"\n{text}\n')
+    assert refused.value.problems[0].line == 2

@@ -352,3 +352,23 @@ def test_a_table_keeps_its_width() -> None:
     assert all(len(line) <= 40 for line in text.splitlines())
     assert text.count("x") == 100
     assert "123456789" in text
+
+
+def test_where_in_a_file_that_is_spelled_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, link = tmp_path / "a.prototxt", tmp_path / "link.prototxt"
+    net.write_text(
+        'input: "x" input_shape { dim: 1 }\nlayer { name: "r" type: "ReLU"\n'
+        'bottom: "x" top: "r" }\n'
+    )
+    link.symlink_to(net)
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spellings = ("a.prototxt", "./a.prototxt", "b/../a.prototxt", str(net), str(link))
+    for given in (*spellings, "link.prototxt"):
+        for said in spellings:
+            (found,) = caffe2flax.where(given, f"{said}:2")
+            assert found.name == "r"
+    with pytest.raises(caffe2flax.ConversionError, match=r"not in 'c\.prototxt'"):
+        caffe2flax.where("a.prototxt", "c.prototxt:2")

@@ -35,3 +35,13 @@ def test_pieces(
     whole = layer.reference(blobs, x)
     monkeypatch.setattr(convolution, "MATRIX", numbers)
     np.testing.assert_allclose(layer.reference(blobs, x), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [5, 2**31 - 1])
+def test_a_stride_beyond_the_image(stride: int) -> None:
+    """One window, whose missing pixels are zero; no array as long as the stride."""
+    x = np.random.default_rng(1).normal(size=(1, 1, 3))
+    layer = Convolution(1, Sliding((4,), (stride,), (0,), (1,)), bias=False)
+    blobs = [np.arange(4.0).reshape(1, 1, 4)]
+    expected = (x[0, 0] * np.arange(3.0)).sum()
+    assert layer.reference(blobs, x).item() == pytest.approx(expected)

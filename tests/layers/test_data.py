@@ -163,7 +163,7 @@ REFUSED = {
     "negative crop": (
         "Data",
         "transform_param { crop_size: -8 } data_param { batch_size: 1 }",
-        "crop_size -8 is negative",
+        "crop_size is an integer from 0 to 4294967295, not -8",
     ),
     "unknown backend": (
         "Data",

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.prototxt import parse
 from caffe2flax.frontend.upgrade import INLINE_NETS, upgrade
+from caffe2flax.frontend.upgrade.solver import upgrade_solver
 
 INDENT = "  "
 WIDTH = 80
@@ -34,8 +35,8 @@ _TOKEN = re.compile(
 def upgraded_text(text: str, file: str = "<prototxt>") -> str:
     """The prototxt `text` in the current format; the same text where it is current.
 
-    A solver's nets are upgraded inside it. Raises ConversionError where the text is no
-    net that can be upgraded.
+    A solver is upgraded, and its nets inside it. Raises ConversionError where the text
+    cannot be upgraded.
     """
     old = parse(text, file)
     new = _upgraded(old)
@@ -50,6 +51,7 @@ def upgraded_text(text: str, file: str = "<prototxt>") -> str:
 
 def _upgraded(message: Message) -> Message:
     """The net, or the solver with its nets, in the current format."""
+    message = upgrade_solver(message)
     if not any(message.has(name) for name in INLINE_NETS):
         return upgrade(message)
     fields = tuple(

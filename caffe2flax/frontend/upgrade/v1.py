@@ -85,6 +85,11 @@ _SPEC = {
 """V1's parallel lists, an element for each blob -> the field of V2's `param`."""
 
 
+def type_of_enum(word: str) -> str:
+    """The type that V1's enum calls `word`, a name or a number; "" for none."""
+    return _V2_TYPES.get(word, "")
+
+
 def from_v1(entry: Field, problems: list[Problem]) -> Field:
     """The `layers` entry as a V2 `layer`; what is wrong with it joins `problems`."""
     if not isinstance(entry.value, Message):

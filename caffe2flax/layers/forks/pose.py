@@ -45,6 +45,9 @@ class ImResize(Layer):
         if factor < 0 or not np.isfinite(factor):
             params.error("factor", f"factor cannot be {factor}")
         start, gap = params.get("start_scale", 1.0), params.get("scale_gap", 0.1)
+        for name, value in (("start_scale", start), ("scale_gap", gap)):
+            if not np.isfinite(value):
+                params.error(name, f"{name} cannot be {value}")
         return cls((rows, columns), factor, start, gap)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:

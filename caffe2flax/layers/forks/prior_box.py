@@ -45,7 +45,7 @@ class PriorBox(Layer):
         given = params.all("min_size", float), params.all("max_size", float)
         low, high = given
         if not low:
-            params.error(None, "PriorBox needs min_size")
+            params.missing("min_size", "PriorBox needs min_size")
         for name, sizes in zip(("min_size", "max_size"), given, strict=True):
             if not all(0 < size < 2**31 for size in sizes):
                 params.error(name, f"{name} must be positive: {sizes}")

@@ -138,6 +138,8 @@ class BilinearInterpolate(Resizing):
         scale = params.optional("scale_factor", float)
         if (height is None and width is None) is (scale is None):
             params.error(None, "give dst_h and dst_w, or scale_factor")
+        if scale is not None and not 0 < scale < float("inf"):
+            params.error("scale_factor", f"scale_factor must be positive, not {scale}")
         return cls(height, width, scale, params.get("align_corners", True))
 
     def sizes(self, height: int, width: int) -> tuple[int, int]:
@@ -186,6 +188,10 @@ class Scaled(Resizing):
             names = ", ".join(["align_corners"] * align + chosen)
             params.error(None, f"{names} exclude one another")
         scales = params.get("scale_height", 1.0), params.get("scale_width", 1.0)
+        for side, scale in zip(("height", "width"), scales, strict=True):
+            if not 0 < scale < float("inf"):
+                text = f"scale_{side} must be positive, not {scale}"
+                params.error(f"scale_{side}", text)
         return cls(
             params.optional("output_height", int),
             params.optional("output_width", int),
