@@ -40,13 +40,9 @@ from caffe2flax.passes.blocks import find_blocks
 from caffe2flax.passes.transform import with_transform
 from caffe2flax.plugins import load_entry_points, load_plugins
 from caffe2flax.weights.files import write_files
+from caffe2flax.weights.matching import Blobs
 from caffe2flax.weights.safetensors import Progress
-from caffe2flax.weights.variables import (
-    Blobs,
-    Variables,
-    collect,
-    note_flax_initialisers,
-)
+from caffe2flax.weights.variables import Variables, collect, note_flax_initialisers
 
 Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 VERSION = "0.1.0"

@@ -94,6 +94,8 @@ class Dropped:
     type: str
     reason: str
     span: Span
+    number: int
+    """Position of the layer in the net."""
 
 
 def _empty() -> Mapping[Any, Any]:

@@ -153,4 +153,4 @@ def _without(
 
 
 def _dropped(node: Node, reason: str) -> Dropped:
-    return Dropped(node.name, node.layer.type, reason, node.span)
+    return Dropped(node.name, node.layer.type, reason, node.span, node.number)
