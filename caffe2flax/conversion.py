@@ -22,6 +22,7 @@ from caffe2flax.frontend.select import select
 from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.source import (
     PathOrText,
+    at_hand,
     carries_weights,
     is_text,
     origin,
@@ -111,6 +112,7 @@ def convert(
     array_shapes: of the arrays that the module will be run on, by blob. Raises
     ConversionError.
     """
+    prototxt = at_hand(prototxt)
     graph = read_graph(prototxt, array_shapes=array_shapes, **options)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
@@ -187,6 +189,7 @@ def read_graph(
     load_entry_points()
     load_plugins(options.get("plugins", ()))
     check_dialects(dialect)
+    source = at_hand(source)
     message, skipped = read_net(source)
     phase = options.get("phase", "TEST")
     level, stages = options.get("level", 0), options.get("stages", ())

@@ -77,8 +77,12 @@ def _leaves(model: Any, weights: Mapping[str, Array]) -> list[tuple[Any, Any]]:
             text = f"the weights of {name} have shape {array.shape}, not "
             problems.append(Problem(text + str(variable.shape)))
             continue
+        if array.dtype.kind in "biuc":
+            text = f"the weights of {name} are {array.dtype}, not {variable.dtype}"
+            problems.append(Problem(text))
+            continue
         # jnp.asarray would compile something for each shape.
-        leaves.append((path, jax.device_put(array)))
+        leaves.append((path, jax.device_put(array.astype(variable.dtype, copy=False))))
     if problems:
         raise ConversionError(problems)
     return leaves

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.errors import ConversionError
 from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.wire import BYTES, Wire, WireField, signed
 
@@ -94,6 +95,14 @@ class _Parts:
     width: int | None = None
     raw_type: int | None = None
     raw: WireField | None = None
+
+
+def is_blob(wire: Wire) -> bool:
+    """Whether all of a file is one BlobProto, with values."""
+    try:
+        return read_blob(wire, 0, len(wire.data), "mean", Counter()).size > 1
+    except ConversionError:
+        return False
 
 
 def read_blob(

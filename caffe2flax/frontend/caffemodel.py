@@ -15,7 +15,7 @@ from typing import Literal
 
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.files.mapped import loaded
-from caffe2flax.frontend.blob import NVCAFFE, Array, note, read_blob
+from caffe2flax.frontend.blob import NVCAFFE, Array, is_blob, note, read_blob
 from caffe2flax.frontend.sniff import HDF5_MAGIC, explained
 from caffe2flax.frontend.wire import Wire, WireField
 from caffe2flax.limits import current
@@ -101,7 +101,7 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
         try:
             file = _Reader(wire).net()
         except ConversionError as error:
-            raise explained(wire, error) from None
+            raise explained(wire, error, mean=is_blob(wire)) from None
     file.check()
     return file
 
@@ -111,15 +111,21 @@ def read_binaryproto(path: str | os.PathLike[str]) -> Array:
 
     Raises ConversionError naming the byte where the file is no such file.
     """
-    wire = Wire.map(path)
+    return binaryproto(Wire.map(path))
+
+
+def binaryproto(wire: Wire) -> Array:
+    """`read_binaryproto` of bytes that are at hand."""
     try:
+        if not wire.data:
+            raise wire.error("the file is empty,", 0)
         mean = read_blob(wire, 0, len(wire.data), "mean", Counter())
         if not mean.size:
             raise wire.error("the file holds no values", 0)
         mean = loaded(mean)
         mean.flags.writeable = False
     except ConversionError as error:
-        raise explained(wire, error) from None
+        raise explained(wire, error, "mean") from None
     wire.check_size()
     return mean
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.frontend.blob import MAX_AXES, Array
+from caffe2flax.frontend.sniff import HDF5_NAMES, WANTED, is_keras
 from caffe2flax.frontend.wire import Wire
 
 Entry = tuple[str, tuple[Array, ...], int]
@@ -56,7 +57,10 @@ class _Snapshot:
         """The layers below `data`; a `/` in a layer's name makes a group in a group."""
         root = self.member(file, ROOT) if ROOT in file else None
         if not isinstance(root, self.h5py.Group):
-            raise self.wire.error(f"no Caffe snapshot: there is no group {ROOT!r}", 0)
+            what = "no Caffe snapshot"
+            if is_keras(self.wire.data[:HDF5_NAMES]):
+                what = f"an HDF5 file of Keras; {WANTED['weights']}"
+            raise self.wire.error(f"{what}: there is no group {ROOT!r}", 0)
         waiting = [("", root)]
         while waiting:
             name, group = waiting.pop()

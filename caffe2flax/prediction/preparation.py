@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.errors import ConversionError, Problem, Span
-from caffe2flax.files.npz import read_npy
-from caffe2flax.frontend.caffemodel import read_binaryproto
+from caffe2flax.files.bounded import is_pipe, read_bytes
+from caffe2flax.files.npz import npy_array, read_npy
+from caffe2flax.frontend.caffemodel import binaryproto, read_binaryproto
+from caffe2flax.frontend.wire import Wire
 from caffe2flax.ir.graph import Graph
 from caffe2flax.ir.transform import Transform
 from caffe2flax.passes.transform import image_input
 from caffe2flax.prediction.images import Floats, Recipe, crop
+
+NUMPY_MAGIC = b"\x93NUMPY"
 
 USUAL = 256
 """Height and width of the images that Caffe's ImageNet recipes crop from."""
 
 
 def read_mean(path: Path) -> NDArray[Any]:
-    """A mean file: .npy, or .binaryproto as Caffe writes it. Raises ConversionError."""
-    mean = read_npy(path) if path.suffix == ".npy" else read_binaryproto(path)
+    """A mean file: .npy, or .binaryproto as Caffe writes it, out of a pipe perhaps.
+    Raises ConversionError."""
+    if is_pipe(path):
+        data = read_bytes(path, "piped_bytes")
+        if data.startswith(NUMPY_MAGIC):
+            mean = npy_array(io.BytesIO(data), path)
+        else:
+            mean = binaryproto(Wire(str(path), data))
+    else:
+        mean = read_npy(path) if path.suffix == ".npy" else read_binaryproto(path)
     return mean[0] if mean.ndim == 4 and len(mean) == 1 else mean
 
 
@@ -102,7 +115,7 @@ def _before(size: tuple[int, int], *choices: tuple[int, int] | None) -> tuple[in
 
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:
     """A name a line, as many as the net has classes. Raises ConversionError."""
-    text = path.read_bytes().decode("utf-8-sig", "replace")
+    text = read_bytes(path, "text_bytes").decode("utf-8-sig", "replace")
     names = tuple(line.strip() for line in text.rstrip().split("\n"))
     if len(names) != classes:
         message = f"{len(names)} labels for {classes} classes"
