@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import caffe2flax
-from caffe2flax.cli.arguments import parser
+from caffe2flax.cli.parser import parser
 from caffe2flax.limits import NAMES, Limits, current
 from tests import wireformat as wire
 from tests.contained import Contained, Outcome, contained

@@ -69,10 +69,22 @@ def recipe(
         spatial = mean.shape[1:] if mean is not None and mean.ndim == 3 else (0, 0)
         before = _before(size, resized, (spatial[0], spatial[1]), transform.resize)
     notes = []
-    if mean is not None and mean.ndim == 3 and mean.shape[1:] not in (before, size):
-        text = "the mean is {} x {}, the image {} x {}".format(*mean.shape[1:], *before)
-        notes.append(f"{text}: its mean of each channel is subtracted")
+    if mean is None:
+        notes.append(
+            "no mean is subtracted, as neither the net nor --mean gives one; most nets "
+            "were trained with one: --mean FILE.binaryproto, or --mean B,G,R"
+        )
+    elif mean.ndim == 3 and mean.shape[1:] not in (before, size):
+        own = mean.shape[1:]
+        its = f"{own[0]} x {own[1]}"
         mean = mean.mean(axis=(1, 2), dtype=np.float64)
+        shown = ", ".join(f"{value:.6g}" for value in mean)
+        text = f"the mean is {its}, the image {before[0]} x {before[1]}: "
+        text += f"its mean of each channel ({shown}) is subtracted from all pixels"
+        if before == size and own[0] >= size[0] and own[1] >= size[1]:
+            text += f"; with --crop the image is resized to {its}, and the middle "
+            text += "of both is taken"
+        notes.append(text)
     made = Recipe(channels, size, before, _pixelwise(mean, size), transform.scale, rgb)
     return made, tuple(notes)
 
