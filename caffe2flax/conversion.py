@@ -161,6 +161,7 @@ def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
         layer.name: tuple(blob.shape for blob in layer.blobs)
         for file in files
         for layer in file.layers
+        if [*layer.numbered] == [*range(len(layer.blobs))]
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from caffe2flax.limits import current
 
 Path = str | os.PathLike[str]
 
+URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}:/", re.IGNORECASE)
+
 
 def is_pipe(path: Path) -> bool:
     """Whether it is a pipe or a device, which can be read only once: /dev/stdin, the
@@ -24,6 +27,18 @@ def is_pipe(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def not_opened(path: str, reason: str) -> str:
+    """The message for a path that cannot be read, for a `reason` of the system's."""
+    if URL.match(path):
+        return (
+            "this is a URL, and nothing is fetched from the network: download the file "
+            "and give its path"
+        )
+    if os.path.isdir(path):
+        return "this is a folder, no regular file: give a file of it"
+    return f"cannot be read: {reason}"
 
 
 def read_bytes(path: Path, limit: str) -> bytes:

@@ -57,12 +57,20 @@ class LayerBlobs:
     blobs: read-only float16, float32 or float64 arrays in Caffe's axis order and the
         shape that the file gives: V0 and V1 write (1, 1, 1, out) for a bias.
     offset: of the layer in the file.
+    numbers: which blob of the layer each is, where an HDF5 file has not all of them.
     """
 
     name: str
     type: str
     blobs: tuple[Array, ...] = field(repr=False)
     offset: int
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def numbered(self) -> dict[int, Array]:
+        """The blobs by their numbers in the layer."""
+        numbers = self.numbers or range(len(self.blobs))
+        return dict(zip(numbers, self.blobs, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,8 @@ def _read_hdf5(wire: Wire) -> WeightFile:
     from caffe2flax.frontend.hdf5 import read_hdf5
 
     layers = tuple(
-        LayerBlobs(name, "", blobs, offset) for name, blobs, offset in read_hdf5(wire)
+        LayerBlobs(name, "", tuple(blobs.values()), offset, tuple(blobs))
+        for name, blobs, offset in read_hdf5(wire)
     )
     size = len(wire.data)
     return WeightFile(wire.path, "HDF5", "", layers, size=size, wire=wire)

@@ -14,9 +14,9 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, cast
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.files.bounded import not_opened
 from caffe2flax.frontend.grammars import grammar_path
 from caffe2flax.frontend.message import Field, Message, Scalar
-from caffe2flax.frontend.sniff import not_opened
 from caffe2flax.frontend.strings import EscapeError, unquote
 from caffe2flax.frontend.syntax import Source, explain
 from caffe2flax.limits import current

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
 
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.files.bounded import is_pipe
-
-if TYPE_CHECKING:
-    from caffe2flax.frontend.wire import Wire
+from caffe2flax.frontend.wire import Wire
 
 HEAD = 512
 """Bytes from the start that are looked at; binary formats show themselves earlier."""
@@ -53,7 +50,6 @@ PICKLE = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 LFS = b"version https://git-lfs"
 MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head")
 PROTOTXT = re.compile(rb"(#.*\s*)*(name|layers?|input|input_dim|input_shape)\s*[:{]")
-URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}:/", re.IGNORECASE)
 
 
 def is_binary(path: str | os.PathLike[str]) -> bool:
@@ -73,18 +69,6 @@ def is_binary(path: str | os.PathLike[str]) -> bool:
 def _head(path: str | os.PathLike[str]) -> bytes:
     with open(path, "rb") as file:
         return file.read(HEAD)
-
-
-def not_opened(path: str, reason: str) -> str:
-    """The message for a path that cannot be read, for a `reason` of the system's."""
-    if URL.match(path):
-        return (
-            "this is a URL, and nothing is fetched from the network: download the file "
-            "and give its path"
-        )
-    if os.path.isdir(path):
-        return "this is a folder, no regular file: give a file of it"
-    return f"cannot be read: {reason}"
 
 
 def explained(

@@ -15,9 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from caffe2flax.errors import ConversionError, Problem, Span
-from caffe2flax.files.bounded import is_pipe
+from caffe2flax.files.bounded import is_pipe, not_opened
 from caffe2flax.files.mapped import Mapped
-from caffe2flax.frontend.sniff import not_opened
 
 VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
 

@@ -110,13 +110,15 @@ def _lay(
     slots = target.weights or ()
     where = f"layer {layer.name!r} at byte {layer.offset}"
     span = Span(file.path)
-    missing = slots[len(layer.blobs) :]
+    given = layer.numbered
+    missing = [slot for i, slot in enumerate(slots) if i not in given]
     left_out = file.version == "HDF5" and not any(w in target.own for w in missing)
-    if len(layer.blobs) > len(slots) or (missing and not left_out):
+    if any(i >= len(slots) for i in given) or (missing and not left_out):
         text = f"{where} has {len(layer.blobs)} blobs, the net's has {len(slots)}"
         yield Problem(f"{text} ({target.span})", span)
         return
-    for i, (slot, blob) in enumerate(zip(slots, layer.blobs, strict=False)):
+    for i, blob in given.items():
+        slot = slots[i]
         if _fits(blob.shape, slot.shape):
             blobs[slot.owner, slot.index] = blob.reshape(slot.shape)
             continue

@@ -418,7 +418,8 @@ def test_text_for_people(
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [image, "  1.0000  7 digit 7"]
-    assert len(lines) == 3
+    assert lines[3].startswith("note: no mean is subtracted")
+    assert len(lines) == 4
 
 
 @pytest.fixture

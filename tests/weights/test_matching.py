@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -44,8 +45,6 @@ def entries(path: Path, layers: Entries) -> Path:
 
 
 def hdf5(path: Path, layers: Entries) -> Path:
-    import h5py
-
     with h5py.File(path, "w") as file:
         for name, blobs in layers:
             group = file.create_group(f"data/{name}")
@@ -123,6 +122,20 @@ def test_hdf5_leaves_out_what_another_layer_owns(tmp_path: Path) -> None:
     text = net(dense("a", "x", "a", 3, W + B), dense("b", "a", "b", 3, W + B), x=(2, 3))
     path = hdf5(tmp_path / "net.caffemodel.h5", [("a", ONE), ("b", [])])
     assert not caffe2flax.convert(text, path).notes
+    own_bias = net(dense("a", "x", "a", 3, W), dense("b", "a", "b", 3, W), x=(2, 3))
+    with h5py.File(path, "w") as file:
+        for key, blob in (("a/0", ONE[0]), ("a/1", ONE[1]), ("b/1", TWO[1])):
+            file[f"data/{key}"] = blob
+    made = caffe2flax.convert(own_bias, path)
+    assert not made.notes
+    assert np.array_equal(made.blobs[2, 1], TWO[1])
+    apart = net(dense("a", "x", "a"), dense("b", "a", "b"), x=(2, 3))
+    with pytest.raises(ConversionError, match="has 1 blobs, the net's has 2"):
+        caffe2flax.convert(apart, path)
+    with h5py.File(path, "a") as file:
+        file["data/b/bias"] = TWO[1]
+    with pytest.raises(ConversionError, match="datasets that are no blobs: bias"):
+        caffe2flax.convert(own_bias, path)
     path = hdf5(path, [("a", []), ("b", ONE)])
     with pytest.raises(ConversionError, match="has 0 blobs, the net's has 2"):
         caffe2flax.convert(text, path)
