@@ -19,6 +19,9 @@ Blobs = dict[tuple[int, int], NDArray[Any]]
 
 NAMES_SHOWN = 6
 
+MANY = 3
+"""Layers of other shapes that nobody changed one by one."""
+
 
 class Target(NamedTuple):
     """A layer of the net that a layer of a file may be copied to."""
@@ -143,7 +146,8 @@ def _check(
     problems = [p for found in made.misfits.values() for p in found]
     if problems:
         if made.resized:
-            problems.append(Problem(_remedy(graph, targets, made)))
+            text = _remedy(graph, targets, made)
+            problems.append(Problem(text, problems[-1].span))
         raise ConversionError(problems)
     if graph.phase != "TEST":
         return
@@ -182,16 +186,17 @@ def _check_same_net(
     made: Matching,
 ) -> None:
     """Raises ConversionError where the files are clearly those of another net: fewer
-    than half of the layers are in them, and more that the net lacks."""
+    than half of the layers fit, and more do not or are none of the net's."""
     agreeing = weighted.keys() & made.names.keys()
     misfits = agreeing & made.misfits.keys()
-    strangers = 2 * len(agreeing) < len(weighted) and len(made.foreign) > len(agreeing)
-    if graph.phase != "TEST" and agreeing:
-        strangers = False
-    reshaped = len(misfits) >= max(3, len(agreeing) / 2)
-    if len(weighted) < 2 or not (strangers or reshaped):
+    fitting = len(agreeing) - len(misfits)
+    strange = len(misfits) + len(made.foreign)
+    if len(weighted) < 2 or 2 * fitting >= len(weighted) or strange <= fitting:
         return
-    if not reshaped and agreeing and _filled(graph, agreeing):
+    if not made.foreign and len(misfits) < MANY:
+        return
+    started = graph.phase != "TEST" or _filled(graph, agreeing)
+    if not misfits and agreeing and started:
         return
     names = ", ".join(repr(file.net_name) for file in files if file.net_name)
     text = f"this file holds another net{f', {names}' if names else ''}: "

@@ -160,6 +160,10 @@ REFUSED = {
         {"one": WEIGHTS["one"], **{f"conv{i}": ONE for i in range(9)}},
         "1 are in it by name; give the weights of this net, or the prototxt of",
     ),
+    "two names agree, sizes do not": (
+        {"one": TWO, "two": TWO, "ip1": TWO, "ip2": TWO},
+        "2 are in it by name, and 2 of those other shapes",
+    ),
     "names agree, sizes do not": (
         {**dict.fromkeys(SIZES, TWO), "one": WEIGHTS["one"]},
         "4 are in it by name, and 3 of those other shapes",
