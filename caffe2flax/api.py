@@ -14,7 +14,7 @@ from caffe2flax.conversion import Conversion, Weights, read_graph, weight_paths
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.prototxt import read_text
 from caffe2flax.frontend.sniff import is_binary
-from caffe2flax.frontend.source import PathOrText, carries_weights, is_text
+from caffe2flax.frontend.source import PathOrText, at_hand, carries_weights, is_text
 from caffe2flax.options import ConversionOptions, NetOptions, check_options
 from caffe2flax.weights.variables import collect
 
@@ -69,7 +69,7 @@ def verify(
     from caffe2flax.verification.verify import verify
 
     return verify(
-        prototxt,
+        at_hand(prototxt),
         weights,
         inputs=inputs,
         image=image,
@@ -91,6 +91,7 @@ def inspect(
     unsupported layers included."""
     from caffe2flax.inspection.net import inspect_graph, inspect_weights
 
+    prototxt = at_hand(prototxt)
     if weights is None and carries_weights(prototxt):
         check_options(options)
         return inspect_weights(caffemodel.read(prototxt), prototxt)
@@ -114,6 +115,7 @@ def where(
     `caffe2flax.options`. Raises ConversionError where there is no such layer."""
     from caffe2flax.inspection.where import locate
 
+    prototxt = at_hand(prototxt)
     converted = conversion.convert(prototxt, weights, **options)
     text = str(prototxt) if is_text(prototxt) else None
     if text is None and not is_binary(prototxt):

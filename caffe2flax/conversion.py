@@ -20,6 +20,7 @@ from caffe2flax.frontend.select import left_out, select
 from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.source import (
     PathOrText,
+    at_hand,
     carries_weights,
     is_text,
     origin,
@@ -38,13 +39,9 @@ from caffe2flax.passes.blocks import find_blocks
 from caffe2flax.passes.transform import with_transform
 from caffe2flax.plugins import load_entry_points, load_plugins
 from caffe2flax.weights.files import write_files
+from caffe2flax.weights.matching import Blobs
 from caffe2flax.weights.safetensors import Progress
-from caffe2flax.weights.variables import (
-    Blobs,
-    Variables,
-    collect,
-    note_flax_initialisers,
-)
+from caffe2flax.weights.variables import Variables, collect, note_flax_initialisers
 
 Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 VERSION = "0.1.0"
@@ -113,6 +110,7 @@ def convert(
     a weights file, this function does. array_shapes: the shapes of the arrays that the
     module will run on, by blob. Raises ConversionError.
     """
+    prototxt = at_hand(prototxt)
     graph = read_graph(prototxt, array_shapes=array_shapes, **options)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
@@ -160,6 +158,7 @@ def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
         layer.name: tuple(blob.shape for blob in layer.blobs)
         for file in files
         for layer in file.layers
+        if [*layer.numbered] == [*range(len(layer.blobs))]
     }
 
 
@@ -189,6 +188,7 @@ def read_graph(
     load_entry_points()
     load_plugins(options.get("plugins", ()))
     check_dialects(dialect)
+    source = at_hand(source)
     message, skipped = read_net(source)
     phase = options.get("phase", "TEST")
     level, stages = options.get("level", 0), options.get("stages", ())

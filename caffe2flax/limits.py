@@ -40,6 +40,8 @@ class Limits:
     activation_bytes: int = _bound(2**40, "bytes of all blobs of a net together")
     filled_bytes: int = _bound(2**31, "bytes of weights that no file holds")
     unpacked_bytes: int = _bound(2**28, "bytes that compressed arrays unpack to")
+    piped_bytes: int = _bound(2**28, "bytes of arrays or an image out of a pipe")
+    text_bytes: int = _bound(2**25, "bytes of labels, of a module or a plug-in")
     image_pixels: int = _bound(2**26, "pixels of an image")
     memory_bytes: int = field(
         default_factory=_memory,

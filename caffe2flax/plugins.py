@@ -16,6 +16,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.files.bounded import read_text
 from caffe2flax.ir.registry import LAYERS, OPERATIONS, PARAMETERS
 
 GROUP = "caffe2flax.layers"
@@ -43,7 +44,7 @@ def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
 def _load_file(path: Path) -> None:
     place = path.resolve()
     try:
-        text = place.read_text(encoding="utf-8")
+        text = read_text(path, "text_bytes")
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(
             Problem(f"the plug-in cannot be read: {error}", Span(str(path)))

@@ -77,8 +77,12 @@ def _leaves(model: Any, weights: Mapping[str, Array]) -> list[tuple[Any, Any]]:
             text = f"the weights of {name} have shape {array.shape}, not "
             problems.append(Problem(text + str(variable.shape)))
             continue
-        # jnp.asarray would compile a program for each shape.
-        leaves.append((path, jax.device_put(array)))
+        if array.dtype.kind in "biuc":
+            text = f"the weights of {name} are {array.dtype}, not {variable.dtype}"
+            problems.append(Problem(text))
+            continue
+        # jnp.asarray would compile something for each shape.
+        leaves.append((path, jax.device_put(array.astype(variable.dtype, copy=False))))
     if problems:
         raise ConversionError(problems)
     return leaves
@@ -246,8 +250,7 @@ def arrange_inputs(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
             continue
         array = np.asarray(inputs[value.blob], np.float32)
         if not _fits(graph, value, array.shape):
-            text = f"the input {value.blob!r} has shape {array.shape}, not "
-            problems.append(Problem(text + str(graph.shapes[value])))
+            problems.append(Problem(_misfit(graph, value, array.shape)))
             continue
         arguments.append(array.transpose(graph.layouts[value].axes))
     if problems:
@@ -260,5 +263,32 @@ def _fits(graph: Graph, value: Value, shape: tuple[int, ...]) -> bool:
     wanted = graph.shapes[value]
     if shape == wanted:
         return True
-    free = graph.sizes.larger_batch[value] != wanted
-    return free and len(shape) == len(wanted) and shape[1:] == wanted[1:]
+    same = len(shape) == len(wanted) and shape[1:] == wanted[1:]
+    return same and _takes_any_batch(graph, value)
+
+
+def _takes_any_batch(graph: Graph, value: Value) -> bool:
+    return graph.sizes.larger_batch[value] != graph.shapes[value]
+
+
+def _misfit(graph: Graph, value: Value, shape: tuple[int, ...]) -> str:
+    """The message for an array of another shape: what it should be, and how it comes
+    to be that where this shows."""
+    wanted = graph.shapes[value]
+    extents = [str(extent) for extent in wanted]
+    if extents and _takes_any_batch(graph, value):
+        extents[0] = "N"
+    comma = "," if len(extents) == 1 else ""
+    text = f"the input {value.blob!r} has shape {shape}, not "
+    text += f"({', '.join(extents)}{comma})"
+    if len(wanted) == 4:
+        text += " in Caffe's axis order N, C, H, W"
+    if shape == wanted[1:]:
+        return f"{text}; the batch axis is missing: array[None] has it"
+    if len(wanted) == 4 and shape[-1:] == wanted[1:2] != shape[-3:-2]:
+        axes = "N, H, W, C" if len(shape) == 4 else "H, W, C"
+        turned = "transpose(0, 3, 1, 2)" if len(shape) == 4 else "transpose(2, 0, 1)"
+        lacking = "" if len(shape) == 4 else "[None]"
+        if len(shape) in (3, 4):
+            text += f"; an array of {axes} is to be turned: array.{turned}{lacking}"
+    return text

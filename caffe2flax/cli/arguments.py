@@ -182,12 +182,13 @@ def add_force(group: Group, what: str) -> None:
     group.add_argument("--force", action="store_true", help=f"replace {what}")
 
 
-def refuse_overwriting(inputs: Iterable[Path], output: Path) -> None:
+def refuse_overwriting(inputs: Iterable[Path | str], output: Path) -> None:
     """Raises ConversionError where `output` is one of the inputs."""
     if not output.exists():
         return
     for path in inputs:
-        if path.exists() and path.samefile(output):
+        # A string is what came out of a pipe.
+        if not isinstance(path, str) and path.exists() and path.samefile(output):
             message = "the results would replace this input"
             raise ConversionError(Problem(message, Span(str(path))))
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from caffe2flax.cli.colours import show
 from caffe2flax.cli.parser import parser
@@ -91,6 +92,7 @@ def _status(argv: Sequence[str] | None) -> int:
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
     try:
         with limited(**getattr(options, "limits", {})):
+            _read_pipe(options)
             outcome: Outcome = options.run(options)
     except ConversionError as error:
         return _refuse(options, *error.problems)
@@ -108,6 +110,14 @@ def _status(argv: Sequence[str] | None) -> int:
     # Outside of `try`: an output that cannot be written is not an error of the command.
     show(outcome.text, sys.stdout, data=outcome.data)
     return OK if outcome.ok and not outcome.problems else BAD_INPUT
+
+
+def _read_pipe(options: argparse.Namespace) -> None:
+    """The net of a pipe as its text, which commands can read more than once."""
+    if isinstance(getattr(options, "net", None), Path):
+        from caffe2flax.frontend.source import at_hand
+
+        options.net = at_hand(options.net)
 
 
 def _refuse(options: argparse.Namespace, *problems: Problem) -> int:

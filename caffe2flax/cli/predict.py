@@ -149,16 +149,17 @@ def run(options: argparse.Namespace) -> Outcome:
         # The size of images has a limit of its own.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         if options.features is not None:
-            text, problems = _features(options, job, batch, bar)
+            text, problems = _features(options, job, batch, notes, bar)
         else:
             blob = score_blob(graph, options.scores)
             labels: tuple[str, ...] = ()
             if options.labels is not None:
                 classes = graph.shapes[graph.blobs[blob]][1]
                 labels = preparation.read_labels(options.labels, classes)
-            text, problems = _ranking(options, job, blob, labels, batch, bar)
+            names = (blob, labels)
+            text, problems = _ranking(options, job, names, batch, notes, bar)
     if not (options.csv or options.json):
-        text = "\n".join([text, *noted(notes)]).strip("\n")
+        text = "\n".join([text, *noted(notes if text else ())])
     data = options.json or options.csv
     as_it_is = options.json or (options.csv and not sys.stdout.isatty())
     return Outcome(text if as_it_is else lines(text), problems, data=data)
@@ -192,14 +193,15 @@ def _prepared(
 def _ranking(
     options: argparse.Namespace,
     job: tuple[Conversion, Recipe, list[Path]],
-    blob: str,
-    labels: tuple[str, ...],
+    names: tuple[str, tuple[str, ...]],
     batch: int,
+    notes: tuple[str, ...],
     bar: Bar,
 ) -> tuple[str, tuple[Problem, ...]]:
     from caffe2flax.prediction import ranking as rankings
     from caffe2flax.prediction.batches import rank, run_images
 
+    blob, labels = names
     predictions: list[tuple[Path, list[Ranked]]] = []
     problems: list[Problem] = []
     for part in run_images(*job, blob, batch, bar):
@@ -207,7 +209,9 @@ def _ranking(
         predictions += zip(part.files, rank(rows, options.top), strict=True)
         problems += part.problems
     if options.json:
-        return rankings.as_json(blob, predictions, labels, problems), tuple(problems)
+        return rankings.as_json(blob, predictions, labels, problems, notes), tuple(
+            problems
+        )
     show = rankings.as_csv if options.csv else rankings.as_text
     return show(blob, predictions, labels), tuple(problems)
 
@@ -216,6 +220,7 @@ def _features(
     options: argparse.Namespace,
     job: tuple[Conversion, Recipe, list[Path]],
     batch: int,
+    notes: tuple[str, ...],
     bar: Bar,
 ) -> tuple[str, tuple[Problem, ...]]:
     """Writes the blob, with a row for each image, and the images' names."""
@@ -234,6 +239,7 @@ def _features(
     if options.json:
         record = {"file": str(options.output), "blob": blob, "shape": rows.shape}
         record |= {"images": files, "problems": [p.to_dict() for p in problems]}
+        record["notes"] = notes
         return json.dumps(record, indent=2), problems
     text = f"{options.output}: {blob} {rows.shape}, {names} {(len(files),)}"
     return text, problems

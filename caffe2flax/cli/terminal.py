@@ -50,6 +50,10 @@ def print_problems(*problems: Problem) -> None:
 
 
 def problem_of(error: OSError) -> Problem:
+    from caffe2flax.files.atomic import FilesExist
+
+    if isinstance(error, FilesExist):
+        return Problem(error.text("--force"))
     reason = error.strerror or str(error) or type(error).__name__
     span = None if error.filename is None else Span(os.fsdecode(error.filename))
     return Problem(reason, span)

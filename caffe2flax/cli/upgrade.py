@@ -41,9 +41,14 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> Outcome:
     from caffe2flax.files.atomic import write_text
     from caffe2flax.frontend.prototxt import read_text
+    from caffe2flax.frontend.source import PipedText
     from caffe2flax.frontend.upgrade.rewrite import upgraded_text
 
-    text = upgraded_text(read_text(options.net), str(options.net))
+    net = options.net
+    if isinstance(net, PipedText):
+        text = upgraded_text(str(net), net.file)
+    else:
+        text = upgraded_text(read_text(net), str(net))
     if options.output is not None:
         return Outcome(lines(write_text(options.output, text, options.force)))
     if sys.stdout.isatty():

@@ -13,10 +13,10 @@ from caffe2flax.codegen.format import WIDTH, paragraph
 from caffe2flax.codegen.library import library, loaded_names
 from caffe2flax.codegen.methods import Scores, split_last, stepping, total_loss
 from caffe2flax.codegen.names import identifier, module_names
-from caffe2flax.codegen.options import Option, find_options
+from caffe2flax.codegen.options import CLASSES, Option, find_options
 from caffe2flax.codegen.positions import BlockPosition, NodePosition, NodePositions
 from caffe2flax.codegen.preprocess import preprocess_functions
-from caffe2flax.ir.call import literal
+from caffe2flax.ir.call import Code, literal
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layer import Site
 from caffe2flax.ir.window import CEIL
@@ -39,6 +39,8 @@ class Module:
     tied: Mapping[int, Collection[str]] = field(default_factory=dict)
     """Variables of a node's nnx module that belong to another module, by its number."""
     positions: NodePositions = field(default_factory=dict)
+    classifier: str = ""
+    """The attribute of the layer whose width is the argument `num_classes`."""
 
 
 def emit(
@@ -86,6 +88,7 @@ def emit(
         {**body.sites, **factored.sites, **(scores.sites if scores else {})},
         {n: body.tied[a] for n, a in body.attributes.items() if a in body.tied},
         _positions(name, body, factored.block_positions, attributes, scores),
+        next((a for a, call in body.built if Code(CLASSES) in call.args), ""),
     )
 
 

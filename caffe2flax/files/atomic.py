@@ -29,6 +29,23 @@ STEM = 60
 limited."""
 
 
+class FilesExist(FileExistsError):
+    """Files that would be replaced."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = tuple(paths)
+        super().__init__(self.text("force=True"))
+
+    def text(self, force: str) -> str:
+        """The message; `force` is what the caller has to give to replace them."""
+        what = "exist" if len(self.paths) > 1 else "exists"
+        them = "them" if len(self.paths) > 1 else "it"
+        return f"{' and '.join(self.paths)} {what}; {force} replaces {them}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (FilesExist, (self.paths,))
+
+
 def write_text(path: Path, text: str, force: bool = False) -> Path:
     """Writes `text` with its line ends unchanged; errors as for `write_all`."""
     return write_bytes(path, text.encode(), force)
@@ -211,10 +228,7 @@ def _check(targets: Mapping[Path, Write], force: bool) -> None:
     """Raises FileExistsError, or OSError for a target that is no file."""
     existing = [str(path) for path in targets if os.path.lexists(path)]
     if existing and not force:
-        what = "exist; --force replaces them"
-        if len(existing) == 1:
-            what = "exists; --force replaces it"
-        raise FileExistsError(f"{' and '.join(existing)} {what}")
+        raise FilesExist(existing)
     for path in existing:
         # The target of a link, too: a link to a device must not be replaced.
         if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):

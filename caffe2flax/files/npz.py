@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.files.atomic import write_stream
+from caffe2flax.files.bounded import opened
 from caffe2flax.limits import current
 
 DEFLATE_LIMIT = 1032
@@ -47,10 +48,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             arrays of numbers; one problem for each such member.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         try:
             with zipfile.ZipFile(stream) as archive:
-                return _read_members(archive, path)
+                return _read_members(archive, path, stream.seek(0, os.SEEK_END))
         except _DAMAGE as error:
             message = f"this is no .npz file as numpy.savez writes it: {error}"
             raise ConversionError(Problem(message, Span(str(path)))) from error
@@ -63,19 +64,28 @@ def read_npy(path: Path) -> np.ndarray:
         ConversionError: the file is no .npy, is damaged, or contains no numbers.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as stream:
-        try:
-            shape, column_major, dtype = _read_header(stream)
-            present = os.fstat(stream.fileno()).st_size - stream.tell()
-            return _values(stream, present, shape, dtype, column_major)
-        except _DAMAGE as error:
-            message = f"this is no .npy file as numpy.save writes it: {error}"
-            raise ConversionError(Problem(message, Span(str(path)))) from error
+    with opened(path) as stream:
+        return npy_array(stream, path)
 
 
-def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+def npy_array(stream: IO[bytes], path: Path) -> np.ndarray:
+    """`read_npy` of an open file, in which one can go back, from where it is."""
+    try:
+        shape, column_major, dtype = _read_header(stream)
+        start = stream.tell()
+        present = stream.seek(0, os.SEEK_END) - start
+        stream.seek(start)
+        return _values(stream, present, shape, dtype, column_major)
+    except _DAMAGE as error:
+        message = f"this is no .npy file as numpy.save writes it: {error}"
+        raise ConversionError(Problem(message, Span(str(path)))) from error
+
+
+def _read_members(
+    archive: zipfile.ZipFile, path: Path, size: int
+) -> dict[str, np.ndarray]:
     members = archive.infolist()
-    if sum(member.compress_size for member in members) > path.stat().st_size:
+    if sum(member.compress_size for member in members) > size:
         raise zipfile.BadZipFile("its members overlap")
     limits = current()
     packed = [m for m in members if m.compress_type != zipfile.ZIP_STORED]

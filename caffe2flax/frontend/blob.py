@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe2flax.errors import ConversionError
 from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.wire import BYTES, Wire, WireField, signed
 
@@ -18,6 +19,9 @@ MAX_AXES = 32
 
 MAX_COUNT = 2**59
 """Values beyond which numpy could not address a float64 array, empty or not."""
+
+MAX_FIELD = 16
+"""No field of a BlobProto has a higher number, and a mean file not as many fields."""
 
 MAX_PIECES = 1024
 """Pieces of values that are kept apart before they are copied together."""
@@ -94,6 +98,18 @@ class _Parts:
     width: int | None = None
     raw_type: int | None = None
     raw: WireField | None = None
+
+
+def is_blob(wire: Wire) -> bool:
+    """Whether all of a file is one BlobProto, with values."""
+    size = len(wire.data)
+    try:
+        for count, found in enumerate(wire.fields(0, size)):
+            if found.number > MAX_FIELD or count > MAX_FIELD:
+                return False  # before a file of a million layers is walked
+        return read_blob(wire, 0, size, "mean", Counter()).size > 1
+    except ConversionError:
+        return False
 
 
 def read_blob(

@@ -15,7 +15,7 @@ from typing import Literal
 
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.files.mapped import loaded
-from caffe2flax.frontend.blob import NVCAFFE, Array, note, read_blob
+from caffe2flax.frontend.blob import NVCAFFE, Array, is_blob, note, read_blob
 from caffe2flax.frontend.sniff import HDF5_MAGIC, explained
 from caffe2flax.frontend.wire import Wire, WireField
 from caffe2flax.limits import current
@@ -57,12 +57,20 @@ class LayerBlobs:
     blobs: read-only float16, float32 or float64 arrays in Caffe's axis order and the
         shape that the file gives: V0 and V1 write (1, 1, 1, out) for a bias.
     offset: of the layer in the file.
+    numbers: which blob of the layer each is, where an HDF5 file has not all of them.
     """
 
     name: str
     type: str
     blobs: tuple[Array, ...] = field(repr=False)
     offset: int
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def numbered(self) -> dict[int, Array]:
+        """The blobs by their numbers in the layer."""
+        numbers = self.numbers or range(len(self.blobs))
+        return dict(zip(numbers, self.blobs, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,7 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
         try:
             file = _Reader(wire).net()
         except ConversionError as error:
-            raise explained(wire, error) from None
+            raise explained(wire, error, mean=is_blob(wire)) from None
     file.check()
     return file
 
@@ -111,15 +119,21 @@ def read_binaryproto(path: str | os.PathLike[str]) -> Array:
 
     Raises ConversionError naming the byte where the file is no such file.
     """
-    wire = Wire.map(path)
+    return binaryproto(Wire.map(path))
+
+
+def binaryproto(wire: Wire) -> Array:
+    """`read_binaryproto` of bytes that are at hand."""
     try:
+        if not wire.data:
+            raise wire.error("the file is empty,", 0)
         mean = read_blob(wire, 0, len(wire.data), "mean", Counter())
         if not mean.size:
             raise wire.error("the file holds no values", 0)
         mean = loaded(mean)
         mean.flags.writeable = False
     except ConversionError as error:
-        raise explained(wire, error) from None
+        raise explained(wire, error, "mean") from None
     wire.check_size()
     return mean
 
@@ -128,7 +142,8 @@ def _read_hdf5(wire: Wire) -> WeightFile:
     from caffe2flax.frontend.hdf5 import read_hdf5
 
     layers = tuple(
-        LayerBlobs(name, "", blobs, offset) for name, blobs, offset in read_hdf5(wire)
+        LayerBlobs(name, "", tuple(blobs.values()), offset, tuple(blobs))
+        for name, blobs, offset in read_hdf5(wire)
     )
     size = len(wire.data)
     return WeightFile(wire.path, "HDF5", "", layers, size=size, wire=wire)

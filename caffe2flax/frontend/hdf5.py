@@ -7,6 +7,7 @@ filters that unpack more than is there) is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,19 +15,23 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError, optional
 from caffe2flax.frontend.blob import MAX_AXES, Array
+from caffe2flax.frontend.sniff import HDF5_NAMES, WANTED, is_keras
 from caffe2flax.frontend.wire import Wire
 
-Entry = tuple[str, tuple[Array, ...], int]
+Entry = tuple[str, dict[int, Array], int]
 
 ROOT = "data"
 """The group that Caffe writes its layers into."""
 
 MAX_OBJECTS = 2**20
+NUMBER = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
+"""The name of a dataset, a blob's number."""
 
 
 def read_hdf5(wire: Wire) -> list[Entry]:
-    """Name, blobs and offset of each layer, in the order of their names.
+    """Name, blobs by number and offset of each layer, in the order of their names.
 
+    Caffe leaves out a blob that another layer owns.
     Raises ConversionError if h5py is missing or the file is no such snapshot.
     """
     with optional("an HDF5 file", "h5py", "hdf5", wire.path):
@@ -53,7 +58,10 @@ class _Snapshot:
         """The layers below `data`; a `/` in a layer's name makes a group in a group."""
         root = self.member(file, ROOT) if ROOT in file else None
         if not isinstance(root, self.h5py.Group):
-            raise self.wire.error(f"no Caffe snapshot: there is no group {ROOT!r}", 0)
+            what = "no Caffe snapshot"
+            if is_keras(self.wire.data[:HDF5_NAMES]):
+                what = f"an HDF5 file of Keras; {WANTED['weights']}"
+            raise self.wire.error(f"{what}: there is no group {ROOT!r}", 0)
         waiting = [("", root)]
         while waiting:
             name, group = waiting.pop()
@@ -65,7 +73,7 @@ class _Snapshot:
             if blobs and not name:
                 raise self.error(group, f"datasets of no layer: {', '.join(blobs)}")
             if name and (blobs or not groups):
-                yield name, tuple(self.blobs(group, blobs)), self.offset(group)
+                yield name, self.blobs(group, blobs), self.offset(group)
             prefix = f"{name}/" if name else ""
             waiting.extend((f"{prefix}{key}", member) for key, member in groups[::-1])
 
@@ -83,16 +91,13 @@ class _Snapshot:
             raise self.error(member, f"more than {MAX_OBJECTS} groups and datasets")
         return member
 
-    def blobs(self, group: Any, blobs: dict[str, Any]) -> Iterator[Array]:
-        for index in range(len(blobs)):
-            if str(index) not in blobs:
-                raise self.error(
-                    group,
-                    f"it has blobs {', '.join(sorted(blobs))} but no {index}: Caffe "
-                    "leaves out a blob that another layer owns; "
-                    "take the binary .caffemodel instead",
-                )
-            yield self.array(blobs[str(index)])
+    def blobs(self, group: Any, blobs: dict[str, Any]) -> dict[int, Array]:
+        strange = [key for key in blobs if not NUMBER.fullmatch(key)]
+        if strange:
+            what = f"datasets that are no blobs: {', '.join(sorted(strange))}"
+            raise self.error(group, what)
+        ordered = sorted(blobs, key=int)
+        return {int(key): self.array(blobs[key]) for key in ordered}
 
     def array(self, dataset: Any) -> Array:
         """The values: a view of the mapped file where they stand in one piece."""

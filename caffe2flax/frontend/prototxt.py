@@ -14,6 +14,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, cast
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.files.bounded import not_opened
 from caffe2flax.frontend.grammars import grammar_path
 from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.sniff import HEAD, is_damaged_text
@@ -62,7 +63,8 @@ def read_text(path: str | PathLike[str]) -> str:
                 size = len(data)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConversionError(Problem(f"cannot read: {reason}", Span(file))) from error
+        text = not_opened(file, reason)
+        raise ConversionError(Problem(text, Span(file))) from error
     if size > limits.prototxt_bytes:
         text = limits.refusal("prototxt_bytes", f"a prototxt of {size} bytes")
         raise ConversionError(Problem(text, Span(file)))

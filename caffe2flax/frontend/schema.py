@@ -13,10 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.frontend.blob import is_blob
 from caffe2flax.frontend.caffemodel import V1_TYPES
 from caffe2flax.frontend.descriptors import PARAMS, FieldSpec, schema
 from caffe2flax.frontend.message import Field, Message, Scalar
-from caffe2flax.frontend.sniff import HDF5_MAGIC, explained
+from caffe2flax.frontend.sniff import (
+    HDF5_MAGIC,
+    HDF5_NAMES,
+    WANTED,
+    explained,
+    is_keras,
+)
 from caffe2flax.frontend.wire import BYTES, FIXED32, FIXED64, VARINT, Wire, WireField
 from caffe2flax.frontend.wire import signed as signed64
 from caffe2flax.limits import current
@@ -64,12 +71,14 @@ def read_architecture(path: str | os.PathLike[str]) -> Architecture:
     wire = Wire.map(path)
     if wire.data[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         message = "an HDF5 snapshot holds no architecture; give its prototxt too"
+        if is_keras(wire.data[:HDF5_NAMES]):
+            message = f"this is an HDF5 file of Keras; {WANTED['net']}"
         raise ConversionError(Problem(message, Span(wire.path)))
     decoder = _Decoder(wire)
     try:
         net = decoder.net()
     except ConversionError as error:
-        raise explained(wire, error) from None
+        raise explained(wire, error, "net", mean=is_blob(wire)) from None
     wire.check_size()
     skipped = (f"{what}, in {', '.join(at)}" for what, at in decoder.skipped.items())
     return Architecture(net, tuple(skipped))

@@ -1,4 +1,4 @@
-"""What a file is that was given for a `.caffemodel` and is none."""
+"""What a file is that was given for a net, weights or a mean, and is none."""
 
 from __future__ import annotations
 
@@ -6,40 +6,60 @@ import os
 import re
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.files.bounded import is_pipe
 from caffe2flax.frontend.wire import Wire
 
 HEAD = 512
 """Bytes from the start that are looked at; binary formats show themselves earlier."""
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+HDF5_NAMES = 2**16
+"""Bytes from the start of an HDF5 file that hold the names of its first groups."""
 
 TEXT_CONTROLS = b"\t\n\r\f"
 
+WANTED = {
+    "net": "give the net as a .prototxt, the text of the architecture",
+    "weights": "give the .caffemodel or .caffemodel.h5 that Caffe wrote",
+    "mean": "give the .binaryproto that Caffe wrote, an .npy, or numbers",
+}
+
 MAGIC = (
-    (b"PK\x03\x04", "a zip archive (a PyTorch or Keras file?)"),
+    (b"PK\x05\x06", "an empty zip archive"),
     (b"\x1f\x8b", "a gzip archive, to be unpacked first"),
     (b"BZh", "a bzip2 archive, to be unpacked first"),
     (b"\xfd7zXZ\x00", "an xz archive, to be unpacked first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive, to be unpacked first"),
     (b"Rar!\x1a\x07", "a rar archive, to be unpacked first"),
-    (b"\x93NUMPY", "a numpy array"),
+    (b"\x93NUMPY", "a numpy array (.npy)"),
     (b"\x89PNG\r\n", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
     (b"%PDF", "a PDF document"),
     (b"\x7fELF", "an executable"),
 )
+ZIP_MAGIC = b"PK\x03\x04"
+ZIPPED = (
+    (re.compile(rb"\.npy"), "a numpy archive (.npz)"),
+    (re.compile(rb"/data\.pkl|/version|/byteorder"), "a PyTorch file (.pt, .pth)"),
+    (re.compile(rb"metadata\.json|config\.json"), "a Keras file (.keras)"),
+)
+"""What a zip archive is by the name of its first entry."""
 TAR_MAGIC = 257, b"ustar"
 PICKLE = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 LFS = b"version https://git-lfs"
 MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head")
+PROTOTXT = re.compile(rb"(#.*\s*)*(name|layers?|input|input_dim|input_shape)\s*[:{]")
 
 
 def is_binary(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is no text, as its start shows; False where it cannot be read."""
+    """Whether a file is no text, as its start shows; False where it cannot be read, or
+    only once."""
+    if is_pipe(path):
+        return False
     try:
-        with open(path, "rb") as file:
-            head = file.read(HEAD)
-    except (OSError, ValueError):  # a NUL in the path
+        head = _head(path)
+    except (OSError, ValueError):
         return False
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return False  # UTF-16, which the reader of texts knows to name
@@ -63,13 +83,44 @@ def is_damaged_text(head: bytes) -> bool:
 _FIRST_FIELD = re.compile(rb"(\xef\xbb\xbf)?(\s|#[^\n]*\n)*[A-Za-z_]+\s*[:{<]")
 
 
-def explained(wire: Wire, error: ConversionError) -> ConversionError:
-    """`error`, opened by what the file looks like where that can be told."""
-    other = looks_like(bytes(wire.data[:HEAD]))
+def _head(path: str | os.PathLike[str]) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(HEAD)
+
+
+def explained(
+    wire: Wire, error: ConversionError, wanted: str = "weights", *, mean: bool = False
+) -> ConversionError:
+    """`error`, opened by what the file looks like where that can be told; `mean`:
+    whether all of it is one blob."""
+    other = "a mean file (.binaryproto)" if mean else looks_like(wire.data[:HEAD])
+    if other is None and wanted == "mean" and b"\xa2\x06" in wire.data[:HEAD]:
+        other = "a file of weights (.caffemodel)"
     if other is None:
         return error
-    message = f"this is {other}, no file of Caffe weights ({error.problems[0].message})"
-    return ConversionError(Problem(message, Span(wire.path)))
+    return ConversionError(Problem(_named(other, wanted, error), Span(wire.path)))
+
+
+def explained_text(path: str | os.PathLike[str], error: ConversionError) -> str | None:
+    """The message for a net that is no prototxt, where its start shows what it is."""
+    try:
+        other = None if is_pipe(path) else looks_like(_head(path))
+    except (OSError, ValueError):
+        return None
+    if other is None or other.startswith("a text file"):
+        return None
+    return _named(other, "net", error)
+
+
+def _named(other: str, wanted: str, error: ConversionError) -> str:
+    if wanted == "weights" and other == A_PROTOTXT:
+        other += ": the net comes first, its weights behind it"
+    return f"this is {other}; {WANTED[wanted]} ({error.problems[0].message})"
+
+
+def is_keras(head: bytes) -> bool:
+    """Whether an HDF5 file, of which this is the start, was written by Keras."""
+    return b"keras_version" in head or b"model_weights" in head
 
 
 def looks_like(head: bytes) -> str | None:
@@ -78,6 +129,9 @@ def looks_like(head: bytes) -> str | None:
     Asked only once a file proved not to be what it should: none of these starts is
     impossible in a weights file.
     """
+    if head.startswith(ZIP_MAGIC):
+        named = (name for pattern, name in ZIPPED if pattern.search(head))
+        return next(named, "a zip archive, to be unpacked first")
     for magic, name in MAGIC:
         if head.startswith(magic):
             return name
@@ -85,12 +139,18 @@ def looks_like(head: bytes) -> str | None:
     if head[at : at + len(magic)] == magic:
         return "a tar archive, to be unpacked first"
     if head.startswith(PICKLE):
-        return "a Python pickle"
+        return "a Python pickle (.pkl, an old .pth)"
     if head[8:9] == b"{" and head[4:8] == bytes(4):
         return "a safetensors file"
     if head.startswith(b"\x08"):
-        return "an ONNX model or the state of a Caffe solver"
+        solver = b".caffemodel" in head or b".solverstate" in head
+        return (
+            "the state of a Caffe solver (.solverstate)" if solver else "an ONNX model"
+        )
     return _text(head)
+
+
+A_PROTOTXT = "a text file, a prototxt"
 
 
 def _text(head: bytes) -> str | None:
@@ -102,11 +162,11 @@ def _text(head: bytes) -> str | None:
         head[:-3].decode("utf-8")
     except UnicodeDecodeError:
         return None
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith(LFS):
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.lower().startswith(LFS):
         return "a Git LFS pointer, whose file has to be fetched with `git lfs pull`"
-    if start.startswith(MARKUP):
+    if start.lower().startswith(MARKUP):
         return "a web page (the answer of a server that did not send the file?)"
     if start.startswith((b"{", b"[")):
         return "a JSON text"
-    return "a text file (the prototxt?)"
+    return A_PROTOTXT if PROTOTXT.match(start) else "a text file"

@@ -8,7 +8,6 @@ bytes that are there.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.files.bounded import is_pipe, not_opened
 from caffe2flax.files.mapped import Mapped
 
 VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
@@ -70,15 +70,20 @@ class Wire:
         span = Span(name)
         try:
             # A pipe or a device could block or never end.
-            if not stat.S_ISREG(os.stat(name).st_mode):
-                raise ConversionError(Problem("this is no regular file", span))
+            if is_pipe(name):
+                text = (
+                    "this is no regular file but a pipe or a device, and weights are "
+                )
+                text += "read in any order: save them to a file"
+                raise ConversionError(Problem(text, span))
             with open(name, "rb") as file:
                 if not os.fstat(file.fileno()).st_size:
                     raise ConversionError(Problem("the file is empty, at byte 0", span))
                 data = Mapped.of(file.fileno(), name)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise ConversionError(Problem(f"cannot be read: {reason}", span)) from error
+            text = not_opened(name, reason)
+            raise ConversionError(Problem(text, span)) from error
         return cls(name, data)
 
     def check_size(self) -> None:

@@ -281,6 +281,6 @@ def _is_wired(layer: Message) -> bool:
 
 
 def _stored(layer: LayerBlobs) -> Iterator[StoredBlob]:
-    for i, blob in enumerate(layer.blobs):
+    for i, blob in layer.numbered.items():
         dtype = str(blob.dtype)
         yield StoredBlob(layer.name, layer.type, i, blob.shape, dtype, blob.nbytes)

@@ -101,6 +101,17 @@ class ReadsWeights:
     __slots__ = ()
 
 
+class Doubtful(ABC):
+    """A layer whose weights may be such that Caffe computes what nobody wanted."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def doubt(self, blobs: Sequence[Array]) -> str:
+        """What is odd about the blobs of a weights file, and what to do about it;
+        nothing where all is well."""
+
+
 class EndsSection:
     """A layer after whose call generated code has a blank line."""
 

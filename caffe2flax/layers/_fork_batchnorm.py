@@ -9,7 +9,9 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.message import Message, Scalar
+from caffe2flax.ir.abilities import Doubtful
 from caffe2flax.ir.call import DTYPE, RNGS, Call
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Elementwise, Site
@@ -29,6 +31,19 @@ BLOBS = {
 """The blobs of each fork's layer; "" for a correction that only training uses."""
 
 OF_NVIDIA = ("forward_type", "backward_type", "forward_math", "cudnn_math_override")
+
+
+def doubt(blobs: Sequence[Array]) -> str:
+    """What to say of mean, variance and factor where the factor takes the others
+    away."""
+    mean, variance, factor = (loaded(blob) for blob in blobs[:3])
+    if factor.any() or not (mean.any() or variance.any()):
+        return ""
+    return (
+        "the third blob of BatchNorm is 0 beside a mean and a variance that are not: "
+        "Caffe takes both for 0 then; if the file was written by NVCaffe, where this "
+        "blob divides nothing, give --dialect BatchNorm=nvcaffe"
+    )
 
 
 def meaning(params: Params) -> str:
@@ -79,7 +94,7 @@ def _is_zero(value: Scalar) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledBatchNorm(Elementwise):
+class ScaledBatchNorm(Elementwise, Doubtful):
     """(x - mean) / sqrt(variance + eps) * scale + bias, a channel at a time."""
 
     type = "BatchNorm"
@@ -164,6 +179,9 @@ class ScaledBatchNorm(Elementwise):
             share = np.divide(1, factor, np.zeros_like(factor), where=factor != 0)
             named |= {name: named[name] * share for name in ("mean", "var")}
         return {name: blob.reshape(-1) for name, blob in named.items()}
+
+    def doubt(self, blobs: Sequence[Array]) -> str:
+        return doubt(blobs) if "factor" in self.blob_names and not self.training else ""
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs

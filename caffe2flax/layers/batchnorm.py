@@ -10,7 +10,7 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message
-from caffe2flax.ir.abilities import Foldable
+from caffe2flax.ir.abilities import Doubtful, Foldable
 from caffe2flax.ir.call import DTYPE, RNGS, Call, Code
 from caffe2flax.ir.coordinates import Pointwise
 from caffe2flax.ir.filler import Filler
@@ -29,7 +29,7 @@ from caffe2flax.layers._affine import (
     shapes,
 )
 from caffe2flax.layers._fields import filler
-from caffe2flax.layers._fork_batchnorm import ScaledBatchNorm, meaning
+from caffe2flax.layers._fork_batchnorm import ScaledBatchNorm, doubt, meaning
 
 ONES = Filler("constant", value=1.0)
 ZEROS = Filler()
@@ -37,7 +37,7 @@ ZEROS = Filler()
 
 @layer("BatchNorm", "batch_norm_param")
 @dataclass(frozen=True, slots=True)
-class BatchNorm(Elementwise, Foldable):
+class BatchNorm(Elementwise, Foldable, Doubtful):
     """(x - mean) / sqrt(variance + eps), a channel at a time.
 
     In TEST with running statistics, as an nnx.BatchNorm; in TRAIN with those of the
@@ -122,6 +122,9 @@ class BatchNorm(Elementwise, Foldable):
             named |= dict(zip(("scale", "bias"), blobs[3:], strict=False))
         variables = {k: at.input.arrange_blob(v, 1) for k, v in named.items()}
         return variables | ({"factor": factor} if self.moving else {})
+
+    def doubt(self, blobs: Sequence[Array]) -> str:
+        return "" if self.moving else doubt(blobs)
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs

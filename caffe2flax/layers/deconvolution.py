@@ -15,7 +15,7 @@ from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, same
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, growing
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Site
-from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.layout import Layout, Merged, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.ir.window import caption, deconv_output
@@ -138,17 +138,18 @@ class Deconvolution(Layer, Spatial):
     def call(self, at: Site) -> str:
         return ", ".join(f"{at.module}({x})" for x in at.args)
 
-    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
-        """(c, o / group, *window) as (*window, o, c) for nnx.ConvTranspose, or with the
-        kernel reversed as (*window, c / group, o) for nnx.Conv."""
+    def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array | Merged]:
+        """(c, o / group, *window) as (*window, o, c) for nnx.ConvTranspose, or turned
+        around as (*window, c / group, o) for nnx.Conv."""
         weight = blobs[0]
+        kernel: Array | Merged = weight.transpose(kernel_axes(weight.ndim))
         if self.group > 1:
             inputs, outputs, *window = weight.shape
-            split = weight.reshape(self.group, inputs // self.group, *weight.shape[1:])
-            swapped = split.swapaxes(1, 2)
-            weight = swapped.reshape(self.group * outputs, -1, *window)
-            weight = np.flip(weight, tuple(range(2, weight.ndim)))
-        kernel = weight.transpose(kernel_axes(weight.ndim))
+            size = inputs // self.group
+            split = weight.reshape(self.group, size, *weight.shape[1:])
+            turned = np.flip(split, tuple(range(3, split.ndim)))
+            view = turned.transpose(*range(3, split.ndim), 1, 0, 2)
+            kernel = Merged(view, (*window, size, self.group * outputs))
         return {"kernel": kernel} | ({"bias": blobs[1]} if self.bias else {})
 
     def reference(

@@ -1,6 +1,7 @@
 """Filling a module from a file."""
 
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 from safetensors.flax import load_file
@@ -8,17 +9,16 @@ from safetensors.flax import load_file
 
 def load_weights(model: nnx.Module, path: str | Path, fresh: str = "") -> None:
     """Fills `model` from a file, which must fit; `fresh` may differ and starts anew."""
-    weights, leaves, wrong = load_file(path), [], []
+    weights, leaves = load_file(path), list[Any]()
+    wrong = [f"{k} is {x.dtype}" for k, x in weights.items() if x.dtype.kind in "biuc"]
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape
-        array = weights.pop(name, None)
-        found = getattr(array, "shape", "missing")
+        found = getattr(array := weights.pop(name, None), "shape", "missing")
         if name.startswith(f"{fresh}.") and found[:-1] == shape[:-1] and found != shape:
             array = nnx.initializers.normal(0.01)(nnx.Rngs(0).params(), shape)
         elif found != shape:
             wrong.append(f"{name} is {found} in the file, not {shape}")
-        leaves.append((keys, array))
-    wrong += [f"{name} is unknown" for name in weights]
-    if wrong:
+        leaves.append((keys, array, variable.dtype))
+    if wrong := wrong + [f"{name} is unknown" for name in weights]:
         raise ValueError(f"{path} does not fit this model: {'; '.join(wrong)}")
-    nnx.update(model, nnx.from_flat_state(leaves))
+    nnx.update(model, nnx.from_flat_state([(k, x.astype(t)) for k, x, t in leaves]))

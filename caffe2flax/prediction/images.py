@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.errors import ConversionError, Problem, Span, optional
+from caffe2flax.files.bounded import opened
 from caffe2flax.limits import current
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def decode(path: Path, channels: int) -> Pixels:
     with optional("an image", "Pillow", "predict"):
         from PIL import Image, UnidentifiedImageError
 
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         try:
             with Image.open(stream, formats=FORMATS) as image:
                 limits = current()

@@ -3,6 +3,7 @@ arguments."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.errors import ConversionError, Problem, Span
-from caffe2flax.files.npz import read_npy
-from caffe2flax.frontend.caffemodel import read_binaryproto
+from caffe2flax.files.bounded import is_pipe, read_bytes
+from caffe2flax.files.npz import npy_array, read_npy
+from caffe2flax.frontend.caffemodel import binaryproto, read_binaryproto
+from caffe2flax.frontend.wire import Wire
 from caffe2flax.ir.graph import Graph
 from caffe2flax.ir.transform import Transform
 from caffe2flax.passes.transform import image_input
 from caffe2flax.prediction.images import Floats, Recipe, crop
+
+NUMPY_MAGIC = b"\x93NUMPY"
 
 USUAL = 256
 """Height and width of the images that Caffe's ImageNet recipes crop from."""
 
 
 def read_mean(path: Path) -> NDArray[Any]:
-    """The mean in a file: .npy, or Caffe's .binaryproto. Raises ConversionError."""
-    mean = read_npy(path) if path.suffix == ".npy" else read_binaryproto(path)
+    """A mean file: .npy, or .binaryproto as Caffe writes it, out of a pipe perhaps.
+    Raises ConversionError."""
+    if is_pipe(path):
+        data = read_bytes(path, "piped_bytes")
+        if data.startswith(NUMPY_MAGIC):
+            mean = npy_array(io.BytesIO(data), path)
+        else:
+            mean = binaryproto(Wire(str(path), data))
+    else:
+        mean = read_npy(path) if path.suffix == ".npy" else read_binaryproto(path)
     return mean[0] if mean.ndim == 4 and len(mean) == 1 else mean
 
 
@@ -57,14 +70,24 @@ def recipe(
         spatial = mean.shape[1:] if mean is not None and mean.ndim == 3 else (0, 0)
         before = _before(size, resized, (spatial[0], spatial[1]), transform.resize)
     notes = []
-    if mean is not None and mean.ndim == 3 and mean.shape[1:] not in (before, size):
-        text = "the mean is {} x {}, the image {} x {}".format(*mean.shape[1:], *before)
-        notes.append(f"{text}: its mean of each channel is subtracted")
+    if mean is None:
+        notes.append(
+            "no mean is subtracted, as neither the net nor --mean gives one; most nets "
+            "were trained with one: --mean FILE.binaryproto, or --mean B,G,R"
+        )
+    elif mean.ndim == 3 and mean.shape[1:] not in (before, size):
+        own = mean.shape[1:]
+        its = f"{own[0]} x {own[1]}"
         mean = mean.mean(axis=(1, 2), dtype=np.float64)
-    result = Recipe(
-        channels, size, before, _pixelwise(mean, size), transform.scale, rgb
-    )
-    return result, tuple(notes)
+        shown = ", ".join(f"{value:.6g}" for value in mean)
+        text = f"the mean is {its}, the image {before[0]} x {before[1]}: "
+        text += f"its mean of each channel ({shown}) is subtracted from all pixels"
+        if before == size and own[0] >= size[0] and own[1] >= size[1]:
+            text += f"; with --crop the image is resized to {its}, and the middle "
+            text += "of both is taken"
+        notes.append(text)
+    made = Recipe(channels, size, before, _pixelwise(mean, size), transform.scale, rgb)
+    return made, tuple(notes)
 
 
 def _per_channel(mean: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -104,9 +127,8 @@ def _before(size: tuple[int, int], *choices: tuple[int, int] | None) -> tuple[in
 
 
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:
-    """The names in a file with one on each line, as many as the net has classes. Raises
-    ConversionError."""
-    text = path.read_bytes().decode("utf-8-sig", "replace")
+    """A name a line, as many as the net has classes. Raises ConversionError."""
+    text = read_bytes(path, "text_bytes").decode("utf-8-sig", "replace")
     names = tuple(line.strip() for line in text.rstrip().split("\n"))
     if len(names) != classes:
         message = f"{len(names)} labels for {classes} classes"

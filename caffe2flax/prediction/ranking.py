@@ -42,8 +42,10 @@ def as_json(
     predictions: Predictions,
     labels: Sequence[str],
     problems: Sequence[Problem] = (),
+    notes: Sequence[str] = (),
 ) -> str:
-    """`problems` are those of files without a prediction."""
+    """`problems` are those of files that no prediction was made for, `notes` what there
+    is to say of how images were prepared."""
 
     def ranked(best: Sequence[Ranked]) -> list[dict[str, object]]:
         return [
@@ -54,4 +56,5 @@ def as_json(
 
     rows = [{"image": str(path), "top": ranked(best)} for path, best in predictions]
     passed_over = [problem.to_dict() for problem in problems]
-    return json.dumps({"blob": blob, "images": rows, "problems": passed_over}, indent=2)
+    record = {"blob": blob, "images": rows, "problems": passed_over}
+    return json.dumps(record | {"notes": list(notes)}, indent=2)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from caffe2flax.codegen.sourcemap import SourceMap
 from caffe2flax.conversion import Conversion
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.files.bounded import read_text
 from caffe2flax.verification.match import carried_over
 from caffe2flax.verification.observe import Observed, observe
 
@@ -21,15 +22,17 @@ Array = NDArray[Any]
 
 
 def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conversion:
-    """`conversion` with the source in `path` and, if `weighted`, the weights in the
-    .safetensors beside it, where there is one. Raises ConversionError where that is no
-    module of this net."""
-    source, span = path.read_text(encoding="utf-8"), Span(str(path))
+    """`conversion` with the source in `path`, and with the weights in the .safetensors
+    beside it where there is one and `weighted` says that the net has weights. Raises
+    ConversionError where that is no module of this net."""
+    span = Span(str(path))
     try:
+        source = read_text(path, "text_bytes")
         names = [n.name for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 0
-        text = f"this is no Python: {error.args[0]}"
+        reason = error.args[0] if isinstance(error, SyntaxError) else error
+        text = f"this is no Python: {reason}"
         raise ConversionError(Problem(text, Span(str(path), line, 1))) from None
     wanted = (conversion.name, path.stem)
     name = next((n for w in wanted for n in names if n.lower() == w.lower()), None)
@@ -45,9 +48,7 @@ def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conver
     weights: Mapping[str, Array] | None = conversion.weights
     beside = path.with_suffix(".safetensors")
     if weighted and beside.exists():
-        from safetensors.numpy import load_file
-
-        weights = load_file(beside)
+        weights = _stored(beside)
     return replace(
         conversion,
         name=name,
@@ -55,6 +56,18 @@ def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conver
         weights=weights,  # type: ignore[arg-type]  # they are run, never written
         positions=positions,
     )
+
+
+def _stored(path: Path) -> Mapping[str, Array]:
+    """The tensors of a .safetensors. Raises ConversionError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        text = f"this is no .safetensors file: {error}"
+        raise ConversionError(Problem(text, Span(str(path)))) from None
 
 
 def observe_edited(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -11,97 +11,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.module import Module
-from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.errors import ConversionError
 from caffe2flax.files.mapped import loaded
-from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
+from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.graph import Graph, Node, Weight
 from caffe2flax.ir.layout import Merged, Shape
 from caffe2flax.limits import current
 from caffe2flax.weights.finite import note_not_finite
+from caffe2flax.weights.matching import (
+    Blobs,
+    Matching,
+    doubts,
+    listed,
+    match,
+    unfilled,
+)
 from caffe2flax.weights.transpose import in_order
 
 Array = NDArray[Any]
-Blobs = dict[tuple[int, int], Array]
-"""Weight blobs by (owner's number, index), as the file holds them, in Caffe's shape."""
 
 
 def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str, ...]]:
     """The graph's weight blobs out of `files`, laid over one another, and notes for the
     user.
 
-    As in Caffe a layer is found by its name; blobs that no file holds keep their
-    filler's values. Raises ConversionError for every layer whose blobs do not fit, and
-    in TEST phase for every layer that has neither weights nor fillers of its own: of
-    a file that was cut between two layers, the rest is missing.
+    Blobs that no file holds have their filler's values. Raises ConversionError for
+    layers that do not fit or lack weights, as `match` says.
     """
-    blobs: Blobs = {}
-    problems: list[Problem] = []
-    foreign: dict[str, None] = {}
-    layer_weights = graph.layer_weights
-    for file in files:
-        for layer in file.layers:
-            slots = layer_weights.get(layer.name)
-            if slots is None:
-                if layer.blobs:
-                    foreign[layer.name] = None
-                continue
-            problems += _lay(blobs, slots, layer, Span(file.path))
-    if problems:
-        raise ConversionError(problems)
+    made = match(graph, files)
+    blobs = made.blobs
     every = dict.fromkeys(weight for node in graph.nodes for weight in node.weights)
     held = {w: blobs[w.owner, w.index] for w in every if (w.owner, w.index) in blobs}
     missing = [weight for weight in every if weight not in held]
-    if files:
-        _check_missing(graph, {weight.layer for weight in held}, foreign)
     check_filled(missing)
-    blobs |= {(weight.owner, weight.index): initial(weight) for weight in missing}
-    unfilled = dict.fromkeys(weight.layer for weight in missing)
-    return blobs, (*_notes(graph, foreign, unfilled), *note_not_finite(held))
-
-
-def _check_missing(graph: Graph, held: Set[str], foreign: Iterable[str]) -> None:
-    """Raises ConversionError for layers that nothing fills."""
-    problems: list[Problem] = []
-    seen: set[str] = set()
-    for node in graph.nodes if graph.phase == "TEST" else ():
-        layers = {weight.layer for weight in node.weights}
-        given = any(weight.filler.given for weight in node.weights)
-        if given or not layers or layers & (held | seen):
-            continue
-        seen |= layers
-        text = f"layer {node.weights[0].layer!r} has no weights in the file"
-        hint = closest(node.weights[0].layer, foreign, problems)
-        text += f"{hint}; a weight_filler lets it start from that, as Caffe would"
-        problems.append(Problem(text, node.span))
-    if problems:
-        raise ConversionError(problems)
-
-
-def _lay(
-    blobs: Blobs, slots: Sequence[Weight], layer: LayerBlobs, span: Span
-) -> Iterable[Problem]:
-    where = f"layer {layer.name!r} at byte {layer.offset}"
-    if not layer.blobs and layer.type in ("", "Split"):
-        return
-    if len(layer.blobs) != len(slots):
-        text = f"{where} has {len(layer.blobs)} blobs, the net's has {len(slots)}"
-        yield Problem(text, span)
-        return
-    for i, (slot, blob) in enumerate(zip(slots, layer.blobs, strict=True)):
-        if not _fits(blob.shape, slot.shape):
-            text = f"{where}: blob {i} has shape {blob.shape}, the net's {slot.shape}"
-            yield Problem(text, span)
-            continue
-        blobs[slot.owner, slot.index] = blob.reshape(slot.shape)
-
-
-def _fits(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
-    """Older files write every blob with four axes, ones in front."""
-    if have == want:
-        return True
-    padded = (1,) * (4 - len(want)) + want
-    return len(have) == 4 and have == padded
+    notes = (*_notes(graph, made), *doubts(graph, made), *note_not_finite(held))
+    filled = {(weight.owner, weight.index): initial(weight) for weight in missing}
+    return blobs | filled, notes
 
 
 def check_filled(weights: Iterable[Weight]) -> None:
@@ -127,17 +73,17 @@ def initial(weight: Weight) -> Array:
     return weight.filler.sample(weight.shape, np.random.default_rng(zlib.crc32(key)))
 
 
-def _notes(
-    graph: Graph, foreign: Iterable[str], unfilled: Iterable[str]
-) -> Iterable[str]:
+def _notes(graph: Graph, made: Matching) -> Iterable[str]:
     """Weights that find no layer, and layers that find no weights."""
     dropped = {d.name for d in graph.remarks.dropped}
-    strange = [name for name in foreign if name not in dropped]
+    strange = [name for name in made.foreign if name not in dropped]
     if strange:
-        yield f"weights of layers that the net lacks are left out: {_listed(strange)}"
-    missing = list(unfilled)
+        text = "weights of layers that the net lacks are left out"
+        yield f"{text}: {listed(strange, 8)}"
+    missing = list(unfilled(graph, made))
     if missing:
-        yield f"layers without weights start from their fillers: {_listed(missing)}"
+        text = "layers without weights start from their fillers"
+        yield f"{text}: {listed(missing, 8)}"
 
 
 def note_flax_initialisers(graph: Graph) -> tuple[str, ...]:
@@ -151,12 +97,7 @@ def note_flax_initialisers(graph: Graph) -> tuple[str, ...]:
     if not names:
         return ()
     text = "no weights, and no weight_filler where Caffe would start from zeros; Flax's"
-    return (f"{text} own initialiser stands there: {_listed(list(names))}",)
-
-
-def _listed(names: Sequence[str], limit: int = 8) -> str:
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+    return (f"{text} own initialiser stands there: {listed(list(names), 8)}",)
 
 
 class Variables(Mapping[str, Array]):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.flax import load_file, save_file
 
 import caffe2flax
 from caffe2flax.codegen.library import library, own_texts, read
@@ -219,6 +220,32 @@ def test_from_pretrained_refuses_other_weights(tmp_path: Path) -> None:
         imported(path).Other.from_pretrained(stored)
     for part in ("convx.kernel is missing", "conv1.kernel is unknown", "(40,)"):
         assert part in str(caught.value)
+
+
+def stored_as(path: Path, name: str, dtype: Any) -> Path:
+    """The same file with one tensor of another type."""
+    weights = load_file(path)
+    weights[name] = weights[name].astype(dtype)
+    changed = path.with_stem(f"{path.stem}_{jnp.dtype(dtype).name}")
+    save_file(weights, changed)
+    return changed
+
+
+def test_from_pretrained_takes_floats_alone(tmp_path: Path) -> None:
+    """Any float becomes the module's float32; integers are refused by their type."""
+    path, stored = caffe2flax.convert(DEPLOY, WEIGHTS).write(tmp_path)
+    cls = imported(path).DigitsLeNet
+    whole = cls.from_pretrained(stored).ip1.kernel[...]
+    for dtype in (jnp.float16, jnp.bfloat16):
+        half = cls.from_pretrained(stored_as(stored, "ip1.kernel", dtype))
+        kernel = half.ip1.kernel[...]
+        assert kernel.dtype == jnp.float32
+        assert np.array_equal(kernel, whole.astype(dtype).astype(jnp.float32))
+    for integer in (jnp.uint32, jnp.int8, jnp.bool_):
+        changed = stored_as(stored, "ip1.kernel", integer)
+        told = f"fit this model: ip1.kernel is {jnp.dtype(integer).name}$"
+        with pytest.raises(ValueError, match=told):
+            cls.from_pretrained(changed)
 
 
 def test_initialises_by_fillers() -> None:

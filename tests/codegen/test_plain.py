@@ -196,8 +196,8 @@ def test_precision_reaches_convolutions_and_dense_layers() -> None:
     ("shape", "said"),
     [
         ((1, 28, 28, 3), "(N, 28, 28, 1), not (1, 28, 28, 3)"),
-        ((1, 1, 28, 28), "not (1, 1, 28, 28); is this N, C, H, W?"),
-        ((28, 28, 1), "(N, 28, 28, 1), not (28, 28, 1)"),
+        ((1, 1, 28, 28), "not (1, 1, 28, 28); is this N, C, H, W, not N, H, W, C?"),
+        ((28, 28, 1), "not (28, 28, 1); is the batch axis missing?"),
         ((1, 32, 32, 1), "(N, 28, 28, 1), not (1, 32, 32, 1)"),
         ((1, 784), "(N, 28, 28, 1), not (1, 784)"),
         ((), "(N, 28, 28, 1), not ()"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import caffe2flax
-from caffe2flax.codegen.sharing import rearrangement
+from caffe2flax.codegen.arrangement import is_whole, rearrangement, view_of
+from caffe2flax.ir.layout import Merged
 from caffe2flax.verification import reference
 from tests import wireformat as wire
 
@@ -249,27 +252,124 @@ def compare(graph: Any, ours: dict[str, jax.Array], wanted: Any) -> None:
         np.testing.assert_allclose(found, wanted[value], rtol=1e-4, atol=1e-4)
 
 
-@given(
-    st.permutations(range(4)),
-    st.tuples(*[st.integers(1, 4)] * 4),
-    st.integers(0, 4),
-    st.integers(0, 4),
-)
-def test_rearrangements(axes: list[int], dims: tuple[int, ...], a: int, b: int) -> None:
-    """Any reshape, transpose and reshape of a weight is recognised."""
-    size = int(np.prod(dims))
-    places = np.random.default_rng(0).permutation(size)
-    source = places.reshape(*dims[:a], -1)
-    target = places.reshape(dims).transpose(axes)
-    target = target.reshape(*target.shape[:b], -1)
+AXES = st.permutations(range(4))
+CUT = st.integers(0, 4)
+
+
+@given(st.tuples(*[st.integers(1, 4)] * 4), AXES, AXES, CUT, CUT, st.booleans())
+def test_rearrangements(
+    dims: tuple[int, ...],
+    first: list[int],
+    second: list[int],
+    a: int,
+    b: int,
+    turned: bool,
+) -> None:
+    """Whatever a reshape, a transpose and a reshape do is found again, also where both
+    variables are turned around."""
+    blob = np.arange(np.prod(dims), dtype=np.float32)
+    split = blob.reshape(dims)
+    if turned:
+        split = split[:, ::-1]
+    variables = []
+    for axes, cut in ((first, a), (second, b)):
+        view = split.transpose(axes)
+        kept = view.shape[:cut]
+        variables.append(Merged(view, (*kept, view.size // int(np.prod(kept)))))
+    source, target = (view_of(variable, [blob]) for variable in variables)
+    assert source is not None
+    assert target is not None
+    assert is_whole(source, blob.size)
+    assert is_whole(target, blob.size)
     view = rearrangement(source, target)
     assert view is not None
-    assert np.array_equal(eval(f"source{view}"), target)
+    before, after = map(np.asarray, variables)
+    assert np.array_equal(eval(f"before{view}", {"before": before}), after)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
+def test_rearrangements_by_the_blobs_own_order(a: int, b: int, c: int, d: int) -> None:
+    """Of factors that do not divide one another."""
+    blob = np.arange(a * b * c * d, dtype=np.float32)
+    before = blob.reshape(a * b, c * d).T
+    after = blob.reshape(a * c, b * d).T
+    source, target = view_of(before, [blob]), view_of(after, [blob])
+    assert source is not None
+    assert target is not None
+    view = rearrangement(source, target)
+    assert view is not None
+    assert np.array_equal(eval(f"before{view}", {"before": before}), after)
 
 
 def test_what_no_view_can_give() -> None:
-    target = np.array([0, 2, 1, 3, 4, 5, 6])
-    assert rearrangement(np.arange(7), target) is None
+    blob = np.arange(7, dtype=np.float32)
+    straight, turned = view_of(blob, [blob]), view_of(blob[::-1], [blob])
+    assert straight is not None
+    assert turned is not None
+    assert rearrangement(straight, turned) is None
+    assert rearrangement(turned, straight) is None
+    assert view_of(blob[[0, 2, 1, 3, 4, 5, 6]], [blob]) is None
+    for part in (blob[1:], blob[:6], blob[::2], np.broadcast_to(blob[:1], 7)):
+        view = view_of(part, [blob])
+        assert view is not None
+        assert not is_whole(view, blob.size)
+
+
+def test_copies_can_be_shared_with_their_equals(tmp_path: Path) -> None:
+    """Rows that follow two flattened blobs are no view of Caffe's, but the same copy in
+    both layers."""
+    branches = [
+        layer(name, "Flatten", "", bottom=bottom)
+        for name, bottom in (("f1", "p1"), ("f2", "p2"))
+    ]
+    joined = (
+        "layer { name: 'join' type: 'Concat' bottom: 'f1' bottom: 'f2' top: 'join' }"
+    )
+    NETS["two rows"] = (
+        IMAGE,
+        conv("p1", "num_output: 2 kernel_size: 1"),
+        conv("p2", "num_output: 3 kernel_size: 1"),
+        *branches,
+        joined,
+        dense("zz", "num_output: 3 bias_term: false", W, bottom="join"),
+        dense("aa", "num_output: 3", W, bottom="join"),
+    )
+    try:
+        made = weighted("two rows", tmp_path / "net.caffemodel")
+        assert made.weights is not None
+        assert [name for name in made.weights if "zz" in name or "aa" in name] == [
+            "zz.kernel",
+            "aa.bias",
+        ]
+        test_one_parameter("two rows", tmp_path)
+    finally:
+        del NETS["two rows"]
+
+
+LARGE = (
+    data(1, 512, 7, 7),
+    dense("x", "num_output: 4096", W, B),
+    layer("half", "Power", "power_param { scale: 2 }"),
+    dense("y", "num_output: 4096", W, B, bottom="half"),
+    dense("z", "num_output: 4096 bias_term: false", W, bottom="half"),
+)
+
+
+def test_large_sharers_cost_nothing() -> None:
+    """10^8 weights, of which none is looked at."""
+    code = (
+        "import re, sys, time, caffe2flax\n"
+        "begin = time.process_time()\n"
+        "source = caffe2flax.convert(sys.argv[1]).source\n"
+        "assert source.count('self.x.kernel[...]') == 1, source\n"
+        "used = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())\n"
+        "print(time.process_time() - begin, used[1])"
+    )
+    command = [sys.executable, "-c", code, "\n".join(LARGE)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, kilobytes = map(float, printed.stdout.split())
+    assert seconds < 3
+    assert kilobytes < 200_000, "the blob alone takes 400 MB"
 
 
 REFUSED = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -25,6 +26,7 @@ import caffe2flax
 from caffe2flax.cli.main import main
 from caffe2flax.files import atomic, system
 from caffe2flax.files.mapped import Mapped, loaded, mapping_of
+from tests.golden import FIXTURES
 from tests.smallnets import save
 
 ROOT = Path(__file__).parents[2]
@@ -444,3 +446,34 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
             found.append(pairs.index(listing(out)))
         server.stdin.close()
     assert set(found) == {0, 1}
+
+
+def test_existing_files_in_the_callers_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python has `force=True`, the command line `--force`."""
+    net = str(FIXTURES / "digits" / "deploy.prototxt")
+    weights = str(FIXTURES / "digits" / "digits_lenet.caffemodel")
+    conversion = caffe2flax.convert(net, weights)
+    paths = conversion.write(tmp_path)
+    with pytest.raises(FileExistsError) as caught:
+        conversion.write(tmp_path)
+    one, two = map(str, paths)
+    assert str(caught.value) == f"{one} and {two} exist; force=True replaces them"
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    paths[1].unlink()
+    with pytest.raises(FileExistsError, match=r"py exists; force=True replaces it$"):
+        conversion.write(tmp_path)
+    drawn, new = tmp_path / "net.dot", tmp_path / "new.prototxt"
+    for path in (drawn, new):
+        path.touch()
+    for command in (
+        ["convert", net, weights, "-o", str(tmp_path)],
+        ["draw", net, "-o", str(drawn)],
+        ["upgrade", net, "-o", str(new)],
+    ):
+        assert main(command) == 1
+        told = capsys.readouterr().err
+        assert told.endswith("exists; --force replaces it\n")
+        assert "force=True" not in told

@@ -669,8 +669,8 @@ def _loop(data: h5py.Group) -> None:
     data["fc"] = data
 
 
-def _gap(data: h5py.Group) -> None:
-    data["fc/1"] = np.float32([1])
+def _no_number(data: h5py.Group) -> None:
+    data["fc/01"] = np.float32([1])
 
 
 def _integers(data: h5py.Group) -> None:
@@ -704,7 +704,7 @@ HDF5_DEFECTS = [
     (_twice, "under two names"),
     (_cycle, "under two names"),
     (_loop, "under two names"),
-    (_gap, "but no 0"),
+    (_no_number, "no blobs: 01"),
     (_integers, "values of type int32"),
     (_loose, "datasets of no layer: 0"),
     (_type, "more than groups and datasets"),
@@ -722,6 +722,20 @@ def test_hdf5_defect(
     message = problem(snapshot)
     assert expected in message
     assert "at byte " in message
+
+
+def test_hdf5_gap(snapshot: Path) -> None:
+    """A blob that another layer owns is left out: the others keep their numbers."""
+    with h5py.File(snapshot, "w") as file:
+        for number in (10, 1, 9):
+            file[f"data/fc/{number}"] = np.float32([number])
+    (found,) = read(snapshot).layers
+    assert found.numbers == (1, 9, 10)
+    assert {n: float(blob[0]) for n, blob in found.numbered.items()} == {
+        1: 1,
+        9: 9,
+        10: 10,
+    }
 
 
 def test_hdf5_without_h5py(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,7 +347,7 @@ def test_comments_in_any_encoding(tmp_path: Path) -> None:
         (b"\x89HDF\r\n\x1a\n", "", "this is a binary file, not a prototxt"),
         ("a: 1".encode("utf-16"), "", "encoded in UTF-16; save it as UTF-8"),
         (b"a: 1\nb }", ":2:3", "expected `:` or `{` after `b`"),
-        (None, "", "cannot read: No such file or directory"),
+        (None, "", "cannot be read: No such file or directory"),
     ],
 )
 def test_unreadable_file(
@@ -372,7 +372,7 @@ def test_read_accepts_a_byte_order_mark_and_utf8(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="cannot read: Is a directory"):
+    with pytest.raises(ConversionError, match="a folder, no regular file"):
         read(tmp_path)
     with pytest.raises(ConversionError, match="cannot read: embedded null byte"):
         read("\0")

@@ -271,15 +271,20 @@ def test_half_precision_and_vmap(name: str) -> None:
         (("N", 7), (1, 7), ""),
         ((), (), ""),
         (("N", 7), (1, 8), "x must be (N, 7), not (1, 8)"),
-        (("N", 7), (7,), "x must be (N, 7), not (7,)"),
+        (("N", 7), (7,), "x must be (N, 7), not (7,); is the batch axis missing?"),
         ((2, 7), (1, 7), "x must be (2, 7), not (1, 7)"),
         (
             ("N", 5, 4, 3),
             (2, 3, 5, 4),
-            "x must be (N, 5, 4, 3), not (2, 3, 5, 4); is this N, C, H, W?",
+            "x must be (N, 5, 4, 3), not (2, 3, 5, 4); is this N, C, H, W, not "
+            "N, H, W, C?",
         ),
         (("N", "H", "W", 3), (2, 3, 3, 3), ""),
-        (("N", "H", "W", 3), (3, 5, 3), "x must be (N, H, W, 3), not (3, 5, 3)"),
+        (
+            ("N", "H", "W", 3),
+            (3, 5, 3),
+            "x must be (N, H, W, 3), not (3, 5, 3); is the batch axis missing?",
+        ),
     ],
 )
 def test_check_shape(

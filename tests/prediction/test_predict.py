@@ -418,7 +418,8 @@ def test_text_for_people(
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [image, "  1.0000  7 digit 7"]
-    assert len(lines) == 3
+    assert lines[3].startswith("note: no mean is subtracted")
+    assert len(lines) == 4
 
 
 @pytest.fixture
@@ -510,9 +511,33 @@ def test_a_mean_of_another_size_counts_by_channel(
     made = seen(identity, folder, "--mean", str(path))
     plain = seen(identity, folder, "--mean", "1,2,3")
     np.testing.assert_array_equal(made, plain)
-    assert "note: the mean is 9 x 9, the image 6 x 8: its mean of each channel" in (
-        capsys.readouterr().out
-    )
+    told = capsys.readouterr().out
+    assert "note: the mean is 9 x 9, the image 6 x 8: its mean of each channel" in told
+    assert "(1, 2, 3) is subtracted from all pixels; with --crop the image is" in told
+    path = binaryproto(tmp_path / "mean.binaryproto", mean[:, :5, :5])
+    seen(identity, folder, "--mean", str(path))
+    told = capsys.readouterr().out
+    assert "note: the mean is 5 x 5" in told
+    assert "with --crop" not in told
+
+
+NO_MEAN = "no mean is subtracted, as neither the net nor --mean gives one"
+
+
+def test_no_mean_is_said(
+    identity: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the text and in JSON; not where the caller says what, and be it nothing."""
+    seen(identity, folder)
+    assert f"note: {NO_MEAN}" in capsys.readouterr().out
+    seen(identity, folder, "--scale", "0.5")
+    assert NO_MEAN in capsys.readouterr().out
+    seen(identity, folder, "--json")
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert note.startswith(NO_MEAN)
+    for mean in ("0", "1,2,3"):
+        seen(identity, folder, "--mean", mean)
+        assert NO_MEAN not in capsys.readouterr().out
 
 
 TRANSFORM = "mean_value: 10 mean_value: 20 mean_value: 30 scale: 0.5 crop_size: 6"
