@@ -296,13 +296,22 @@ def check_definitions(tree: ast.Module) -> None:
 def _readable(
     method: ast.FunctionDef, bound: Iterable[str], classes: list[ast.ClassDef]
 ) -> set[str]:
-    """What a method may read: all but the functions that prepare images and, beside
-    `__init__`, which makes blocks, the classes."""
+    """What a method may read: all but the functions that prepare images and the
+    classes, of which only `__init__` calls some."""
     names = {name for name in bound if not name.startswith("preprocess")}
     own = {cls.name for cls in classes} - library().definitions.keys()
-    blocks = {node.id for node in ast.walk(method) if isinstance(node, ast.Name)} & own
-    called = blocks if method.name == "__init__" else set()
-    return (names - own) | called | set(dir(builtins))
+    called = {
+        node.func.id
+        for node in ast.walk(method)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    partials = {
+        node.targets[0].id
+        for node in ast.walk(method)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    blocks = (called - partials) & own if method.name == "__init__" else set()
+    return (names - own) | blocks | set(dir(builtins))
 
 
 def _bound(node: ast.stmt) -> list[str]:
