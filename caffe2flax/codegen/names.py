@@ -10,7 +10,6 @@ and so on.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import keyword
 import re
@@ -18,7 +17,7 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 
-from caffe2flax.codegen.library import library, loaded_names
+from caffe2flax.codegen.library import library
 from caffe2flax.ir.call import Call
 
 LONGEST = 60
@@ -105,6 +104,11 @@ OTHER_MODULES = frozenset(
 """Modules besides Python's own that a file beside a script would hide."""
 
 
+READ = re.compile(r"""(?<![\w.'"])[A-Za-z_]\w*\b(?!=)""")
+"""What may be a name that an expression reads: no attribute, no keyword, no string. It
+is no parser, as CPython 3.11 has one that fails at times in several threads."""
+
+
 def identifier(name: str) -> str:
     """The first part of the rule: what `name` becomes where no other name
     counts."""
@@ -174,6 +178,5 @@ def variable_names() -> Namespace:
 def argument_names(calls: Iterable[Call], *others: str) -> Namespace:
     """For the arguments and variables of an `__init__` that makes these calls, beside
     the names `others`: none hides a function or class of the module."""
-    trees = (ast.parse(str(call), mode="eval") for call in calls)
-    read = (name for tree in trees for name in loaded_names(tree))
+    read = (name for call in calls for name in READ.findall(str(call)))
     return Namespace({*library().definitions, *read, *others})

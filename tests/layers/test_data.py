@@ -384,8 +384,8 @@ def test_written_outputs_are_passed_over() -> None:
     )
     graph = caffe2flax.convert(text).graph
     assert [d.name for d in graph.remarks.dropped] == ["h"]
-    assert [v.blob for v in graph.arguments] == ["data", "label"]
-    assert [v.blob for v in graph.outputs] == ["out", "label"]
+    assert [v.blob for v in graph.arguments] == ["data"]
+    assert [v.blob for v in graph.outputs] == ["out"]
     more = "layer { name: 's' type: 'ReLU' bottom: 'data' top: 'rest' }"
     graph = caffe2flax.convert(text + more).graph
     assert [v.blob for v in graph.arguments] == ["data"]
