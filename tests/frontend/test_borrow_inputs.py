@@ -107,7 +107,8 @@ REFUSED = {
     "made by a layer with bottoms": (
         data("d", "", 8, 4, "image label")
         + f"layer {{ name: 'r' type: 'ReLU' bottom: 'image' top: 'data' {TRAIN} }}",
-        "layer 'fc' reads blob 'data', which no layer makes",
+        "layer 'fc' reads blob 'data', which layer 'r' (line 1) makes, but "
+        "not here: give --phase TRAIN",
     ),
     "made too late": (
         NET + data("d", TRAIN, 8, 4),
