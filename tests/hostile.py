@@ -7,7 +7,7 @@ import keyword
 from itertools import islice
 
 from caffe2flax.codegen.library import library
-from caffe2flax.codegen.names import MODULE_NAMES, NNX_ATTRIBUTES
+from caffe2flax.codegen.names import AMBIGUOUS, BOUND, NNX_ATTRIBUTES
 
 TEXTS = (
     "",
@@ -200,7 +200,9 @@ def _names() -> list[str]:
         *MODULES,
         *keyword.kwlist,
         *keyword.softkwlist,
-        *MODULE_NAMES,
+        *AMBIGUOUS,
+        *BOUND,
+        *library().imports,
         *NNX_ATTRIBUTES,
         *library().definitions,
         *dir(builtins),
