@@ -14,6 +14,7 @@ import pytest
 import caffe2flax
 from caffe2flax.errors import ConversionError
 from tests import wireformat
+from tests.golden import FIXTURES
 from tests.smallnets import net, numbers, save
 
 Entries = Sequence[tuple[str, Sequence[np.ndarray]]]
@@ -79,6 +80,13 @@ def test_two_layers_of_one_name(layers: Entries, tmp_path: Path) -> None:
     assert not trained.blobs[2, 0].any()
     (note,) = trained.notes
     assert note.endswith("start from their fillers: ip (<prototxt>:3:7)")
+
+
+def test_what_caffe_recorded_is_refused() -> None:
+    """Its numbers, of a second layer of zeros, are held in tests/layers, in TRAIN."""
+    case = FIXTURES / "layers" / "dup_layer_names.prototxt"
+    with pytest.raises(ConversionError, match=r":15:7: error: layer 'fc' has no"):
+        caffe2flax.convert(case, case.with_suffix(".caffemodel"))
 
 
 def test_two_layers_of_one_name_that_share(tmp_path: Path) -> None:
