@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from caffe2flax import cpu
 from caffe2flax.conversion import Conversion
 from caffe2flax.errors import ConversionError, Problem, closest
+from caffe2flax.ir.abilities import Source
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.limits import current
 
@@ -121,10 +122,23 @@ def execute(
     known = forward(conversion)(inputs)
     given = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
     if list(blobs) == ["outputs"]:
-        return {v.blob: known[v.blob] for v in graph.outputs}
+        unread = {name: given[name] for name in _unread(graph) if name in given}
+        return {v.blob: known[v.blob] for v in graph.outputs} | unread
     if list(blobs) == ["all"]:
         return {**given, **known}
     return {name: known[name] if name in known else given[name] for name in blobs}
+
+
+def _unread(graph: Graph) -> list[str]:
+    """Inputs that no layer reads, labels of data layers apart: the module does not take
+    them, but Caffe's net returns them."""
+    return [
+        value.blob
+        for node in graph.inputs
+        if isinstance(node.layer, Source) and not node.layer.training_data
+        for value in node.outputs
+        if value in graph.unread
+    ]
 
 
 def _check_memory(graph: Graph) -> None:

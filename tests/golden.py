@@ -80,18 +80,11 @@ class Case:
         )
 
 
-IN_TRAINING = ("dup_layer_names",)
-"""Nets with a layer that the file has no weights for: Caffe runs them on zeros in TEST,
-too, where we refuse them (tests/weights/test_matching.py)."""
-
-
 def cases(folder: str) -> list[Case]:
     """The cases of a folder below fixtures/."""
     path = FIXTURES / folder
-    recorded = json.loads((path / "index.json").read_text())
     return [
-        Case(path, f | ({"phase": "TRAIN"} if f["name"] in IN_TRAINING else {}))
-        for f in recorded
+        Case(path, facts) for facts in json.loads((path / "index.json").read_text())
     ]
 
 

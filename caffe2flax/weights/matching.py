@@ -61,7 +61,8 @@ def match(graph: Graph, files: Sequence[WeightFile]) -> Matching:
     HDF5 file to the last; either holds as many blobs as that, of the same shapes, but
     for blobs that an HDF5 file leaves out because another layer owns them. Raises
     ConversionError for every layer that does not fit, and in TEST for every layer
-    without weights that does not start from a weight_filler.
+    without weights that does not start from a weight_filler; but where a file holds
+    each of several layers of one name, the others keep their fillers as in Caffe.
     """
     targets = _targets(graph)
     made = Matching()
@@ -156,6 +157,8 @@ def _check(
         if not target.own or any((w.owner, w.index) in made.blobs for w in target.own):
             continue
         again = made.names.get(target.name)
+        if again and again == _count_weighted(targets, target.name):
+            continue  # a file of this net itself: the others keep their fillers
         if again:
             problems.append(Problem(_overlooked(target, targets, again), target.span))
         elif not any(weight.filler.given for weight in target.own):
@@ -165,6 +168,11 @@ def _check(
             problems.append(Problem(text, target.span))
     if problems:
         raise ConversionError(problems)
+
+
+def _count_weighted(targets: Sequence[Target], name: str) -> int:
+    """How many layers of this name own weights."""
+    return sum(target.name == name and bool(target.own) for target in targets)
 
 
 def _overlooked(target: Target, targets: Sequence[Target], count: int) -> str:

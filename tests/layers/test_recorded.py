@@ -44,10 +44,6 @@ def names(found: list[Case]) -> list[str]:
     return [case.name for case in found]
 
 
-UNREAD = {"unused_input": {"extra"}}
-"""Inputs that no layer reads: outputs of Caffe's net, which a module does not take."""
-
-
 def blobs(case: Case) -> dict[str, np.ndarray]:
     """Caffe's blobs by name, its implicit splits left out."""
     found = part(case.arrays(), "blob:") | part(case.arrays(), "output:")
@@ -62,7 +58,7 @@ def test_values(case: Case, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cpu, "compile", jax.jit)
     outputs = part(case.arrays(), "output:")
     ours = caffe2flax.run(case.prototxt, case.weights, case.inputs(), **case.options)
-    assert ours.keys() == outputs.keys() - UNREAD.get(case.name, set())
+    assert ours.keys() == outputs.keys()
     far = {name: distance(ours[name], outputs[name]) for name in ours}
     assert max(far.values()) <= SINGLE, far
 
