@@ -33,7 +33,7 @@ from caffe2flax.ir.graph import CallerShapes, Graph
 from caffe2flax.ir.layout import Shape
 from caffe2flax.layers import register_all
 from caffe2flax.layers.stub import Stub
-from caffe2flax.options import ConversionOptions, check_options
+from caffe2flax.options import ConversionOptions, check_options, one_or_more
 from caffe2flax.passes import PASSES, Pass, run_passes
 from caffe2flax.passes.blocks import find_blocks
 from caffe2flax.passes.transform import with_transform
@@ -186,12 +186,12 @@ def read_graph(
     dialect = options.get("dialect") or {}
     register_all()
     load_entry_points()
-    load_plugins(options.get("plugins", ()))
+    load_plugins(one_or_more(options.get("plugins", ())))
     check_dialects(dialect)
     source = at_hand(source)
     message, skipped = read_net(source)
     phase = options.get("phase", "TEST")
-    level, stages = options.get("level", 0), options.get("stages", ())
+    level, stages = options.get("level", 0), one_or_more(options.get("stages", ()))
     net = upgrade(inline_net(message, phase=phase) or message)
     if carries_weights(source):
         net = as_written(net)
@@ -216,4 +216,6 @@ def read_graph(
     )
     graph = replace(graph, name=options.get("name") or graph.name)
     done = run_passes(graph, passes).with_notes(*skipped, *borrowed)
-    return with_transform(done, options.get("mean", ()), options.get("scale"))
+    return with_transform(
+        done, one_or_more(options.get("mean", ())), options.get("scale")
+    )

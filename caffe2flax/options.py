@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from caffe2flax.errors import closest
 
@@ -19,22 +19,22 @@ class NetOptions(TypedDict, total=False):
     net's layers as Caffe does."""
     level: int
     """Default: 0."""
-    stages: Sequence[str]
-    """Default: none."""
+    stages: Sequence[str] | str
+    """One or several. Default: none."""
     input_shapes: Mapping[str, Sequence[int]] | None
     """By input blob, in Caffe's axis order (N, C, H, W), in place of the file's."""
     dialect: Mapping[str, str] | None
     """The meaning of a layer type with several meanings ({"Crop": "auto"}), where the
     file does not decide it."""
-    mean: Sequence[float]
+    mean: Sequence[float] | float
     """One number, or one for each channel, that the module's `preprocess` subtracts, in
     place of the file's `mean_value`."""
     scale: float | None
     """The number that `preprocess` multiplies by, in place of the file's `scale`."""
     flat: bool
     """Whether repeated blocks are written out instead of as classes."""
-    plugins: Sequence[str | os.PathLike[str]]
-    """Python files that are run for the layers that they register."""
+    plugins: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]
+    """One or several Python files that are run for the layers that they register."""
     stub_unsupported: bool
     """Whether each layer of an unknown type becomes a method to be written by hand."""
 
@@ -44,6 +44,12 @@ class ConversionOptions(NetOptions, total=False):
 
     taps: Sequence[str] | str
     """Blobs that the module returns besides its output; "all" is every blob."""
+
+
+def one_or_more(given: Any) -> tuple[Any, ...]:
+    """The values of an option of which one may be given by itself."""
+    single = isinstance(given, str | bytes | os.PathLike | int | float)
+    return (given,) if single else tuple(given)
 
 
 def check_options(

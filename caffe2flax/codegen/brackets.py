@@ -124,6 +124,11 @@ class _Open:
             self.parts.append(Text(text))
 
 
+def _opens_lambda(part: object) -> bool:
+    """Whether a comma behind it may be one between the parameters of a lambda."""
+    return isinstance(part, Text) and bool(re.search(r"\blambda\b[^:]*$", part))
+
+
 def parse(code: str) -> Line | None:
     """The statement in a line without its indentation; None where it is not whole, or
     is not written as we write code: one space behind a comma, no other line."""
@@ -140,7 +145,7 @@ def parse(code: str) -> Line | None:
         elif kind == "string":
             top.parts.append(String(text))
         elif kind == "comma":
-            if not top.parts:
+            if not top.parts or any(map(_opens_lambda, top.parts)):
                 return None
             top.end_item()
         elif kind == "open":

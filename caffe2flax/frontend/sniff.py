@@ -16,7 +16,7 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_NAMES = 2**16
 """Bytes from the start of an HDF5 file that hold the names of its first groups."""
 
-TEXT_CONTROLS = b"\t\n\r\f"
+TEXT_CONTROLS = b"\t\n\v\f\r"
 
 WANTED = {
     "net": "give the net as a .prototxt, the text of the architecture",

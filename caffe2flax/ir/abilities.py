@@ -112,6 +112,12 @@ class Doubtful(ABC):
         nothing where all is well."""
 
 
+class PassesValues:
+    """A layer whose tops have the values of its bottom, in the same order."""
+
+    __slots__ = ()
+
+
 class EndsSection:
     """A layer after whose call generated code has a blank line."""
 

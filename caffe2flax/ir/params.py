@@ -63,6 +63,7 @@ class Params:
     _wrong: set[str] = field(default_factory=set, init=False)
     """Fields whose value is a problem already."""
     _missing: dict[str, Problem] = field(default_factory=dict, init=False)
+    _suggested: list[str] = field(default_factory=list, init=False)
 
     def has(self, name: str) -> bool:
         """Whether the field is given; it still has to be read."""
@@ -167,6 +168,12 @@ class Params:
         self._missing[name] = problem
         self.problems.append(problem)
 
+    def suggest(self, name: str) -> None:
+        """Marks a field that is rather meant by a misspelt one than others are, where
+        it is not given."""
+        if not self.has(name):
+            self._suggested.append(name)
+
     def note(self, text: str) -> None:
         """Records something that the user should know."""
         self.notes.append(text)
@@ -218,6 +225,9 @@ class Params:
         for lacking in self._missing:
             if hint := closest(name, [lacking], self.problems):
                 self._excuse(lacking)
+                return hint
+        for expected in self._suggested:
+            if hint := closest(name, [expected], self.problems):
                 return hint
         return closest(name, self._known, self.problems)
 

@@ -119,6 +119,7 @@ class Sliding:
     def parse(cls, params: Params) -> Sliding:
         """`engine` and `force_nd_im2col` are ignored: the result is the same."""
         params.ignore("engine", "force_nd_im2col")
+        params.suggest("kernel_size")
         return cls(
             _per_axis(params, "kernel_size", "kernel"),
             _per_axis(params, "stride", "stride"),

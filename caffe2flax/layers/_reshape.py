@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import PassesValues
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand
 from caffe2flax.ir.reshape import layout_after_reshape
 
 
-class ReshapeLayer(Layer):
+class ReshapeLayer(Layer, PassesValues):
     """A change of shape that keeps Caffe's C order of the elements."""
 
     __slots__ = ()

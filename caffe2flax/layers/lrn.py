@@ -73,8 +73,9 @@ class LRN(Elementwise):
         return Layouts((layout,), (layout,))
 
     def call(self, at: Site) -> str:
-        # Of more than 2 C - 1 channels, none counts; inputs may grow, channels not.
-        size = self.size if self.within else min(self.size, 2 * at.input.shape[1] - 1)
+        # Of more than 2 C - 1 channels, or pixels, the others are zeros.
+        _, channels, *extents = at.input.shape
+        size = min(self.size, 2 * max(extents if self.within else [channels]) - 1)
         alpha = literal(self.alpha if size == self.size else self._alpha(size))
         window = {"size": size, "alpha": alpha, "beta": literal(self.beta)}
         if self.within:
@@ -84,8 +85,9 @@ class LRN(Elementwise):
         return f"{name}({arguments(at.x, **window, k=k)})"
 
     def _alpha(self, size: int) -> float:
-        """The alpha that makes the same of the sum over `size` channels."""
-        return self.alpha * size / self.size
+        """The alpha that gives the same with the mean over `size` channels, or over
+        `size` x `size` pixels."""
+        return self.alpha * (size / self.size) ** (2 if self.within else 1)
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs

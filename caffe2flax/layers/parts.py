@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import Aligned, Rearranges
+from caffe2flax.ir.abilities import Aligned, PassesValues, Rearranges
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.coordinates import CoordinateMap, Pointwise, Spatial
 from caffe2flax.ir.dialects import listed
@@ -23,7 +23,7 @@ from caffe2flax.ir.registry import layer
 
 @layer("Split")
 @dataclass(frozen=True, slots=True)
-class Split(Layer, Pointwise):
+class Split(Layer, Pointwise, PassesValues):
     """Its bottom, once for each top."""
 
     tops = (1, None)

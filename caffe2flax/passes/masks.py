@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from caffe2flax.errors import ConversionError, Problem
-from caffe2flax.ir.abilities import MakesMask, ReadsMask
+from caffe2flax.ir.abilities import MakesMask, PassesValues, ReadsMask
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.passes.shapes import problems_of_layer
 
@@ -39,6 +39,9 @@ def _masked(
     """What `MakesMask.masked` says of the pooling that made `mask`; None where that is
     not known."""
     maker = makers.get(mask)
+    while maker is not None and isinstance(maker.layer, PassesValues):
+        (mask,) = maker.inputs
+        maker = makers.get(mask)
     if maker is None or not isinstance(maker.layer, MakesMask):
         return None
     if maker.outputs[1:] != (mask,):

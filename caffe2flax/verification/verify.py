@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from caffe2flax.conversion import RANDOM_WEIGHTS, Weights, convert, weight_paths
 from caffe2flax.frontend.source import PathOrText, carries_weights
-from caffe2flax.options import ConversionOptions
+from caffe2flax.options import ConversionOptions, one_or_more
 from caffe2flax.runner import check_compiles, forward
 from caffe2flax.verification.edited import observe_edited, with_module
 from caffe2flax.verification.inputs import noise, noise_blobs, photo, read_arrays
@@ -73,7 +73,7 @@ def verify(
         against=against,
         tolerance=tolerance,
         level=options.get("level", 0),
-        stages=options.get("stages", ()),
+        stages=one_or_more(options.get("stages", ())),
         notes=[note for note in conversion.notes if note == RANDOM_WEIGHTS],
     )
     if compiled and report.stop is None:

@@ -244,3 +244,9 @@ def test_any_text_passes(text: str) -> None:
 )
 def test_what_is_unknown_stays_on_its_line(line: str) -> None:
     assert format_source(line) == line
+
+
+def test_parameters_of_a_lambda_stay_together() -> None:
+    long = f"y = lambda b, c: self.a({'b' * 50}, {'c' * 50})"
+    source = f"def f(self, x):\n    {long}\n"
+    assert format_source(source) == source

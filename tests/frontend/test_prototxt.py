@@ -374,7 +374,7 @@ def test_read_accepts_a_byte_order_mark_and_utf8(tmp_path: Path) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="a folder, no regular file"):
         read(tmp_path)
-    with pytest.raises(ConversionError, match="cannot read: embedded null byte"):
+    with pytest.raises(ConversionError, match="cannot be read: embedded null byte"):
         read("\0")
 
 

@@ -58,5 +58,5 @@ def test_placeholders_for_whole_layers(line: str) -> None:
 
 
 def test_a_nul_in_a_path() -> None:
-    with pytest.raises(ConversionError, match="cannot read: embedded null"):
+    with pytest.raises(ConversionError, match="cannot be read: embedded null"):
         caffe2flax.convert("net\0.prototxt")

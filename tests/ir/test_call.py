@@ -62,7 +62,11 @@ def test_defaults_are_those_of_the_module(function: str) -> None:
             for n in cls.body
             if isinstance(n, ast.FunctionDef) and n.name == "__init__"
         )
-        pairs = zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
+        first = len(init.args.args) - len(init.args.defaults)
+        pairs = [
+            *zip(init.args.args[first:], init.args.defaults, strict=True),
+            *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True),
+        ]
         found = {a.arg: ast.literal_eval(d) for a, d in pairs if _is_plain(d)}
     for name, default in DEFAULTS[function].items():
         shown = 1 if found[name] is None else found[name]  # strides of ConvTranspose
@@ -70,4 +74,4 @@ def test_defaults_are_those_of_the_module(function: str) -> None:
 
 
 def _is_plain(default: ast.expr | None) -> bool:
-    return isinstance(default, ast.Constant | ast.UnaryOp)
+    return isinstance(default, ast.Constant | ast.UnaryOp | ast.Tuple)

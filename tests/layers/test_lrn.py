@@ -26,3 +26,10 @@ def test_lrn_within_a_window_that_caffe_cannot_pad() -> None:
     own = "lrn_param { local_size: 2147483647 norm_region: WITHIN_CHANNEL }"
     with pytest.raises(caffe2flax.ConversionError, match="exceeds what Caffe can pad"):
         caffe2flax.convert(single("LRN", own, (1, 2, 3, 3)))
+
+
+def test_lrn_within_a_window_larger_than_the_image() -> None:
+    """Pixels beyond it are zeros, and are not added one by one."""
+    text = "lrn_param { local_size: 9999 alpha: 2e5 norm_region: WITHIN_CHANNEL }"
+    assert caffe2flax.verify(single("LRN", text, (1, 2, 4, 3))).ok
+    assert "size=7" in caffe2flax.convert(single("LRN", text, (1, 2, 4, 3))).source

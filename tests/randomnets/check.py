@@ -78,7 +78,7 @@ def _off(way: str, type_: str, details: str) -> Outcome:
 
 def _converted(steps: Sequence[Step], phase: str, **options: Any) -> Conversion:
     """Without a weights file: random numbers, the same for the same layers."""
-    options = {"phase": phase, "filled": True, "stand_in": noise_blobs, **options}
+    options = {"phase": phase, "filled": True, "default_blobs": noise_blobs, **options}
     return convert(text_of(steps), None, **options)
 
 

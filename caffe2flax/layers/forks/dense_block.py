@@ -44,6 +44,10 @@ class Step(NamedTuple):
     size: int
 
 
+MOST = 10_000
+"""Transitions of a block that is converted: each has four blobs and more."""
+
+
 @layer("DenseBlock", "denseblock_param", "dense_block_param")
 @dataclass(frozen=True, slots=True)
 class DenseBlock(Layer):
@@ -80,6 +84,8 @@ class DenseBlock(Layer):
                 ("growthRate", 12),
             )
         )
+        if count > MOST:
+            params.error("numTransition", f"numTransition {count} is more than {MOST}")
         params.note(
             f"{params.span()}: DenseBlock as the fork computes it on a GPU: running "
             "statistics as they are, whatever the last blob holds"

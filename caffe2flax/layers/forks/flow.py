@@ -18,6 +18,9 @@ from caffe2flax.ir.registry import layer
 from caffe2flax.layers._fields import one_shape
 from caffe2flax.layers._forks import Frames, images, positive
 
+MOST = 2**20
+"""Channels of a Correlation: one for each displacement."""
+
 
 @layer("Correlation", "correlation_param")
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,10 @@ class Correlation(Frames):
             if value < 0:
                 params.error(name, f"{name} cannot be {value}")
         strides = positive(params, "stride_1", 1), positive(params, "stride_2", 1)
+        side = 2 * (max(reach, 0) // strides[1]) + 1
+        if side ** (1 if cls.flat else 2) > MOST:
+            text = f"max_displacement {reach} makes more than {MOST} channels"
+            params.error("max_displacement", text)
         way = params.choice("correlation_type", "MULTIPLY", "SUBTRACT")
         direction = params.get("single_direction", 0)
         if direction not in (-1, 0, 1):

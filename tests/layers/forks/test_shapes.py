@@ -361,6 +361,25 @@ def test_masks_fit_their_poolings(case: tuple[str, str, str, str, str]) -> None:
     assert caffe2flax.verify(prototxt).ok
 
 
+def test_a_mask_is_found_behind_layers_that_pass_it_on() -> None:
+    prototxt = POOLED % (
+        "6, 4",
+        "",
+        "Upsample",
+        "upsample",
+        "upsample_h: 3 upsample_w: 2",
+    )
+    between = """layer { name: "s" type: "Split" bottom: "mask" top: "m1" top: "m2" }
+layer { name: "r" type: "Reshape" bottom: "m1" top: "m3"
+  reshape_param { shape { dim: [0, 0, 0, 0] } } }
+layer { name: "u" """
+    prototxt = prototxt.replace('layer { name: "u" ', between).replace(
+        'bottom: "mask" top: "out"', 'bottom: "m3" top: "out"'
+    )
+    with pytest.raises(caffe2flax.ConversionError, match=r"layer 'u'.*maxima"):
+        caffe2flax.convert(prototxt)
+
+
 UNPOOLED = {
     "segnet": ("Upsample", "upsample_param { scale: 2 }", (4, 6)),
     "segnet_by_sides": ("Upsample", "upsample_param { scale_h: 2 scale_w: 3 }", (4, 9)),
