@@ -4,6 +4,7 @@ commands and programs run as they are written."""
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 import shutil
@@ -188,7 +189,8 @@ def test_example_programs(program: str) -> None:
     """Each exits with 0 if it did what its docstring says."""
     path = ROOT / "examples" / program
     assert f"python examples/{program}" in read(path)
-    subprocess.run([sys.executable, path], cwd=ROOT, check=True)
+    own = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, path], cwd=ROOT, env=own, check=True)
 
 
 def test_the_cases_are_counted() -> None:
