@@ -130,14 +130,16 @@ def execute(
 
 
 def _unread(graph: Graph) -> list[str]:
-    """Inputs that no layer reads, labels of data layers apart: the module does not take
-    them, but Caffe's net returns them."""
+    """Inputs that no layer of Caffe's net reads, labels of data layers apart: the
+    module does not take them, but Caffe's net returns them."""
+    read = {value for layer in graph.remarks.dropped for value in layer.node.inputs}
+    unread = graph.unread - read
     return [
         value.blob
         for node in graph.inputs
         if isinstance(node.layer, Source) and not node.layer.training_data
         for value in node.outputs
-        if value in graph.unread
+        if value in unread
     ]
 
 

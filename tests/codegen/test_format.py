@@ -10,7 +10,7 @@ from random import Random
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ruff import find_ruff_bin
 
@@ -190,8 +190,7 @@ def test_other_statements(source: str) -> None:
     assert format_source(f"{source}\n") == by_ruff(f"{source}\n")
 
 
-@settings(max_examples=10)
-@given(st.integers(0, 2**32))
+@pytest.mark.parametrize("seed", range(10))
 def test_long_statements(seed: int) -> None:
     writer = Writer(seed)
     functions = [writer.function() for _ in range(500)]

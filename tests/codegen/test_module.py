@@ -166,11 +166,11 @@ def test_one_output_is_an_array_several_are_a_dict() -> None:
 
 
 def test_unread_input_is_no_argument() -> None:
-    """`run` takes it all the same, as it is an input of the net."""
+    """`run` takes and returns it all the same, as Caffe's net does."""
     text = "input: 'a' input: 'b' input_shape { dim: 2 } input_shape { dim: 3 }"
     x = {"a": np.zeros(2, np.float32), "b": np.ones(3, np.float32)}
     found = caffe2flax.run(text + relu("r", "a", "c"), None, x)
-    assert found.keys() == {"c"}
+    assert found.keys() == {"c", "b"}
     model = caffe2flax.load(text + relu("r", "a", "c"))
     assert model(jnp.ones(2)).shape == (2,)
 
