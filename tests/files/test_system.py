@@ -35,7 +35,7 @@ FUNCTIONS = (
 MODULES = ("fcntl", "resource")
 
 COMMANDS = """
-import os, sys
+import asyncio, os, sys  # asyncio needs sysconf itself
 for name in {functions}:
     if hasattr(os, name):
         delattr(os, name)
