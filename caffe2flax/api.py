@@ -15,7 +15,7 @@ from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.prototxt import read_text
 from caffe2flax.frontend.sniff import is_binary
 from caffe2flax.frontend.source import PathOrText, at_hand, carries_weights, is_text
-from caffe2flax.options import ConversionOptions, NetOptions, check_options
+from caffe2flax.options import ConversionOptions, NetOptions, check_options, one_or_more
 from caffe2flax.weights.variables import collect
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def run(
     from caffe2flax.runner import execute
 
     check_options(options, NetOptions)
-    wanted = [blobs] if isinstance(blobs, str) else list(blobs)
+    wanted = list(one_or_more(blobs))
     if wanted == ["outputs"]:
         taps: Sequence[str] | str = ()
     else:

@@ -163,9 +163,7 @@ def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
 
 
 def weight_paths(weights: Weights | None) -> Sequence[str | os.PathLike[str]]:
-    if weights is None:
-        return ()
-    return (weights,) if isinstance(weights, str | os.PathLike) else tuple(weights)
+    return () if weights is None else one_or_more(weights)
 
 
 def read_graph(

@@ -26,6 +26,7 @@ from caffe2flax.ir.params import Params
 from caffe2flax.ir.refused import REFUSED
 from caffe2flax.ir.registry import LAYERS, PARAMETERS, find_layer
 from caffe2flax.ir.transform import Transform
+from caffe2flax.options import one_or_more
 
 
 def build(
@@ -287,7 +288,7 @@ class _Builder:
     def find_taps(self, taps: Sequence[str] | str) -> tuple[Value, ...]:
         """The values that `taps` name; "all" is every blob that a layer computes."""
         computed = {v.blob: None for node in self.nodes for v in node.outputs}
-        names = [taps] if isinstance(taps, str) else list(taps)
+        names = list(one_or_more(taps))
         if names == ["all"] and "all" not in self.latest:
             names = list(computed)
         for name in names:
