@@ -12,6 +12,7 @@ from typing import TypeGuard
 
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.ir.registry import OPERATIONS
+from caffe2flax.ir.syntax import parse_module
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ IMPORT = re.compile(r"^(?:from|import) (?:.*\((?:\n .*)*\n\)|.*)", re.M)
 
 @cache
 def _uses(source: str) -> frozenset[str]:
-    return loaded_names(ast.parse(source))
+    return loaded_names(parse_module(source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Library:
 
     def needed(self, source: str) -> tuple[Definition, ...]:
         """What `source` uses, and what that uses in turn."""
-        wanted = loaded_names(ast.parse(source)) & self.definitions.keys()
+        wanted = loaded_names(parse_module(source)) & self.definitions.keys()
         queue = list(wanted)
         while queue:
             for name in self.definitions[queue.pop()].uses & self.definitions.keys():
@@ -108,7 +109,7 @@ def read(texts: Iterable[str]) -> Library:
     imports: dict[str, str] = dict(BASE_IMPORTS)
     for text in texts:
         lines = text.splitlines()
-        for node in ast.parse(text).body:
+        for node in parse_module(text).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 imports.update(
                     (bound, line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +18,7 @@ from caffe2flax.codegen.preprocess import preprocess_functions
 from caffe2flax.ir.call import Code, literal
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layer import Site
+from caffe2flax.ir.syntax import parse_module
 from caffe2flax.ir.window import CEIL
 from caffe2flax.passes.blocks import Block
 
@@ -199,7 +199,7 @@ def _returns(graph: Graph) -> str:
 
 def _imports(source: str) -> str:
     """Sorted as ruff sorts them: standard library first, `import` before `from`."""
-    names = set(loaded_names(ast.parse(source)))
+    names = set(loaded_names(parse_module(source)))
     for definition in library().needed(source):
         names |= definition.uses
     modules: dict[str, set[str]] = {}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from caffe2flax.codegen.positions import NodePosition, NodePositions
+from caffe2flax.ir.syntax import parse_expression, parse_module
 
 PROBE = "_probe"
 """No name in generated source starts with an underscore."""
@@ -67,7 +68,7 @@ class SourceMap:
 
     @classmethod
     def of(cls, source: str, main: str) -> SourceMap:
-        tree = ast.parse(source)
+        tree = parse_module(source)
         found = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
         return cls(source, main, tree, {k: _read(v) for k, v in found.items()})
 
@@ -138,7 +139,7 @@ def _wrap(
             statement.value = _call(key, statement.value)
             keys[i] = key
             continue
-        wanted = ast.parse(texts[i], mode="eval").body
+        wanted = parse_expression(texts[i])
         wrapper = _Wrapper(ast.dump(wanted), key)
         wrapper.visit(statement)
         keys[i] = key if wrapper.done else None

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from caffe2flax.ir.syntax import parse_expression
+
 DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "nnx.Conv": {
         "strides": 1,
@@ -148,4 +150,4 @@ def same(values: Sequence[int]) -> int | tuple[int, ...]:
 def is_atom(text: str) -> bool:
     """Whether `text` needs no parentheses as an operand."""
     atoms = ast.Call | ast.Name | ast.Attribute | ast.Subscript
-    return text.isidentifier() or isinstance(ast.parse(text, mode="eval").body, atoms)
+    return text.isidentifier() or isinstance(parse_expression(text), atoms)

@@ -15,6 +15,7 @@ from caffe2flax.codegen.sourcemap import SourceMap
 from caffe2flax.conversion import Conversion
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.files.bounded import read_text
+from caffe2flax.ir.syntax import parse_module
 from caffe2flax.verification.match import carried_over
 from caffe2flax.verification.observe import Observed, observe
 
@@ -28,7 +29,9 @@ def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conver
     span = Span(str(path))
     try:
         source = read_text(path, "text_bytes")
-        names = [n.name for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]
+        names = [
+            n.name for n in parse_module(source).body if isinstance(n, ast.ClassDef)
+        ]
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 0
         reason = error.args[0] if isinstance(error, SyntaxError) else error

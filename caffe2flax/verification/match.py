@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from caffe2flax.codegen.positions import NodePosition, NodePositions
 from caffe2flax.codegen.sourcemap import SourceMap
+from caffe2flax.ir.syntax import parse_expression
 
 Statements = Sequence[ast.Assign | ast.Return]
 
@@ -81,7 +82,7 @@ def _value(statement: ast.Assign | ast.Return) -> str:
 def _counterpart(before: ast.stmt, after: ast.stmt, text: str) -> str:
     """The expression in `after` at the position of `text` in `before`; `text` itself
     where `after` contains it, or has no call at that position."""
-    wanted = ast.dump(ast.parse(text, mode="eval").body)
+    wanted = ast.dump(parse_expression(text))
     if any(ast.dump(node) == wanted for node in ast.walk(after)):
         return text
     path = _path(before, wanted)
