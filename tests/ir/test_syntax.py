@@ -13,7 +13,9 @@ import pytest
 import caffe2flax
 from caffe2flax.ir.syntax import parse_module
 
-SOURCE = "class A:\n    def f(self, x):\n        return g(x, [1, (2, 3)], y=lambda z: z)\n"
+SOURCE = (
+    "class A:\n    def f(self, x):\n        return g(x, [1, (2, 3)], y=lambda z: z)\n"
+)
 
 
 @pytest.fixture
