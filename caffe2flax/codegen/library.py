@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -166,3 +167,34 @@ def _segment(lines: list[str], node: ast.FunctionDef | ast.ClassDef) -> str:
     """The definition with its decorators."""
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     return "\n".join(lines[first - 1 : node.end_lineno])
+
+
+def import_lines(names: Collection[str], imports: Mapping[str, str]) -> list[str]:
+    """The groups of imports that bind `names`, as ruff sorts them: the standard library
+    first, `import` before `from`."""
+    modules: dict[str, set[str]] = {}
+    lines: set[str] = set()
+    for name in set(names) & imports.keys():
+        line = imports[name]
+        if line.startswith("import "):
+            lines.add(line)
+        else:
+            module, _, what = line.removeprefix("from ").partition(" import ")
+            modules.setdefault(module, set()).add(what)
+    lines |= {
+        f"from {module} import {', '.join(sorted(names, key=_import_order))}"
+        for module, names in modules.items()
+    }
+    ours = sorted(lines, key=lambda line: (line.startswith("from"), line.split()[1]))
+    standard = [line for line in ours if _package(line) in sys.stdlib_module_names]
+    others = [line for line in ours if line not in standard]
+    return ["\n".join(group) for group in (standard, others) if group]
+
+
+def _package(line: str) -> str:
+    return line.split()[1].split(".")[0]
+
+
+def _import_order(name: str) -> tuple[bool, bool, str]:
+    """Constants, classes, functions."""
+    return (not name.isupper(), not name[:1].isupper(), name)

@@ -9,7 +9,7 @@ from caffe2flax.codegen.blocks import factor
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.calls import PASSED_ON
 from caffe2flax.codegen.format import WIDTH, paragraph
-from caffe2flax.codegen.library import library, loaded_names
+from caffe2flax.codegen.library import import_lines, library, loaded_names
 from caffe2flax.codegen.methods import Scores, split_last, stepping, total_loss
 from caffe2flax.codegen.names import identifier, module_names
 from caffe2flax.codegen.options import CLASSES, Option, find_options
@@ -198,47 +198,14 @@ def _returns(graph: Graph) -> str:
 
 
 def _imports(source: str) -> str:
-    """Sorted as ruff sorts them: standard library first, `import` before `from`."""
+    """What the module imports, and its constant."""
     names = set(loaded_names(parse_module(source)))
     for definition in library().needed(source):
         names |= definition.uses
-    modules: dict[str, set[str]] = {}
-    plain: set[str] = set()
-    for name in names & library().imports.keys():
-        line = library().imports[name]
-        if line.startswith("import "):
-            plain.add(line)
-        else:
-            module, _, what = line.removeprefix("from ").partition(" import ")
-            modules.setdefault(module, set()).add(what)
-    lines = plain | {
-        f"from {module} import {', '.join(sorted(names, key=_import_order))}"
-        for module, names in modules.items()
-    }
-    ours = sorted(lines, key=lambda line: (line.startswith("from"), line.split()[1]))
-    standard = [line for line in ours if line.split()[1].split(".")[0] in STANDARD]
-    others = [line for line in ours if line not in standard]
-    groups = ["\n".join(group) for group in (standard, others) if group]
+    groups = import_lines(names, library().imports)
     if "CEIL" in names:
         groups.append(f"CEIL = {CEIL}  # Caffe rounds pooled sizes up")
     return "\n\n".join(groups)
-
-
-STANDARD = frozenset(
-    [
-        "collections",
-        "functools",
-        "itertools",
-        "math",
-        "pathlib",
-        "typing",
-    ]
-)
-
-
-def _import_order(name: str) -> tuple[bool, bool, str]:
-    """Constants, classes, functions."""
-    return (not name.isupper(), not name[:1].isupper(), name)
 
 
 def _quoted(text: str) -> str:

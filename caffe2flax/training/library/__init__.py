@@ -1,0 +1,1 @@
+"""What training scripts carry: text that is copied into them."""
