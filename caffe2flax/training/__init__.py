@@ -1,0 +1,1 @@
+"""Training as Caffe trains: solver.prototxt -> learning rate and optimizer."""

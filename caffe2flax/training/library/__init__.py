@@ -1,0 +1,1 @@
+"""Functions that training scripts have copies of."""
