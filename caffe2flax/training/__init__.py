@@ -1,0 +1,1 @@
+"""Training as Caffe trains: solvers, data and snapshots."""
