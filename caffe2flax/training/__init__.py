@@ -1,1 +1,1 @@
-"""Training as Caffe trains: solver.prototxt -> learning rate and optimizer."""
+"""Training as Caffe trains: solvers, data and snapshots."""

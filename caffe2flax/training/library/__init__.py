@@ -1,1 +1,1 @@
-"""Functions that training scripts have copies of."""
+"""JAX and numpy functions of the training script, which has copies of them."""
