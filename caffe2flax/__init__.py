@@ -6,6 +6,7 @@ from caffe2flax.cpu import compile
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.ir.registry import layer
 from caffe2flax.limits import Limits, limited
+from caffe2flax.training.blobs import multipliers
 
 __version__ = VERSION
 
@@ -22,6 +23,7 @@ __all__ = [
     "layer",
     "limited",
     "load",
+    "multipliers",
     "run",
     "verify",
     "where",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Unpack
 
 from caffe2flax.codegen.format import format_source
-from caffe2flax.codegen.module import emit
+from caffe2flax.codegen.module import Module, emit
 from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
 from caffe2flax.frontend import caffemodel
@@ -54,8 +54,8 @@ class Conversion:
 
     name: that of the class. source: its module. weights: variable -> float32 array,
     None without a weights file. graph: the net after all passes. notes: what the user
-    should know. blobs: Caffe's weights, by (owner's number, index). positions: where
-    the module has each node, by its number.
+    should know. blobs: Caffe's weights, by (owner's number, index). module: where the
+    nodes are in the source.
     """
 
     name: str
@@ -64,7 +64,12 @@ class Conversion:
     graph: Graph
     blobs: Blobs
     notes: tuple[str, ...]
-    positions: NodePositions = field(default_factory=dict)
+    module: Module = field(repr=False)
+
+    @property
+    def positions(self) -> NodePositions:
+        """Where the module has each node, by its number."""
+        return self.module.positions
 
     @property
     def layer_count(self) -> int:
@@ -148,7 +153,7 @@ def convert(
             *(note for file in files for note in file.notes),
             *notes,
         ),
-        module.positions,
+        module,
     )
 
 

@@ -15,7 +15,7 @@ from caffe2flax.ir.common_fields import (
     COMMON_FIELDS,
     check_blobs,
     read_loss_weights,
-    read_shares,
+    read_specs,
     read_transform,
     read_type,
 )
@@ -142,7 +142,7 @@ class _Builder:
             outputs,
             message.span,
             number,
-            shares=read_shares(params),
+            specs=read_specs(params),
             loss_weights=read_loss_weights(params, layer, len(tops)),
             propagate_down=() if self.force_backward else downward,
         )

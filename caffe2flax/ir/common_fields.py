@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from caffe2flax.errors import ConversionError, Span, closest
 from caffe2flax.frontend.message import Scalar
 from caffe2flax.frontend.upgrade.v1 import type_of_enum
-from caffe2flax.ir.graph import Share
+from caffe2flax.ir.graph import ParamSpec
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import LAYERS, check_arity
@@ -66,17 +66,16 @@ def _resize(params: Params) -> tuple[int, int]:
     return (0, 0) if mode == "FIT_SMALL_SIZE" else size
 
 
-def read_shares(params: Params) -> tuple[Share | None, ...]:
-    """`param`: the name under which each weight blob is shared, None where it is
-    not."""
-    shares: list[Share | None] = []
+def read_specs(params: Params) -> tuple[ParamSpec, ...]:
+    """`param`: how the first weight blobs are shared and trained."""
+    specs: list[ParamSpec] = []
     for spec in params.subs("param"):
         name = spec.get("name", "")
         permissive = spec.choice("share_mode", "STRICT", "PERMISSIVE") != "STRICT"
         factors = [spec.optional(f"{x}_mult", float) for x in ("lr", "decay")]
         span = spec.span() or Span("")
-        shares.append(Share(name, permissive, span, *factors) if name else None)
-    return tuple(shares)
+        specs.append(ParamSpec(name, permissive, span, *factors))
+    return tuple(specs)
 
 
 def read_loss_weights(params: Params, layer: Layer, tops: int) -> tuple[float, ...]:

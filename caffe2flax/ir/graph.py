@@ -27,8 +27,9 @@ class Value(NamedTuple):
     version: int = 0
 
 
-class Share(NamedTuple):
-    """`param { name: "w" share_mode: STRICT }` of one weight blob."""
+class ParamSpec(NamedTuple):
+    """`param { name: "w" share_mode: STRICT lr_mult: 1 decay_mult: 1 }` of one weight
+    blob; the name is "" for a blob that no other layer shares."""
 
     name: str
     permissive: bool
@@ -62,7 +63,8 @@ class Node:
     span: Span
     number: int
     """Position of the layer in the net: distinguishes layers of the same name."""
-    shares: tuple[Share | None, ...] = ()
+    specs: tuple[ParamSpec, ...] = ()
+    """The `param` messages, for the first weight blobs."""
     loss_weights: tuple[float, ...] = ()
     propagate_down: tuple[bool, ...] = ()
     weights: tuple[Weight, ...] = ()

@@ -24,7 +24,8 @@ from caffe2flax.frontend.scalar import (
 from caffe2flax.ir.dialects import WITHOUT_EFFECT, listed
 from caffe2flax.ir.transform import Transform
 
-NET = "NetParameter"
+MESSAGES = {"the net": "NetParameter", "the solver": "SolverParameter"}
+"""The names of what stands at the top of a file -> its message in Caffe's schema."""
 
 
 @dataclass(slots=True)
@@ -307,7 +308,7 @@ class Params:
     def _specs(self) -> Mapping[str, FieldSpec]:
         """The fields of the message by Caffe's schema; none where it lacks it."""
         if self.parent is None:
-            message = NET if self.name == "the net" else ""
+            message = MESSAGES.get(self.name, "")
         else:
             spec = self.parent._specs().get(self.name)
             message = spec.refers if spec else ""

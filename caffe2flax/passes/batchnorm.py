@@ -35,7 +35,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
             outputs=follower.outputs,
             weights=weights,
             loss_weights=follower.loss_weights,
-            shares=(),
+            specs=(),
             parts=(*node.layers, *follower.layers),
         )
         removed.add(follower.number)

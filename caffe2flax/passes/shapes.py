@@ -13,7 +13,7 @@ from caffe2flax.ir.abilities import (
     Source,
     WritesMethod,
 )
-from caffe2flax.ir.graph import Graph, Node, Share, Sizes, Value, Weight
+from caffe2flax.ir.graph import Graph, Node, ParamSpec, Sizes, Value, Weight
 from caffe2flax.ir.layer import Blob
 from caffe2flax.ir.layout import BATCH_SCALE, Shape
 from caffe2flax.limits import current
@@ -195,15 +195,15 @@ class _Owners:
         """The node's weights; a shared one is its owner's. Raises ConversionError."""
         if isinstance(node.layer, WritesMethod):
             return ()  # its weight blobs are unknown
-        if len(node.shares) > len(blobs):
+        if len(node.specs) > len(blobs):
             raise ConversionError(
-                f"{len(node.shares)} param messages for {len(blobs)} weight blobs"
+                f"{len(node.specs)} param messages for {len(blobs)} weight blobs"
             )
-        shares = (*node.shares, *(None,) * (len(blobs) - len(node.shares)))
+        specs = (*node.specs, *(None,) * (len(blobs) - len(node.specs)))
         weights = []
-        for i, (blob, share) in enumerate(zip(blobs, shares, strict=True)):
+        for i, (blob, share) in enumerate(zip(blobs, specs, strict=True)):
             own = Weight(node.name, i, blob.shape, blob.filler, node.number)
-            if share is None:
+            if share is None or not share.name:
                 weights.append(own)
                 continue
             owner = self.named.setdefault(share.name, own)
@@ -222,7 +222,7 @@ class _Owners:
             weights.append(replace(owner, shape=blob.shape))
         return tuple(weights)
 
-    def _check_multipliers(self, share: Share) -> None:
+    def _check_multipliers(self, share: ParamSpec) -> None:
         """Checks that a shared parameter has one lr_mult and one decay_mult. Raises
         ConversionError."""
         for what in ("lr_mult", "decay_mult"):

@@ -1,1 +1,1 @@
-"""Training as Caffe trains."""
+"""Training as Caffe trains: solvers, data and snapshots."""

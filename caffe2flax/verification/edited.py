@@ -57,7 +57,7 @@ def with_module(conversion: Conversion, path: Path, *, weighted: bool) -> Conver
         name=name,
         source=source,
         weights=weights,  # type: ignore[arg-type]  # they are run, never written
-        positions=positions,
+        module=replace(conversion.module, positions=positions),
     )
 
 

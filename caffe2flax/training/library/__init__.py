@@ -1,1 +1,1 @@
-"""What training scripts carry: text that is copied into them."""
+"""JAX and numpy functions of the training script, which has copies of them."""
