@@ -157,7 +157,7 @@ def _rates(graph: Graph) -> Mapping[Key, tuple[float, float]]:
     """lr_mult and decay_mult of each blob: of a shared one, what the first layer says
     that says anything."""
     given: dict[tuple[Key, str], float] = {}
-    keys = {}
+    keys: dict[Key, None] = {}
     for part in _parts(graph):
         for i, weight in enumerate(part.weights):
             key = weight.owner, weight.index
