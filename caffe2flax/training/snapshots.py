@@ -20,10 +20,11 @@ from caffe2flax.training.library.history import from_history, to_history
 from caffe2flax.training.library.snapshots import (
     proto_caffemodel,
     proto_solverstate,
+    to_variable,
     write_hdf5_caffemodel,
     write_hdf5_solverstate,
 )
-from caffe2flax.training.table import Table, blob_table
+from caffe2flax.training.table import Entry, Table, blob_table, entry_of, factor_name
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -61,6 +62,7 @@ def save_caffemodel(
     variables = arrays_of(model)
     table = blob_table(conversion, {n: x.shape for n, x in variables.items()})
     _check_variables(table, variables)
+    table, variables = _with_factors(table, conversion, variables)
     name = conversion.graph.name
     if os.fspath(path).endswith(HDF5):
         _check_hdf5(table)
@@ -77,6 +79,33 @@ def arrays_of(model: Any) -> dict[str, Array]:
 
     leaves = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
     return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in leaves}
+
+
+def _with_factors(
+    table: Table, conversion: Conversion, variables: dict[str, Array]
+) -> tuple[Table, dict[str, Array]]:
+    """The statistics of frozen BatchNorms that are still those of the weights' file as
+    that has them, with a factor: they are not rounded once more."""
+    weights, blobs = conversion.weights, learnable_blobs(conversion)
+    originals: dict[str, Array] = {}
+    for factor in blobs:
+        divided = [blob for blob in blobs if blob.divisor == factor.key]
+        names = [blob.variable for blob in divided]
+        if not names or weights is None or factor.key not in conversion.blobs:
+            continue
+        if all(np.array_equal(weights[name], variables[name]) for name in names):
+            originals[factor_name(factor)] = conversion.blobs[factor.key]
+            for blob in divided:
+                way: Any = entry_of(blob)[2:]
+                original = conversion.blobs[blob.key]
+                variable = to_variable(original, blob.variable_shape, *way)
+                originals[blob.variable] = variable
+
+    def entry(of: Entry) -> Entry:
+        return of[:2] if of[0] in originals and None in of else of
+
+    held = ((name, kind, tuple(map(entry, row))) for name, kind, row in table)
+    return tuple(held), {**variables, **originals}
 
 
 def _check_variables(table: Table, variables: Mapping[str, Array]) -> None:

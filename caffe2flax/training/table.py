@@ -11,11 +11,12 @@ from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Node
 from caffe2flax.ir.layout import Shape
-from caffe2flax.training.blobs import LearnableBlob, learnable_blobs
+from caffe2flax.training.blobs import Key, LearnableBlob, learnable_blobs
 
 Entry = tuple[object, ...]
 """A blob: the path of its variable, its shape, and the further arguments of
-`library.snapshots.to_blob`; None for a blob that is 1."""
+`library.snapshots.to_blob`. For a blob that is 1 a name, its shape, None, and the
+variables that are quotients by it."""
 Table = tuple[tuple[str, str, tuple[Entry, ...]], ...]
 """Name, type and blobs of each layer of the net, those without blobs too."""
 
@@ -43,10 +44,7 @@ def blob_table(
             layer.name,
             layer.layer.type,
             tuple(
-                _entry(
-                    held[weight.owner, weight.index],
-                    weight.shape if layer.number != weight.owner else None,
-                )
+                _entry(held, (weight.owner, weight.index), weight.shape, layer.number)
                 for weight in layer.weights
             ),
         )
@@ -70,19 +68,34 @@ def blobs_source(
     return f"BLOBS = {literal(blob_table(conversion, shapes))}"
 
 
-def _entry(blob: LearnableBlob, shape: Shape | None) -> Entry:
-    """`shape`: that of a layer that shares the blob."""
-    shape = shape or blob.shape
-    if not blob.variable:
-        return f"{blob.layer}/{blob.index}", shape, None
+def _entry(
+    held: Mapping[Key, LearnableBlob], key: Key, shape: Shape, layer: int
+) -> Entry:
+    """`shape`: that of the blob in this layer, which may share it with others."""
+    blob = held[key]
+    if blob.owner != layer:
+        blob = replace(blob, shape=shape)
+    if blob.variable:
+        return entry_of(blob)
+    divided = tuple(other.variable for other in held.values() if other.divisor == key)
+    return factor_name(blob), blob.shape, None, divided
+
+
+def factor_name(blob: LearnableBlob) -> str:
+    """A name for a blob that the module has no variable for."""
+    return f"{blob.layer}/{blob.index}"
+
+
+def entry_of(blob: LearnableBlob) -> Entry:
+    """The entry of a blob that a variable is a transposition of."""
     assert blob.way is not None
     dims, axes = blob.way
+    straight = axes == tuple(range(len(axes)))
     if dims == blob.variable_shape:
-        straight = axes == tuple(range(len(axes)))
-        return (blob.variable, shape) if straight else (blob.variable, shape, axes)
-    if axes == tuple(range(len(axes))) and min(dims) > 0:
-        return blob.variable, shape
-    return blob.variable, shape, axes, dims
+        rest: Entry = () if straight else (axes,)
+    else:
+        rest = () if straight and min(dims, default=0) > 0 else (axes, dims)
+    return blob.variable, blob.shape, *rest
 
 
 def _resized(blob: LearnableBlob, shape: Sequence[int] | None) -> LearnableBlob:

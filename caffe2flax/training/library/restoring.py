@@ -1,11 +1,13 @@
 """Caffe's snapshots, read: what a training script needs to go on from one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from caffe2flax.training.library.snapshots import to_variable
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
@@ -104,3 +106,30 @@ def read_caffemodel(path: str | Path) -> dict[str, dict[int, NDArray[np.float32]
             blobs = [parse_blob(value) for n, value in fields if n == 7]
             layers.setdefault(name, dict(enumerate(blobs)))
     return layers
+
+
+def from_caffemodel(
+    table: Any,
+    layers: Mapping[str, Mapping[int, NDArray[Any]]],
+    shapes: Mapping[str, Sequence[int]],
+) -> dict[str, NDArray[np.float32]]:
+    """The variables of these shapes, by their paths, of the layers of a file; those of
+    layers that it lacks are left out. Raises ValueError where a layer has other blobs
+    than the net's."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for layer, _, entries in table:
+        blobs = layers.get(layer, {})
+        if blobs and max(blobs) >= len(entries):
+            text = f"layer {layer!r} has {len(blobs)} blobs, the net's {len(entries)}"
+            raise ValueError(text)
+        for (path, shape, *how), blob in [(entries[i], blobs[i]) for i in blobs]:
+            if blob.size != np.prod(shape, dtype=int):
+                text = f"layer {layer!r}: shape {blob.shape}, the net's {shape}"
+                raise ValueError(text)
+            if None not in how:
+                found[path] = to_variable(blob, shapes[path], *how)
+        for (_, _, *how), blob in [(entries[i], blobs[i]) for i in blobs]:
+            if None in how:  # BatchNorm's factor, by which Caffe divides
+                share = np.float32(1 / blob[0] if blob[0] else 0)
+                found |= {path: found[path] * share for path in how[-1]}
+    return found

@@ -11,9 +11,15 @@ The table of a net says which blobs a layer has, and how a variable becomes one:
             (("conv1.kernel", (96, 3, 11, 11), (3, 2, 0, 1)), ("conv1.bias", (96,))),
         ),
     )
+
+Behind the path of the variable stand the arguments of `to_blob`. BatchNorm's factor is
+1 where the module lacks it, and `("bn1/2", (1,), None, ("bn1.mean", "bn1.var"))` names
+the variables that are quotients by it.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,3 +150,49 @@ def write_hdf5_solverstate(
         group = out.create_group("history")
         for i, blob in enumerate(history):
             group[str(i)] = np.asarray(blob, np.float32)
+
+
+def write_snapshot(
+    prefix: str | Path,
+    name: str,
+    updates: int,
+    table: Any,
+    variables: Mapping[str, NDArray[Any]],
+    history: Sequence[NDArray[Any]],
+    current_step: int = 0,
+) -> tuple[Path, Path]:
+    """Writes PREFIX_iter_T.caffemodel and .solverstate of the net `name`, each whole or
+    not at all, and returns their paths."""
+    net, state = (
+        Path(f"{prefix}_iter_{updates}.{kind}")
+        for kind in ("caffemodel", "solverstate")
+    )
+    replace_file(net, proto_caffemodel(name, table, variables))
+    content = proto_solverstate(updates, str(net), history, current_step)
+    return net, replace_file(state, content)
+
+
+def replace_file(path: Path, content: bytes) -> Path:
+    """Writes a file beside `path` first, so that what is there stays whole."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    return part.replace(path)
+
+
+def write_hdf5_snapshot(
+    prefix: str | Path,
+    updates: int,
+    table: Any,
+    variables: Mapping[str, NDArray[Any]],
+    history: Sequence[NDArray[Any]],
+    current_step: int = 0,
+) -> tuple[Path, Path]:
+    """`write_snapshot` as HDF5: .caffemodel.h5 and .solverstate.h5."""
+    net = Path(f"{prefix}_iter_{updates}.caffemodel.h5")
+    state = Path(f"{prefix}_iter_{updates}.solverstate.h5")
+    out = io.BytesIO()
+    write_hdf5_caffemodel(out, table, variables)
+    replace_file(net, out.getvalue())
+    out = io.BytesIO()
+    write_hdf5_solverstate(out, updates, str(net), history, current_step)
+    return net, replace_file(state, out.getvalue())
