@@ -46,6 +46,9 @@ ORDER = (
 """A module imports only earlier entries, and a package may import within itself."""
 
 OPS = "caffe2flax.ops"
+TRAINING = "caffe2flax.training"
+CARRIED = "caffe2flax.training.library"
+"""Its functions are copied into training scripts."""
 CPU = "caffe2flax.cpu"
 RUNNER = "caffe2flax.runner"
 OBSERVE = "caffe2flax.verification.observe"
@@ -194,6 +197,15 @@ def test_operations_stand_alone() -> None:
     assert not lines(wrong)
 
 
+def test_what_scripts_carry_stands_alone() -> None:
+    wrong = (
+        found
+        for found in OWN
+        if found.importer.startswith(CARRIED) and not found.imported.startswith(CARRIED)
+    )
+    assert not lines(wrong)
+
+
 def test_compile_knows_nothing_of_caffe() -> None:
     wrong = (
         found
@@ -208,7 +220,7 @@ def test_only_operations_compile_and_the_runner_import_jax() -> None:
         found
         for found in ALL
         if found.top in {"jax", "flax"}
-        and not found.importer.startswith((OPS, CPU))
+        and not found.importer.startswith((OPS, CPU, TRAINING))
         and found.importer not in {RUNNER, OBSERVE, API}
     )
     assert not lines(wrong)
@@ -220,7 +232,7 @@ def test_heavy_packages_are_imported_where_they_are_used() -> None:
         for found in ALL
         if found.top in HEAVY
         and not found.lazy
-        and not found.importer.startswith((OPS, f"{CPU}."))
+        and not found.importer.startswith((OPS, CARRIED, f"{CPU}."))
     )
     assert not lines(wrong)
 
