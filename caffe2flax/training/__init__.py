@@ -1,0 +1,1 @@
+"""Training as Caffe trains: solvers, data, snapshots, and the script of a run."""
