@@ -1,1 +1,1 @@
-"""Training as Caffe trains: solvers, data and snapshots."""
+"""Training as Caffe trains: solvers, data, snapshots, and the script of a run."""

@@ -1,1 +1,1 @@
-"""JAX and numpy functions of the training script, which has copies of them."""
+"""Functions and classes that training scripts have copies of."""

@@ -1,0 +1,72 @@
+"""From single records to batches, with grain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+
+def batches(
+    source: Any,
+    prepare: Callable[[Any, np.random.Generator], Mapping[str, Any]],
+    size: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = False,
+    share: tuple[int, int] | None = None,
+) -> Any:
+    """A grain dataset of batches, without an end: the record behind the last is the
+    first, in the midst of a batch too, as in Caffe.
+
+    prepare: a record and a random generator -> arrays by blob. share: (index, count) of
+    this process, which gets every count-th record and so its part of each batch; by
+    default as JAX has it.
+    """
+    index, count = share or (jax.process_index(), jax.process_count())
+    if size % count:
+        raise ValueError(f"a batch of {size} cannot be shared by {count} processes")
+    if not len(source):
+        raise ValueError("there is no data")
+    dataset = grain.MapDataset.source(source).seed(seed)
+    if shuffle:
+        dataset = dataset.shuffle()
+    dataset = dataset.repeat().random_map(prepare)[index::count]
+    return dataset.batch(size // count, batch_fn=stack)
+
+
+def stack(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A batch of items: float32, by blob."""
+    batch = {}
+    for name in items[0]:
+        arrays = [item[name] for item in items]
+        if len({array.shape for array in arrays}) > 1:
+            shapes = ", ".join(map(str, dict.fromkeys(array.shape for array in arrays)))
+            raise ValueError(f"{name}: {shapes} in one batch: crop or resize them")
+        batch[name] = np.stack(arrays)
+    return batch
+
+
+def read_ahead(dataset: Any, threads: int = 4, workers: int = 0) -> Any:
+    """The batches in order, prepared in threads, or in worker processes, before they
+    are asked for. The state of its iterator is the place in the data."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    dataset = dataset.to_iter_dataset(options)
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers))
+    return dataset
+
+
+def merge(*datasets: Any) -> Any:
+    """The batches of several datasets, each blob from one of them."""
+    pairs = grain.experimental.ZipMapDataset(datasets)
+    return pairs.map(lambda parts: {k: v for part in parts for k, v in part.items()})
+
+
+def join(batch: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """A batch in which the rows of items of several rows follow one another."""
+    rows = {name: np.concatenate(list(batch[name])) for name in names}
+    return {**batch, **rows}
