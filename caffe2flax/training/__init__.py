@@ -1,0 +1,1 @@
+"""Training as in Caffe."""

@@ -1,0 +1,218 @@
+"""From a net in training, and its nets for tests, to one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Unpack
+
+from caffe2flax.codegen.format import format_source
+from caffe2flax.codegen.names import module_names
+from caffe2flax.codegen.training import emit_training
+from caffe2flax.conversion import VERSION, Conversion, Weights, read_graph, weight_paths
+from caffe2flax.errors import ConversionError, Problem, UnknownShape, closest
+from caffe2flax.frontend import caffemodel
+from caffe2flax.frontend.caffemodel import WeightFile
+from caffe2flax.frontend.source import PathOrText, at_hand, origin
+from caffe2flax.ir.abilities import Source
+from caffe2flax.ir.graph import Graph, Node
+from caffe2flax.ir.layout import Shape
+from caffe2flax.options import NetOptions, check_options
+from caffe2flax.passes import PASSES, Pass, run_passes
+from caffe2flax.passes.batchnorm import fold_batchnorm
+from caffe2flax.passes.layout import assign_layouts
+from caffe2flax.passes.phases import (
+    all_layers,
+    folded_alike,
+    number_alike,
+    share_weights,
+)
+from caffe2flax.passes.unused import drop_unused, keep_metrics
+from caffe2flax.weights.variables import Variables, collect
+
+TRAIN, TEST = "TRAIN", "TEST"
+
+
+@dataclass(frozen=True, slots=True)
+class NetState:
+    """A net, a path or the text itself, and what chooses among its layers."""
+
+    source: PathOrText
+    level: int = 0
+    stages: tuple[str, ...] = ()
+
+
+def convert_training(
+    train: NetState,
+    tests: Sequence[NetState] = (),
+    weights: Weights | None = None,
+    **options: Unpack[NetOptions],
+) -> Conversion:
+    """Converts a net and its nets for tests to one class, with the methods
+
+        __call__(...)            the first of `tests` as `convert` gives it in TEST
+        losses(..., rngs=None)   what counts in the loss of `train`, by blob, unweighted
+        total_loss(losses)       what Caffe minimises
+        metrics(...)             the outputs of the first of `tests`, by blob
+        metrics_1(...), ...      those of the others
+
+    and with `logits` where the plain module has it. Layers of one name are one.
+    Arguments are blobs, channels last where they have four axes and more; labels are of
+    the shape that `input_shapes` gives. Without `tests`, `__call__` and `metrics` are
+    those of `train` in TEST.
+
+    The result's `graph` is that of `train`; its `weights` are those of the files, or of
+    the fillers where there is none. Raises ConversionError with the problems of a net,
+    where a net for tests cannot share the weights of `train`, and where nothing counts
+    in the loss.
+    """
+    check_options(options, NetOptions)
+    train = replace(train, source=at_hand(train.source))
+    others = [replace(test, source=at_hand(test.source)) for test in tests]
+    files = [caffemodel.read(path) for path in weight_paths(weights)]
+    graphs = _graphs(train, others or [train], files, options)
+    first, *tested, deploy = graphs
+    if not any(node.weighted for node in first.nodes):
+        raise ConversionError("nothing counts in the loss of the net in TRAIN")
+    every = all_layers(first, [*tested, deploy])
+    blobs, notes = collect(every, files)
+    class_name = module_names().claim(first.name)
+    module = emit_training(
+        first,
+        tested,
+        deploy,
+        class_name,
+        origin=origin(train.source),
+        version=VERSION,
+    )
+    return Conversion(
+        class_name,
+        format_source(module.source),
+        Variables(every, module, blobs, files),
+        first,
+        blobs,
+        (
+            *dict.fromkeys(note for graph in graphs for note in graph.remarks.notes),
+            *(note for file in files for note in file.notes),
+            *notes,
+        ),
+    )
+
+
+def _graphs(
+    train: NetState,
+    tests: Sequence[NetState],
+    files: Sequence[WeightFile],
+    options: NetOptions,
+) -> list[Graph]:
+    """Of `train`, of `tests`, and of the first of `tests` as it is deployed, after all
+    passes."""
+    states = [(train, TRAIN), *((test, TEST) for test in tests)]
+    given = options.get("input_shapes") or {}
+    read = [
+        _read(state, phase, {**options, "input_shapes": None})
+        for state, phase in states
+    ]
+    if given:
+        _check_shapes(given, read)
+        shapes = [_own_batch(graph, given) for graph in read]
+        read = [
+            _read(state, phase, {**options, "input_shapes": own})
+            for (state, phase), own in zip(states, shapes, strict=True)
+        ]
+    weight_shapes = _weight_shapes(files)
+    read = [
+        replace(
+            graph,
+            name=read[0].name,
+            caller_shapes=replace(graph.caller_shapes, weight_shapes=weight_shapes),
+        )
+        for graph in read
+    ]
+    numbered = number_alike(read)
+    graphs = _passed(numbered, PASSES)
+    if not folded_alike(graphs):
+        graphs = _passed(numbered, [p for p in PASSES if p is not fold_batchnorm])
+    first, *others = graphs
+    return [first, *(share_weights(first, other) for other in others)]
+
+
+def _read(state: NetState, phase: str, options: NetOptions) -> Graph:
+    """A net before all passes."""
+    own: NetOptions = {
+        **options,
+        "phase": phase,
+        "level": state.level,
+        "stages": state.stages,
+    }
+    return read_graph(state.source, passes=(), **own)
+
+
+def _passed(read: Sequence[Graph], passes: Sequence[Pass]) -> list[Graph]:
+    """The nets of `_graphs` after these passes; inputs of one name are alike in all."""
+    train, *tests = read
+    first = run_passes(train, passes)
+    shapes = {v.blob: first.shapes[v] for v in first.arguments}
+    layouts = {v.blob: first.layouts[v] for v in first.arguments}
+    placed = partial(assign_layouts, given=layouts)
+    deployed = [placed if p is assign_layouts else p for p in passes]
+    tested = [keep_metrics if p is drop_unused else p for p in deployed]
+    alike = [_with_shapes(graph, shapes) for graph in tests]
+    return [
+        first,
+        *(run_passes(graph, tested) for graph in alike),
+        run_passes(alike[0], deployed),
+    ]
+
+
+def _with_shapes(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
+    own = _own_batch(graph, shapes)
+    return replace(graph, caller_shapes=replace(graph.caller_shapes, array_shapes=own))
+
+
+def _own_batch(graph: Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
+    """The shapes of the inputs of this net; the batch is that of its data layer."""
+    shapes: dict[str, Shape] = {}
+    for node in graph.inputs:
+        for top, value in enumerate(node.outputs):
+            if value.blob in given:
+                shape = tuple(given[value.blob])
+                batch = _batch(node, top)
+                shapes[value.blob] = (batch, *shape[1:]) if batch and shape else shape
+    return shapes
+
+
+def _batch(node: Node, top: int) -> int:
+    """The batch_size of a data layer; 0 where it has none."""
+    source = node.layer
+    if not isinstance(source, Source) or not source.training_data:
+        return 0
+    try:
+        known = source.top_shape(top)
+    except UnknownShape as error:
+        known = error.known
+    except ConversionError:
+        return 0
+    return known[0] if known else 0
+
+
+def _check_shapes(given: Mapping[str, object], nets: Sequence[Graph]) -> None:
+    inputs = [node for graph in nets for node in graph.inputs]
+    known = {value.blob for node in inputs for value in node.outputs}
+    problems = [
+        Problem(f"a shape is given for {b!r}, which is no input{closest(b, known)}")
+        for b in given
+        if b not in known
+    ]
+    if problems:
+        raise ConversionError(problems)
+
+
+def _weight_shapes(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
+    return {
+        layer.name: tuple(blob.shape for blob in layer.blobs)
+        for file in files
+        for layer in file.layers
+        if [*layer.numbered] == [*range(len(layer.blobs))]
+    }
