@@ -69,9 +69,12 @@ def _compared(body: Body) -> Iterator[tuple[str, Value]]:
 def _head(body: Body, value: Value | None) -> str:
     """The attribute of the classifier that a value comes from; "" where none is."""
     makers = {top: node for node in body.graph.nodes for top in node.outputs}
-    calls = {attribute: call for attribute, call in body.built}
+    calls = dict(body.built)
     while value in makers:
         node = makers[value]
+        if node.layer.metric:
+            value = node.inputs[0]
+            continue
         attribute = body.attributes.get(node.number, "")
         call = calls.get(attribute)
         if node.weights:
@@ -88,7 +91,7 @@ def _takes_any_width(body: Body, heads: frozenset[str]) -> bool:
     """Whether all layers stay as they are written if the classifiers are wider."""
     graph = body.graph
     shapes, larger = dict(graph.shapes), dict(graph.sizes.larger_batch)
-    calls = {attribute: call for attribute, call in body.built}
+    calls = dict(body.built)
     for node in graph.nodes:
         attribute = body.attributes.get(node.number, "")
         if attribute in heads:

@@ -227,7 +227,8 @@ def initialisers(
     at: Site, blobs: tuple[Blob, ...], kernel_init: Code | Call
 ) -> dict[str, object]:
     """The initializer arguments of an nnx module for the fillers of its kernel and
-    bias; a kernel without a filler in the file has Flax's default, unless `at.zeros`."""
+    bias; a kernel without a filler in the file has Flax's default, unless
+    `at.zeros`."""
     if not at.initialise:
         return {}
     for blob in blobs:

@@ -12,7 +12,6 @@ from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 
-
 NONE: Mapping[str, Layout] = MappingProxyType({})
 
 

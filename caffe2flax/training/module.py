@@ -47,6 +47,8 @@ def convert_training(
     train: NetState,
     tests: Sequence[NetState] = (),
     weights: Weights | None = None,
+    *,
+    filled: bool = False,
     **options: Unpack[NetOptions],
 ) -> Conversion:
     """Converts a net and its nets for tests to one class, with the methods
@@ -62,8 +64,10 @@ def convert_training(
     the shape that `input_shapes` gives. Without `tests`, `__call__` and `metrics` are
     those of `train` in TEST.
 
-    The result's `graph` is that of `train`; its `weights` are those of the files, or of
-    the fillers where there is none. Raises ConversionError with the problems of a net,
+    The class draws its variables from Caffe's fillers, zeros where the file has none.
+    The result's `graph` is that of `train`; its `weights` are those of the files, and
+    of the fillers for layers that no file has; None without files, unless `filled`.
+    Raises ConversionError with the problems of a net,
     where a net for tests cannot share the weights of `train`, and where nothing counts
     in the loss.
     """
@@ -76,7 +80,8 @@ def convert_training(
     if not any(node.weighted for node in first.nodes):
         raise ConversionError("nothing counts in the loss of the net in TRAIN")
     every = all_layers(first, [*tested, deploy])
-    blobs, notes = collect(every, files)
+    held = bool(files) or filled
+    blobs, notes = collect(every, files) if held else ({}, ())
     class_name = module_names().claim(first.name)
     module = emit_training(
         first,
@@ -89,7 +94,7 @@ def convert_training(
     return Conversion(
         class_name,
         format_source(module.source),
-        Variables(every, module, blobs, files),
+        Variables(every, module, blobs, files) if held else None,
         first,
         blobs,
         (
