@@ -232,7 +232,7 @@ class Body:
             module,
             tuple(map(self._argument, node.inputs, self._stopped(node))),
             site.initialise,
-            f"*state.get({literal(key)}, ())" if key else "",
+            state=f"*state.get({literal(key)}, ())" if key else "",
         )
 
     def _argument(self, value: Value, stopped: bool) -> str:

@@ -37,8 +37,8 @@ def _classes(bodies: Sequence[Body]) -> list[Use]:
     *compared, deployed = bodies
     heads: dict[str, set[Value]] = {}
     for body in compared:
-        for attribute, labels in _compared(body):
-            heads.setdefault(attribute, set()).add(labels)
+        for attribute, label in _compared(body):
+            heads.setdefault(attribute, set()).add(label)
     found = [_head(deployed, value) for value in deployed.graph.outputs]
     known = [attribute for attribute in found if attribute in heads]
     if not known or len(known) < len(found):

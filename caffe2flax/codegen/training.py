@@ -63,7 +63,7 @@ def emit_training(
     weighted = {value.blob for node in train.nodes for value, _ in node.weighted}
     counted = [value for value in train.outputs if value.blob in weighted]
     objective = needed(train, counted)
-    trunk = Trunk.of(bodies)
+    trunk = Trunk.of([each for each in bodies if each.graph.nodes])
     shared = _Shared.choose(trunk, objective, tests, deploy, body)
     options = find_training_options(bodies)
     cls = [f"class {name}(nnx.Module):", f'    """{signature(deploy, deployed)}"""']

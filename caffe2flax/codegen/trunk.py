@@ -9,6 +9,8 @@ from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.statements import shape_checks
 from caffe2flax.ir.graph import Graph, Node, Value
 
+Tops = tuple[Value, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
@@ -45,9 +47,9 @@ class Trunk:
         return tuple(v for v in dict.fromkeys(found) if v not in given)
 
 
-def _written(body: Body) -> Mapping[tuple[Value, ...], tuple[object, object]]:
+def _written(body: Body) -> Mapping[Tops, tuple[Tops, object]]:
     """By its tops: what each node reads, and how it is written."""
-    found: dict[tuple[Value, ...], tuple[object, object]] = {}
+    found: dict[Tops, tuple[Tops, object]] = {}
     for node in body.graph.nodes:
         site = replace(
             body.sites[node.number],

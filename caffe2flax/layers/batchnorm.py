@@ -89,8 +89,11 @@ class BatchNorm(Elementwise, Foldable, Doubtful, FollowsPhase):
         return ("mean", "var", "factor") if self.sums else ()
 
     def serving(self, other: Layer) -> Layer:
-        both = isinstance(other, BatchNorm) and other.sums
-        return replace(self, sums=self.sums or both)
+        if not isinstance(other, BatchNorm):
+            return self
+        forced = other.forced and other.moving == self.moving
+        sums = self.sums or other.sums
+        return replace(self, sums=sums, forced=self.forced or forced)
 
     def fold(self, following: Layer) -> Layer | None:
         if self.sums or self.scale is not None or not isinstance(following, Scale):

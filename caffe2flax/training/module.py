@@ -28,6 +28,7 @@ from caffe2flax.passes.phases import (
     number_alike,
     share_weights,
 )
+from caffe2flax.passes.shapes import infer_shapes
 from caffe2flax.passes.unused import drop_unused, keep_metrics
 from caffe2flax.weights.variables import Variables, collect
 
@@ -77,8 +78,7 @@ def convert_training(
     files = [caffemodel.read(path) for path in weight_paths(weights)]
     graphs = _graphs(train, others or [train], files, options)
     first, *tested, deploy = graphs
-    if not any(node.weighted for node in first.nodes):
-        raise ConversionError("nothing counts in the loss of the net in TRAIN")
+    _check_loss(first)
     every = all_layers(first, [*tested, deploy])
     held = bool(files) or filled
     blobs, notes = collect(every, files) if held else ({}, ())
@@ -103,6 +103,19 @@ def convert_training(
             *notes,
         ),
     )
+
+
+def _check_loss(graph: Graph) -> None:
+    """Raises ConversionError where nothing counts in the loss of a net."""
+    if any(node.weighted for node in graph.nodes):
+        return
+    text = "nothing counts in the loss of the net in TRAIN"
+    problems = [
+        Problem(f"{text}: {dropped.name!r} is left out, {dropped.reason}", dropped.span)
+        for dropped in graph.remarks.dropped
+        if dropped.node.weighted
+    ]
+    raise ConversionError(problems or text)
 
 
 def _graphs(
@@ -160,8 +173,13 @@ def _passed(read: Sequence[Graph], passes: Sequence[Pass]) -> list[Graph]:
     first = run_passes(train, passes)
     shapes = {v.blob: first.shapes[v] for v in first.arguments}
     layouts = {v.blob: first.layouts[v] for v in first.arguments}
+    assumed = frozenset(value.blob for value in first.sizes.assumed)
     placed = partial(assign_layouts, given=layouts)
-    deployed = [placed if p is assign_layouts else p for p in passes]
+    deployed: list[Pass] = []
+    for step in passes:
+        deployed.append(placed if step is assign_layouts else step)
+        if step is infer_shapes:
+            deployed.append(partial(_assume, blobs=assumed))
     tested = [keep_metrics if p is drop_unused else p for p in deployed]
     alike = [_with_shapes(graph, shapes) for graph in tests]
     return [
@@ -174,6 +192,13 @@ def _passed(read: Sequence[Graph], passes: Sequence[Pass]) -> list[Graph]:
 def _with_shapes(graph: Graph, shapes: Mapping[str, Shape]) -> Graph:
     own = _own_batch(graph, shapes)
     return replace(graph, caller_shapes=replace(graph.caller_shapes, array_shapes=own))
+
+
+def _assume(graph: Graph, blobs: frozenset[str]) -> Graph:
+    """`graph` with the shapes of these inputs as assumed ones."""
+    more = (value for value in graph.arguments if value.blob in blobs)
+    assumed = graph.sizes.assumed.union(more)
+    return replace(graph, sizes=replace(graph.sizes, assumed=assumed))
 
 
 def _own_batch(graph: Graph, given: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
