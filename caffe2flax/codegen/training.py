@@ -14,7 +14,6 @@ from caffe2flax.codegen.module import (
     Module,
     assemble,
     constructor,
-    from_pretrained,
     returns,
     signature,
 )
@@ -24,7 +23,7 @@ from caffe2flax.codegen.names import (
     Namespace,
     module_names,
 )
-from caffe2flax.codegen.options import CLASSES
+from caffe2flax.codegen.options import CLASSES, Option
 from caffe2flax.codegen.preprocess import preprocess_functions
 from caffe2flax.codegen.statements import commented, lines, shape_checks
 from caffe2flax.codegen.trunk import Trunk, needed
@@ -78,15 +77,10 @@ def emit_training(
         [RNGS],
     )
     cls += ["", *total_loss(replace(objective, taps=()), always=True)]
-    for method, graph, own in zip(
-        metrics_names(len(tests)), tests, tested, strict=True
-    ):
-        doc = "What Caffe prints in a test, by blob."
-        random = [RNGS] if own.is_random else []
-        cls += shared.method(method, graph, own, doc, random)
+    cls += _metrics(shared, tests, tested)
     cls += body.methods
     if body.built:
-        cls += ["", *from_pretrained(options, bool(body.passed_on))]
+        cls += ["", *_from_pretrained(options)]
     prepare = preprocess_functions(deploy, deployed.variables, names)
     functions = GAP.join(("\n".join(cls), *prepare))
     attributes = {n: a for each in reversed(bodies) for n, a in each.attributes.items()}
@@ -98,6 +92,62 @@ def emit_training(
         {},
         next((a for a, call in body.built if Code(CLASSES) in call.args), ""),
     )
+
+
+def _metrics(
+    shared: _Shared, tests: Sequence[Graph], bodies: Sequence[Body]
+) -> list[str]:
+    """The methods of the nets for tests; one that is written as another is that."""
+    found: list[str] = []
+    known: dict[tuple[str, ...], str] = {}
+    for name, graph, body in zip(metrics_names(len(tests)), tests, bodies, strict=True):
+        doc = "What Caffe prints in a test, by blob."
+        random = [RNGS] if body.is_random else []
+        _, title, *rest = shared.method(name, graph, body, doc, random)
+        text = title.partition("(")[2], *rest
+        if text in known:
+            found += ["", f"    {name} = {known[text]}"]
+            continue
+        known[text] = name
+        found += ["", title, *rest]
+    return found
+
+
+def _from_pretrained(options: Sequence[Option]) -> list[str]:
+    """The class method that loads the weights; classifiers of another width are as
+    `rngs` draws them."""
+    head = next((option for option in options if option.head), None)
+    doc = "The network in eval mode, weights from `path` or beside this file."
+    fresh = []
+    if head is not None:
+        heads = head.head.split()
+        one = len(heads) == 1
+        doc = f"With another `{head.name}`, {_listed(heads)} start{'s' * one} fresh."
+        known = f"{literal(head.name)} in options"
+        fresh = [f"    fresh = {literal(tuple(heads))} if {known} else ()"]
+    lines = [
+        "@classmethod",
+        "def from_pretrained(",
+        "    cls,",
+        "    path: str | Path | None = None,",
+        "    *,",
+        "    rngs: nnx.Rngs | None = None,",
+        "    **options: Any,",
+        ") -> Self:",
+        f'    """{doc}"""',
+        "    model = cls(**options, rngs=rngs or nnx.Rngs(0))",
+        *fresh,
+        '    path = path or Path(__file__).with_suffix(".safetensors")',
+        f"    load_trained(model, path, {'fresh' if fresh else '()'})",
+        "    model.eval()",
+        "    return model",
+    ]
+    return [f"    {line}" for line in lines]
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = (f"`{name}`" for name in names)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _bodies(train: Graph, tests: Sequence[Graph], deploy: Graph) -> list[Body]:

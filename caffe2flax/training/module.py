@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Unpack
@@ -62,12 +62,14 @@ def convert_training(
 
     and with `logits` where the plain module has it. Layers of one name are one.
     Arguments are blobs, channels last where they have four axes and more; labels are of
-    the shape that `input_shapes` gives. Without `tests`, `__call__` and `metrics` are
-    those of `train` in TEST.
+    the shape that `input_shapes` gives, but for the batch, which each net's data layer
+    gives. Without `tests`, `__call__` and `metrics` are those of `train` in TEST, or
+    made of its layers in TRAIN where it is no net in TEST.
 
     The class draws its variables from Caffe's fillers, zeros where the file has none.
     The result's `graph` is that of `train`; its `weights` are those of the files, and
     of the fillers for layers that no file has; None without files, unless `filled`.
+    Recurrent layers start from zeros in each call.
     Raises ConversionError with the problems of a net,
     where a net for tests cannot share the weights of `train`, and where nothing counts
     in the loss.
@@ -76,7 +78,7 @@ def convert_training(
     train = replace(train, source=at_hand(train.source))
     others = [replace(test, source=at_hand(test.source)) for test in tests]
     files = [caffemodel.read(path) for path in weight_paths(weights)]
-    graphs = _graphs(train, others or [train], files, options)
+    graphs = _graphs(train, others, files, options)
     first, *tested, deploy = graphs
     _check_loss(first)
     every = all_layers(first, [*tested, deploy])
@@ -99,10 +101,21 @@ def convert_training(
         blobs,
         (
             *dict.fromkeys(note for graph in graphs for note in graph.remarks.notes),
+            *_carried(first),
             *(note for file in files for note in file.notes),
             *notes,
         ),
     )
+
+
+def _carried(graph: Graph) -> Iterator[str]:
+    """Notes on layers that start from zeros where Caffe goes on from the batch
+    before."""
+    for node in graph.nodes:
+        if node.carried:
+            text = "starts from zeros in each batch; Caffe goes on from the one before"
+            text += ", unless cont is 0 at the first step"
+            yield f"{node.span}: {node.name!r} {text}"
 
 
 def _check_loss(graph: Graph) -> None:
@@ -126,7 +139,22 @@ def _graphs(
 ) -> list[Graph]:
     """Of `train`, of `tests`, and of the first of `tests` as it is deployed, after all
     passes."""
-    states = [(train, TRAIN), *((test, TEST) for test in tests)]
+    if tests:
+        states = [(train, TRAIN), *((test, TEST) for test in tests)]
+        return _together(_read_all(states, files, options))
+    try:
+        return _together(_read_all([(train, TRAIN), (train, TEST)], files, options))
+    except ConversionError:  # a net that has its data only in TRAIN, say
+        (first,) = _read_all([(train, TRAIN)], files, options)
+        return _together([first, replace(first, phase=TEST)])
+
+
+def _read_all(
+    states: Sequence[tuple[NetState, str]],
+    files: Sequence[WeightFile],
+    options: NetOptions,
+) -> list[Graph]:
+    """The nets in these phases before all passes."""
     given = options.get("input_shapes") or {}
     read = [
         _read(state, phase, {**options, "input_shapes": None})
@@ -140,7 +168,7 @@ def _graphs(
             for (state, phase), own in zip(states, shapes, strict=True)
         ]
     weight_shapes = _weight_shapes(files)
-    read = [
+    return [
         replace(
             graph,
             name=read[0].name,
@@ -148,6 +176,10 @@ def _graphs(
         )
         for graph in read
     ]
+
+
+def _together(read: Sequence[Graph]) -> list[Graph]:
+    """The graphs of `_graphs` from the nets before all passes."""
     numbered = number_alike(read)
     graphs = _passed(numbered, PASSES)
     if not folded_alike(graphs):
