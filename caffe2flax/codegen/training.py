@@ -63,7 +63,7 @@ def emit_training(
     counted = [value for value in train.outputs if value.blob in weighted]
     objective = needed(train, counted)
     trunk = Trunk.of([each for each in bodies if each.graph.nodes])
-    shared = _Shared.choose(trunk, objective, tests, deploy, body)
+    shared = _Shared.choose(trunk, objective, tests, body, deployed)
     options = find_training_options(bodies)
     cls = [f"class {name}(nnx.Module):", f'    """{signature(deploy, deployed)}"""']
     if body.built:
@@ -183,13 +183,15 @@ class _Shared:
     """The method that computes what all nets have in common.
 
     name: "" where there is none, "__call__" and "logits" where the net as deployed is
-    just that, else "trunk". outputs: what it returns.
+    just that, else "trunk". outputs: what it returns. checks: the lines of it that
+    refuse inputs of another shape.
     """
 
     trunk: Trunk
     name: str
     outputs: tuple[Value, ...]
     body: Body
+    checks: tuple[str, ...] = ()
 
     @classmethod
     def choose(
@@ -197,12 +199,13 @@ class _Shared:
         trunk: Trunk,
         train: Graph,
         tests: Sequence[Graph],
-        deploy: Graph,
         body: Body,
+        deployed: Body,
     ) -> _Shared:
+        deploy = deployed.graph
         whole, last = split_last(deploy)
-        read = [v for graph in (train, *tests) for v in trunk.boundary(graph)]
-        values = tuple(dict.fromkeys(read))
+        reads = (v for graph in (train, *tests) for v in trunk.boundary(graph))
+        values = tuple(dict.fromkeys(reads))
         graph = needed(train, values)
         if not any(body.attributes.get(node.number) for node in graph.nodes):
             return cls(Trunk(), "", (), body)
@@ -210,9 +213,12 @@ class _Shared:
         for name, net in (*choices, ("__call__", deploy)):
             known = set(net.outputs).issuperset(values)
             if known and all(map(trunk.has, net.nodes)):
-                return cls(trunk, name, net.outputs, body)
-        more = trunk.boundary(whole)
-        return cls(trunk, TRUNK, tuple(dict.fromkeys((*values, *more))), body)
+                checks = tuple(shape_checks(whole, deployed.variables))
+                return cls(trunk, name, net.outputs, body, checks)
+        outputs = tuple(dict.fromkeys((*values, *trunk.boundary(whole))))
+        own = [*shape_checks(needed(train, outputs), body.variables)]
+        checks = tuple(line for line in trunk.checks if line in own)
+        return cls(trunk, TRUNK, outputs, body, checks)
 
     def plain(self, deployed: Body) -> list[str]:
         """`__call__` and `logits` of the net as deployed, and the method `trunk`."""
@@ -223,7 +229,7 @@ class _Shared:
         call = f"    def __call__({given}) -> {returns(graph)}:"
         if self.name == TRUNK:
             body = self._rest(whole, deployed)
-            start = [*_checks(body, whole), *self._start(body)]
+            start = [*self._checks(whole, deployed), *self._start(body)]
         else:
             # What training shares keeps gradients from where it does.
             phase = "TRAIN" if self.name else graph.phase
@@ -258,11 +264,17 @@ class _Shared:
             "",
             f"    def {name}({_signature(body, graph, random)}) -> dict[str, Array]:",
             f'        """{doc}"""',
-            *_checks(rest, graph),
+            *self._checks(graph, body),
             *self._start(rest),
             *lines(statements, comments=True),
             *commented(f"return {result}", ""),
         ]
+
+    def _checks(self, graph: Graph, body: Body) -> list[str]:
+        """The lines that refuse inputs of another shape than `graph` has, but for those
+        of the shared method."""
+        found = shape_checks(graph, body.variables)
+        return [line for line in found if line not in self.checks]
 
     def _read(self, graph: Graph) -> tuple[Value, ...]:
         return self.trunk.boundary(graph) if self.name else ()
@@ -310,7 +322,7 @@ class _Shared:
             "",
             f"    def {TRUNK}({_signature(body, graph, random)}) -> {kind}:",
             '        """What training, tests and the deployed net have in common."""',
-            *shape_checks(graph, body.variables),
+            *self.checks,
             *lines(body.statements, comments=True),
             f"        return {returned}",
         ]
@@ -344,11 +356,6 @@ def _signature(body: Body, graph: Graph, random: Sequence[str]) -> str:
     arguments = [f"{name}: Array" for name in arguments_of(graph, body)]
     star = ["*", *random] if random else []
     return ", ".join(["self", *arguments, *star])
-
-
-def _checks(rest: Body, graph: Graph) -> list[str]:
-    """Checks of the inputs that the rest of `graph` reads."""
-    return [*shape_checks(replace(rest.graph, inputs=graph.inputs), rest.variables)]
 
 
 def _is_random(graph: Graph, body: Body) -> bool:

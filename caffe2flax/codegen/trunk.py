@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.statements import shape_checks
 from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.layout import Layout
 
 Tops = tuple[Value, ...]
 
@@ -18,22 +19,26 @@ class Trunk:
     read equal values, or an input."""
 
     values: frozenset[Value] = frozenset()
+    checks: tuple[str, ...] = ()
+    """The lines that refuse inputs of another shape and that all nets have."""
 
     @classmethod
     def of(cls, bodies: Sequence[Body]) -> Trunk:
         """What these bodies of one class have in common."""
         first, *others = (_written(body) for body in bodies)
-        checked, *checks = (_checked(body) for body in bodies)
+        given, *more = (_layouts(body.graph) for body in bodies)
         common = {
             value
-            for value, text in checked.items()
-            if all(other.get(value) == text for other in checks)
+            for value, layout in given.items()
+            if all(other.get(value) == layout for other in more)
         }
         for tops, (inputs, call) in first.items():
             alike = all(other.get(tops) == (inputs, call) for other in others)
             if alike and common.issuperset(inputs):
                 common.update(tops)
-        return cls(frozenset(common))
+        checks = [[*shape_checks(body.graph, body.variables)] for body in bodies]
+        shared = (line for line in checks[0] if all(line in each for each in checks))
+        return cls(frozenset(common), tuple(shared))
 
     def has(self, node: Node) -> bool:
         return self.values.issuperset(node.outputs)
@@ -62,15 +67,8 @@ def _written(body: Body) -> Mapping[Tops, tuple[Tops, object]]:
     return found
 
 
-def _checked(body: Body) -> Mapping[Value, str]:
-    """The lines that refuse inputs of another shape, with every input's layout."""
-    graph = body.graph
-    return {
-        value: f"{line} {graph.layouts[value]}"
-        for value, line in zip(
-            graph.arguments, shape_checks(graph, body.variables), strict=True
-        )
-    }
+def _layouts(graph: Graph) -> Mapping[Value, Layout]:
+    return {value: graph.layouts[value] for value in graph.arguments}
 
 
 def needed(graph: Graph, outputs: Iterable[Value]) -> Graph:
