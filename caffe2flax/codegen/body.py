@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.calls import Assignment, assignments, passed_on
-from caffe2flax.codegen.names import attribute_names
+from caffe2flax.codegen.names import Namespace, attribute_names
 from caffe2flax.codegen.positions import CallPosition
 from caffe2flax.codegen.sharing import Ties
 from caffe2flax.codegen.statements import (
@@ -20,9 +20,10 @@ from caffe2flax.codegen.statements import (
     shape_checks,
 )
 from caffe2flax.codegen.variables import Labels, name_variables
+from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir.abilities import EndsSection, Stochastic, WritesMethod
 from caffe2flax.ir.call import Call, arguments, literal
-from caffe2flax.ir.graph import Graph, Node, Value
+from caffe2flax.ir.graph import Graph, Node, Value, Weight
 from caffe2flax.ir.layer import Site
 
 DEEPEST = 8
@@ -40,6 +41,9 @@ class Body:
     graph: Graph
     initialise: bool
     labels: Labels | None = None
+    modules: Body | None = None
+    """Another body of the class: what it has built serves this one, too, and what this
+    one builds beside that is added to it."""
     attributes: dict[int, str] = field(default_factory=dict)
     sites: dict[int, Site] = field(default_factory=dict)
     variables: Mapping[Value, str] = field(default_factory=dict)
@@ -60,10 +64,48 @@ class Body:
     _inside: dict[Value, dict[int, str]] = field(default_factory=dict)
     """The nodes whose calls are in a pending expression, and their expressions."""
 
+    zeros: bool = False
+    """As `Site.zeros`."""
+    uses: Mapping[Weight, int] = field(default_factory=dict)
+    """How many nodes of the class have each weight; by default, of `graph`."""
+    names: Namespace = field(default_factory=attribute_names)
+    """For attributes."""
+    _made: dict[object, str] = field(default_factory=dict)
+    _known: dict[int, tuple[object, str]] = field(default_factory=dict)
+    """What each node's nnx module is, and its attribute, by the node's number."""
+    _ties: Ties = field(default_factory=lambda: Ties({}))
+
     def __post_init__(self) -> None:
-        self.variables, self.states = name_variables(self.graph, self.labels)
+        if not self.variables:
+            self.variables, self.states = name_variables(self.graph, self.labels)
+        if not self.uses:
+            nodes = self.graph.nodes
+            self.uses = Counter(w for node in nodes for w in node.weights)
+        self._ties = Ties(self.uses)
+        if self.modules is not None:
+            self._share(self.modules)
         self._build()
         self._state()
+
+    def _share(self, other: Body) -> None:
+        self.built, self.methods, self.tied = other.built, other.methods, other.tied
+        self.initialise, self.zeros = other.initialise, other.zeros
+        self.names, self._ties = other.names, other._ties
+        self._made, self._known = other._made, other._known
+
+    def _built_before(self, node: Node, module: object) -> bool:
+        """Whether another body of the class has built the node's nnx module. Raises
+        ConversionError where that one has the weights in another form."""
+        if node.number not in self._known:
+            return False
+        known, attribute = self._known[node.number]
+        if known == module:
+            self.attributes[node.number] = attribute
+            return True
+        if not node.weights:
+            return False
+        text = f"layer {node.name!r} is not the same in TRAIN and in TEST"
+        raise ConversionError(Problem(text, node.span))
 
     @property
     def passed_on(self) -> tuple[str, ...]:
@@ -77,22 +119,28 @@ class Body:
 
     def _build(self) -> None:
         """Every nnx module, each shared one once."""
-        names = attribute_names()
-        made: dict[object, str] = {}
-        ties = Ties(Counter(w for node in self.graph.nodes for w in node.weights))
+        names, made, ties = self.names, self._made, self._ties
         for node in self.graph.nodes:
             site = self._site(node)
             if isinstance(node.layer, WritesMethod):
-                self._add_method(node, node.layer, names.claim(node.name))
+                if not self._built_before(node, node.layer):
+                    self._add_method(node, node.layer, names.claim(node.name))
+                    added = node.layer, self.attributes[node.number]
+                    self._known.setdefault(node.number, added)
                 continue
             call = node.layer.build(site)
             if call is None:
+                continue
+            operands = (*site.inputs, *site.outputs)
+            module = str(call), tuple(operand.layout for operand in operands)
+            if self._built_before(node, module):
                 continue
             key = (node.weights, str(call), ties.arrangement(node, site))
             shared = made.get(key) if node.weights else None
             label = self.labels.nodes.get(node.number) if self.labels else None
             attribute = shared or names.claim(label or node.name)
             self.attributes[node.number] = attribute
+            self._known.setdefault(node.number, (module, attribute))
             if shared is None:
                 made[key] = attribute
                 views = ties.add(node, site, attribute)
@@ -114,6 +162,7 @@ class Body:
             tuple(self.graph.operand(value) for value in node.inputs),
             tuple(self.graph.operand(value) for value in node.outputs),
             initialise=self.initialise,
+            zeros=self.zeros,
         )
         self.sites[node.number] = site
         return site
@@ -183,7 +232,7 @@ class Body:
             module,
             tuple(map(self._argument, node.inputs, self._stopped(node))),
             site.initialise,
-            f"*state.get({literal(key)}, ())" if key else "",
+            state=f"*state.get({literal(key)}, ())" if key else "",
         )
 
     def _argument(self, value: Value, stopped: bool) -> str:
@@ -236,11 +285,29 @@ class Body:
         last = self.statements[-1].targets if self.statements else ()
         return len(outputs) == 1 and not self.graph.taps and last == outputs
 
-    def call_lines(self, *, comments: bool = True) -> list[str]:
-        """The lines of `__call__` behind its signature, indented."""
+    def named_result(self) -> tuple[list[Statement], str]:
+        """The statements, and a dictionary of the outputs by blob; what only computes
+        an output goes into it."""
+        statements = list(self.statements)
+        variables = dict(self.variables)
+        read = {value for node in self.graph.nodes for value in node.inputs}
+        last = [v for v in self.graph.outputs if v not in read]
+        for value in reversed(last):
+            at = [s for s in statements if s.targets == (variables[value],)]
+            if at and at[-1] is statements[-1]:
+                variables[value] = statements.pop().expression
+        return statements, dictionary(self.graph.outputs, variables)
+
+    def call_lines(self, *, comments: bool = True, checks: bool = True) -> list[str]:
+        """The lines of `__call__` behind its signature, indented; with `checks` of the
+        shapes of its arguments, unless it is a block's."""
         statements = list(self.statements)
         result = self._result(statements)
-        checks = [] if self.labels else shape_checks(self.graph, self.variables)
+        checked = (
+            []
+            if self.labels or not checks
+            else shape_checks(self.graph, self.variables)
+        )
         called = lines(statements, comments=comments)
         if self.states:
             taken = (f"{literal(key)}: {name}" for key, name in self.states.values())
@@ -248,7 +315,7 @@ class Body:
             result = f"{first}, {{{', '.join(taken)}}}"
         shown = comments and self.result_is_last
         comment = self.statements[-1].comment if shown else ""
-        return [*checks, *called, *commented(f"return {result}", comment)]
+        return [*checked, *called, *commented(f"return {result}", comment)]
 
     def _result(self, statements: list[Statement]) -> str:
         """What is returned; the last statement goes into it where that is the only

@@ -59,6 +59,8 @@ class Scores:
 
     node: Node
     body: Body
+    given: Sequence[str] | None = None
+    """The arguments of `logits`, where the body is not all of it."""
 
     @property
     def sites(self) -> Mapping[int, Site]:
@@ -73,8 +75,10 @@ class Scores:
 
     @property
     def expression(self) -> str:
-        given = [self.body.variables[value] for value in self.body.graph.arguments]
+        variables, arguments = self.body.variables, self.body.graph.arguments
+        given = [variables[value] for value in arguments]
         given += ["rngs=rngs"] if self.body.is_random else []
+        given = [*self.given] if self.given is not None else given
         call = f"self.logits({', '.join(given)})"
         return self.node.layer.call(self._site(call))
 
@@ -84,10 +88,11 @@ class Scores:
         return Site(inputs, tuple(map(graph.operand, self.node.outputs)), args=(x,))
 
 
-def total_loss(graph: Graph) -> list[str]:
-    """`total_loss`, for a net in training that does not return just that."""
+def total_loss(graph: Graph, always: bool = False) -> list[str]:
+    """`total_loss`, for a net in training that does not return just that; or `always`,
+    from what the method `losses` returns."""
     weights = dict(pair for node in graph.nodes for pair in node.weighted)
-    single = len(graph.outputs) == 1
+    single = len(graph.outputs) == 1 and not always
     plain = single and list(weights.values()) == [1.0] and not _rank(graph)
     if graph.phase != "TRAIN" or not weights or plain:
         return []
@@ -95,14 +100,19 @@ def total_loss(graph: Graph) -> list[str]:
     terms = []
     for value, weight in weights.items():
         assert value.blob in returned, f"{value} is no output: see return_losses"
-        term = "output" if single else f"outputs[{literal(value.blob)}]"
+        given = "losses" if always else "outputs"
+        term = "output" if single else f"{given}[{literal(value.blob)}]"
         term += ".sum()" if graph.shapes[value] else ""
         terms.append(term if weight == 1 else f"{literal(weight)} * {term}")
     parameter = "output: Array" if single else "outputs: dict[str, Array]"
+    doc = "What Caffe minimises, from what the module returns."
+    if always:
+        parameter = "losses: dict[str, Array]"
+        doc = "What Caffe minimises, from what `losses` returns."
     return [
         "    @staticmethod",
         f"    def total_loss({parameter}) -> Array:",
-        '        """What Caffe minimises, from what the module returns."""',
+        f'        """{doc}"""',
         f"        return {' + '.join(terms)}",
     ]
 

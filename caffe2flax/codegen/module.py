@@ -68,28 +68,35 @@ def emit(
             _class(name, body, factored.graph, scores, total_loss(graph)),
         )
     )
-    docstring = f"{name}, converted from {_quoted(origin)} by caffe2flax {version}."
-    paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph, body)]
-    if any(paragraphs):
-        docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"
     prepare = preprocess_functions(graph, body.variables, names)
-    functions = GAP.join((classes, *prepare))
-    definitions = (d.source for d in library().needed(classes))
-    head = f'"""{docstring}"""\n\n{_imports(functions)}'
-    parts = [head, functions, *definitions]
+    source = assemble(name, graph, body, GAP.join((classes, *prepare)), origin, version)
     members = {
         number: f"{body.attributes[call]}.{attribute}"
         for number, (call, attribute) in factored.members.items()
     }
     attributes = {**body.attributes, **members}
     return Module(
-        GAP.join(parts) + "\n",
+        source,
         attributes,
         {**body.sites, **factored.sites, **(scores.sites if scores else {})},
         {n: body.tied[a] for n, a in body.attributes.items() if a in body.tied},
         _positions(name, body, factored.block_positions, attributes, scores),
         next((a for a, call in body.built if Code(CLASSES) in call.args), ""),
     )
+
+
+def assemble(
+    name: str, graph: Graph, body: Body, functions: str, origin: str, version: str
+) -> str:
+    """The source of a module with these classes and functions, and with what they
+    use."""
+    docstring = f"{name}, converted from {_quoted(origin)} by caffe2flax {version}."
+    paragraphs = [_axis_order(graph), _dynamic(graph), *_preparation(graph, body)]
+    if any(paragraphs):
+        docstring += "".join(f"\n\n{text}" for text in paragraphs if text) + "\n"
+    definitions = (d.source for d in library().needed(functions))
+    head = f'"""{docstring}"""\n\n{_imports(functions)}'
+    return GAP.join([head, functions, *definitions]) + "\n"
 
 
 def _positions(
@@ -150,26 +157,22 @@ def _class(
     """`graph` is all of the net, the layer of `scores` included; `objective` the lines
     of `total_loss`."""
     options = find_options(body, graph)
-    parameters = ["*", *map(str, options)]
-    parameters += (f"{name}: {PASSED_ON[name]} = None" for name in body.passed_on)
-    parameters.append("rngs: nnx.Rngs")
-    lines = [f"class {name}(nnx.Module):", f'    """{_signature(graph, body)}"""']
+    lines = [f"class {name}(nnx.Module):", f'    """{signature(graph, body)}"""']
     if body.built:
-        lines += ["", f"    def __init__(self, {', '.join(parameters)}):"]
-        lines += body.init_lines(option.name for option in options)
+        lines += ["", *constructor(options, body)]
     arguments = [f"{body.variables[value]}: Array" for value in graph.arguments]
     if body.states:
-        lines += ["", *stepping(body, arguments, _returns(graph))]
+        lines += ["", *stepping(body, arguments, returns(graph))]
     else:
         if body.is_random:
             arguments += ["*", "rngs: nnx.Rngs | None = None"]
-        signature = ", ".join(["self", *arguments]) if arguments else "self,"
-        lines += ["", f"    def __call__({signature}) -> {_returns(graph)}:"]
+        taken = ", ".join(["self", *arguments]) if arguments else "self,"
+        lines += ["", f"    def __call__({taken}) -> {returns(graph)}:"]
         if scores is not None:
             lines += [
                 f"        return {scores.expression}",
                 "",
-                f"    def logits({signature}) -> {_returns(graph)}:",
+                f"    def logits({taken}) -> {returns(graph)}:",
                 f'        """What enters the last {scores.node.layer.type}."""',
             ]
         lines += body.call_lines()
@@ -177,11 +180,22 @@ def _class(
     if objective:
         lines += ["", *objective]
     if body.built:
-        lines += ["", *_from_pretrained(options, bool(body.passed_on))]
+        lines += ["", *from_pretrained(options, bool(body.passed_on))]
     return "\n".join(lines)
 
 
-def _signature(graph: Graph, body: Body) -> str:
+def constructor(options: Sequence[Option], body: Body) -> list[str]:
+    """The lines of `__init__`."""
+    parameters = ["*", *map(str, options)]
+    parameters += (f"{name}: {PASSED_ON[name]} = None" for name in body.passed_on)
+    parameters.append("rngs: nnx.Rngs")
+    return [
+        f"    def __init__(self, {', '.join(parameters)}):",
+        *body.init_lines(option.name for option in options),
+    ]
+
+
+def signature(graph: Graph, body: Body) -> str:
     """Arguments as they are named, and outputs by their blobs."""
 
     def show(name: str, value: Value) -> str:
@@ -192,7 +206,7 @@ def _signature(graph: Graph, body: Body) -> str:
     return f"{', '.join(taken)} -> {', '.join(returned)}.".lstrip()
 
 
-def _returns(graph: Graph) -> str:
+def returns(graph: Graph) -> str:
     output = "Array" if len(graph.outputs) == 1 else "dict[str, Array]"
     return f"tuple[{output}, dict[str, Array]]" if graph.taps else output
 
@@ -213,7 +227,7 @@ def _quoted(text: str) -> str:
     return literal(text)[1:-1].replace('"', "'")
 
 
-def _from_pretrained(options: tuple[Option, ...], passed_on: bool) -> list[str]:
+def from_pretrained(options: tuple[Option, ...], passed_on: bool) -> list[str]:
     """The class method that loads the weights; a classifier of another width starts
     fresh."""
     given = ["**options"] if options or passed_on else []

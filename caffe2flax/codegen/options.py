@@ -22,7 +22,8 @@ DROPOUT = "nnx.Dropout"
 
 
 class Option(NamedTuple):
-    """`name: type_ = default` of a constructor; `head`: the layer whose width it is."""
+    """`name: type_ = default` of a constructor; `head`: the layers whose width it is,
+    with blanks between them."""
 
     name: str
     type_: str
@@ -33,6 +34,10 @@ class Option(NamedTuple):
         return f"{self.name}: {self.type_} = {self.default}"
 
 
+Use = tuple[int, Option, int]
+"""The number of a call, the option, and which argument of the call it is."""
+
+
 def find_options(body: Body, graph: Graph) -> tuple[Option, ...]:
     """The number of classes and the dropout ratios of `graph`, whose layers `body` has;
     `body.built` reads them then.
@@ -41,7 +46,11 @@ def find_options(body: Body, graph: Graph) -> tuple[Option, ...]:
     After:  self.drop7 = nnx.Dropout(dropout)
             self.fc8 = nnx.Linear(4096, num_classes, ...)
     """
-    found = [*_classes(body, graph), *_dropouts(body.built)]
+    return take_options(body, [*_classes(body, graph), *dropouts(body.built)])
+
+
+def take_options(body: Body, found: Sequence[Use]) -> tuple[Option, ...]:
+    """The options of `found`; `body.built` reads them then."""
     for at, option, slot in found:
         attribute, call = body.built[at]
         body.built[at] = Assignment(attribute, _reading(call, option, slot))
@@ -53,10 +62,6 @@ def _reading(call: Call, option: Option, slot: int) -> Call:
     args = list(call.args)
     args[slot] = Code(option.name)
     return replace(call, args=tuple(args))
-
-
-Use = tuple[int, Option, int]
-"""The number of a call, the option, and which argument of the call it is."""
 
 
 def _classes(body: Body, graph: Graph) -> list[Use]:
@@ -99,7 +104,7 @@ def _is_distribution(layer: object) -> bool:
     return isinstance(layer, Probabilities) and layer.of_classes
 
 
-def _dropouts(built: Sequence[Assignment]) -> list[Use]:
+def dropouts(built: Sequence[Assignment]) -> list[Use]:
     """One ratio for all where they agree, one for each layer elsewhere."""
     found = [
         (i, attribute, literal(call.args[0]))

@@ -180,6 +180,17 @@ class Aligned(ABC):
         above adds a border that the crop is meant to remove. Raises ConversionError."""
 
 
+class FollowsPhase(ABC):
+    """A layer whose nnx module differs between the phases."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def serving(self, other: Layer) -> Layer:
+        """This layer with a module that serves `other`, too: the layer of its name in
+        another phase of the net."""
+
+
 class Foldable(ABC):
     """A layer that can be joined with the one after it."""
 

@@ -62,6 +62,9 @@ class Site:
     initialise: bool = False
     """Whether the source has the prototxt's fillers as initializers: only where there
     are no weights."""
+    zeros: bool = False
+    """Whether a kernel without a filler starts from zeros, as in Caffe, and not from
+    what Flax has there: so in training."""
     state: str = ""
     """The states of the previous call, as arguments, for a `Stateful` layer."""
 

@@ -227,13 +227,14 @@ def initialisers(
     at: Site, blobs: tuple[Blob, ...], kernel_init: Code | Call
 ) -> dict[str, object]:
     """The initializer arguments of an nnx module for the fillers of its kernel and
-    bias; a kernel without a filler in the file has Flax's default."""
+    bias; a kernel without a filler in the file has Flax's default, unless
+    `at.zeros`."""
     if not at.initialise:
         return {}
     for blob in blobs:
         blob.filler.known()
     inits: dict[str, object] = {}
-    if blobs[0].filler.given:
+    if blobs[0].filler.given or at.zeros:
         inits["kernel_init"] = kernel_init
     if len(blobs) > 1 and blobs[1].filler != Filler():
         inits["bias_init"] = Code(blobs[1].filler.initializer(blobs[1].shape))

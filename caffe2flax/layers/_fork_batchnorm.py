@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -11,10 +11,10 @@ import numpy as np
 from caffe2flax.errors import ConversionError
 from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.message import Message, Scalar
-from caffe2flax.ir.abilities import Doubtful
+from caffe2flax.ir.abilities import Doubtful, FollowsPhase
 from caffe2flax.ir.call import DTYPE, RNGS, Call
 from caffe2flax.ir.filler import Filler
-from caffe2flax.ir.layer import Array, Blob, Elementwise, Site
+from caffe2flax.ir.layer import Array, Blob, Elementwise, Layer, Site
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.layers._affine import along, initializer
@@ -94,7 +94,7 @@ def _is_zero(value: Scalar) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledBatchNorm(Elementwise, Doubtful):
+class ScaledBatchNorm(Elementwise, Doubtful, FollowsPhase):
     """(x - mean) / sqrt(variance + eps) * scale + bias, a channel at a time."""
 
     type = "BatchNorm"
@@ -144,6 +144,10 @@ class ScaledBatchNorm(Elementwise, Doubtful):
 
     def names(self) -> tuple[str, ...]:
         return tuple("" if name == "factor" else name for name in self.blob_names)
+
+    def serving(self, other: Layer) -> Layer:
+        both = isinstance(other, ScaledBatchNorm) and other.training
+        return replace(self, training=self.training or both)
 
     def build(self, at: Site) -> Call:
         channels = at.input.shape[1]

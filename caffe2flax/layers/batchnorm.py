@@ -10,7 +10,7 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend.message import Message
-from caffe2flax.ir.abilities import Doubtful, Foldable
+from caffe2flax.ir.abilities import Doubtful, Foldable, FollowsPhase
 from caffe2flax.ir.call import DTYPE, RNGS, Call, Code
 from caffe2flax.ir.coordinates import Pointwise
 from caffe2flax.ir.filler import Filler
@@ -37,7 +37,7 @@ ZEROS = Filler()
 
 @layer("BatchNorm", "batch_norm_param")
 @dataclass(frozen=True, slots=True)
-class BatchNorm(Elementwise, Foldable, Doubtful):
+class BatchNorm(Elementwise, Foldable, Doubtful, FollowsPhase):
     """(x - mean) / sqrt(variance + eps), a channel at a time.
 
     In TEST with running statistics, as an nnx.BatchNorm; in TRAIN with those of the
@@ -51,6 +51,9 @@ class BatchNorm(Elementwise, Foldable, Doubtful):
     """Whether it normalizes by the statistics of the batch."""
     forced: bool = False
     """Whether `use_global_stats` overrides the default of the phase."""
+    sums: bool = False
+    """Whether its module keeps Caffe's running sums, as it normalizes by the statistics
+    of the batch in another phase."""
     scale: Scale | None = None
     """The Scale layer after it, once folded in."""
 
@@ -69,6 +72,7 @@ class BatchNorm(Elementwise, Foldable, Doubtful):
             params.get("moving_average_fraction", 0.999),
             moving,
             moving != training,
+            moving,
         )
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
@@ -82,10 +86,17 @@ class BatchNorm(Elementwise, Foldable, Doubtful):
         return own + (self.scale.blobs(*inputs) if self.scale else ())
 
     def names(self) -> tuple[str, ...]:
-        return ("mean", "var", "factor") if self.moving else ()
+        return ("mean", "var", "factor") if self.sums else ()
+
+    def serving(self, other: Layer) -> Layer:
+        if not isinstance(other, BatchNorm):
+            return self
+        forced = other.forced and other.moving == self.moving
+        sums = self.sums or other.sums
+        return replace(self, sums=sums, forced=self.forced or forced)
 
     def fold(self, following: Layer) -> Layer | None:
-        if self.moving or self.scale is not None or not isinstance(following, Scale):
+        if self.sums or self.scale is not None or not isinstance(following, Scale):
             return None
         if following.axis_range != CHANNELS or following.second:
             return None
@@ -94,7 +105,7 @@ class BatchNorm(Elementwise, Foldable, Doubtful):
     def build(self, at: Site) -> Call:
         features = at.input.shape[1]
         usual = {"axis": at.axis(1), "momentum": self.momentum, "epsilon": self.eps}
-        if self.moving:
+        if self.sums:
             return Call.of("MovingBatchNorm", features, **usual)
         scale = self.scale
         return Call.of(
@@ -115,13 +126,13 @@ class BatchNorm(Elementwise, Foldable, Doubtful):
 
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
         mean, variance, factor = blobs[:3]
-        if not self.moving:
+        if not self.sums:
             mean, variance = statistics(blobs)
         named = {"mean": mean, "var": variance}
         if self.scale:
             named |= dict(zip(("scale", "bias"), blobs[3:], strict=False))
         variables = {k: at.input.arrange_blob(v, 1) for k, v in named.items()}
-        return variables | ({"factor": factor} if self.moving else {})
+        return variables | ({"factor": factor} if self.sums else {})
 
     def doubt(self, blobs: Sequence[Array]) -> str:
         return "" if self.moving else doubt(blobs)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from caffe2flax.errors import Span
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
+
+NONE: Mapping[str, Layout] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Relayout(Layer):
         return inputs[0]
 
 
-def assign_layouts(graph: Graph) -> Graph:
+def assign_layouts(graph: Graph, given: Mapping[str, Layout] = NONE) -> Graph:
     """Gives every value its layout, and adds a Relayout node where a layer needs its
     bottom in another one.
 
@@ -50,10 +53,14 @@ def assign_layouts(graph: Graph) -> Graph:
     Inputs of four and more axes are channels last unless Caffe's order needs fewer
     transposes. Outputs and taps are channels last or have Caffe's order of axes; along
     each axis their entries are always in Caffe's order.
+
+    given: the layouts of inputs, by blob, where they are decided already.
     """
-    chosen = {value: _usual(graph, value) for value in graph.arguments}
+    chosen = {v: given.get(v.blob) or _usual(graph, v) for v in graph.arguments}
     best = _Walk(graph).run(chosen)
     for value in graph.arguments:
+        if value.blob in given:
+            continue
         for other in _others(len(graph.shapes[value])):
             tried = _Walk(graph).run(chosen | {value: other})
             if tried.cost < best.cost:

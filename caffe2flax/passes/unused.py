@@ -10,6 +10,25 @@ from caffe2flax.ir.graph import Dropped, Graph, Node, Value
 from caffe2flax.ir.layer import Layer
 
 
+def keep_metrics(graph: Graph) -> Graph:
+    """For a test during training, as `drop_unused` in TRAIN: leaves out layers without
+    a top, but no losses and scores. What Caffe's net returns is returned."""
+    nodes = [node for node in graph.nodes if node.outputs]
+    dropped = [Dropped(n, "it has no top") for n in graph.nodes if not n.outputs]
+    reasons = _reasons(graph, nodes, set())
+    kept = [node for node in nodes if node.number not in reasons]
+    dropped += [Dropped(n, reasons[n.number]) for n in nodes if n.number in reasons]
+    done = _without(graph, kept, dropped, ())
+    made = {value for node in (*graph.inputs, *done.nodes) for value in node.outputs}
+    outputs = tuple(value for value in graph.outputs if value in made)
+    left = (
+        f"{node.span}: {node.name!r} is left out: {reasons[node.number]}"
+        for node in nodes
+        if node.number in reasons
+    )
+    return replace(done, outputs=outputs).with_notes(*left)
+
+
 def drop_unused(graph: Graph) -> Graph:
     """Leaves out layers without a top, and in TEST losses and scores without labels.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import FollowsPhase
 from caffe2flax.ir.call import DTYPE, RNGS, Call, arguments, unless
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Elementwise, Layer, Site
@@ -146,7 +147,7 @@ class TwoBlobs(Normalizing):
 
 
 @dataclass(frozen=True, slots=True)
-class Running(Normalizing):
+class Running(Normalizing, FollowsPhase):
     """(x - mean) / sqrt(variance + eps) * slope + bias; mean and variance are blobs in
     TEST or with `frozen`, otherwise those of the batch."""
 
@@ -180,6 +181,10 @@ class Running(Normalizing):
 
     def names(self) -> tuple[str, ...]:
         return ("scale", "bias", "mean", "var")
+
+    def serving(self, other: Layer) -> Layer:
+        both = isinstance(other, Running) and other.training
+        return replace(self, training=self.training or both)
 
     def build(self, at: Site) -> Call:
         channels = at.input.shape[1]

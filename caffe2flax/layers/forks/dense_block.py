@@ -137,7 +137,7 @@ class DenseBlock(Layer):
         shape, ones = (1, 1, 1, 1), Filler("constant", value=1.0)
         kernel, zeros = self.kernel_filler, Filler()
         kernel_init = None
-        if at.initialise and kernel.given:
+        if at.initialise and (kernel.given or at.zeros):
             init = kernel.known().initializer((self.growth, 1, 3, 3), (2, 3, 1, 0))
             kernel_init = Code(init)
         return Call.of(
