@@ -54,6 +54,9 @@ def compile(
         What `jax.jit(model)` raises for the same inputs.
     """
     from caffe2flax.cpu.compiled import Compiled
+    from caffe2flax.cpu.sources import is_function
+    from caffe2flax.cpu.variables import CompiledFunction
 
     given = (donate_argnums,) if isinstance(donate_argnums, int) else donate_argnums
-    return Compiled(model, check=check, thorough=thorough, donated=tuple(given))
+    kind = CompiledFunction if is_function(model) else Compiled
+    return kind(model, check=check, thorough=thorough, donated=tuple(given))

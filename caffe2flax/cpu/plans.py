@@ -61,12 +61,12 @@ def of_groups(
     if max(groups) == 1:
         return of_one(x, kernel, sizes, window, can)
     if of_features == x[-1] and kernel[-2] == 1 and of_features > 8:
-        conv = functools.partial(depthwise, can=can)
+        plan = functools.partial(depthwise, can=can)
         if max(window.gaps) == 1:
-            return conv(x, kernel, window)
+            return plan(x, kernel, window)
         if max(*window.strides, *window.rhs_dilation) > 1:
             return None
-        return over_gaps(x, kernel, sizes, window, conv)
+        return over_gaps(x, kernel, sizes, window, plan)
     if max(groups) > MOST_GROUPS:
         return None
     part = (*kernel[:-1], kernel[-1] // max(groups))

@@ -2,8 +2,8 @@
 
 They are no public interface. A release of XLA without them raises; an unknown word in
 the configuration, and arguments that oneDNN does not accept, end the process. So
-`available` tests them in another process, which may end: this file, run as a program.
-It imports no other file of this package, so that the process starts fast.
+`available` tests them in another process, which may end: this file, run as a program,
+which starts fast as it imports no other file.
 """
 
 import itertools
@@ -83,10 +83,9 @@ def multiply(
     """A product, or several, with a result of `shape`, unchecked: see
     `onednn.product`. turned: x is (k, rows)."""
     config: dict[str, Any] = {"fusions": fusions(others, biased, relu)}
+    config |= {"transpose_a": True} if turned else {}
     if packed:
         config["optimization_config"] = {"weights_prepacked": True}
-    if turned:
-        config["transpose_a"] = True
     rows = [other.reshape(-1, shape[-1]) for other in others]
     return call("matmul", {"onednn_matmul_config": config}, shape, x, kernel, *rows)
 
@@ -276,15 +275,9 @@ def added(
     return others, np.maximum(y, 0) if "relu" in kind else y
 
 
-def true_conv(
-    x: np.ndarray,
-    kernel: np.ndarray,
-    strides: Sequence[int],
-    padding: Sequence[Sequence[int]],
-    dilation: Sequence[int],
-    groups: int,
-) -> np.ndarray:
+def true_conv(x: np.ndarray, kernel: np.ndarray, *form: Any) -> np.ndarray:
     """The convolution by NumPy, one position of the window at a time."""
+    strides, padding, dilation, groups = form
     x = np.pad(x, [(0, 0), *padding, (0, 0)])
     *window, channels, out = kernel.shape
     extents = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
@@ -300,12 +293,8 @@ def true_conv(
     return y.reshape(*y.shape[:-2], out)
 
 
-CASES: dict[What, Callable[[np.random.Generator], Iterator[Case]]] = {
-    "product": products,
-    "convolution": convolutions,
-    "packed": packed_products,
-    "turned": turned_products,
-}
+MAKERS = (products, convolutions, packed_products, turned_products)
+CASES = dict(zip(get_args(What), MAKERS, strict=True))
 
 if __name__ == "__main__":
     main()
