@@ -6,7 +6,7 @@ compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from caffe2flax.cpu.errors import ChangingModelError, MismatchError
@@ -18,7 +18,11 @@ __all__ = ["ChangingModelError", "MismatchError", "compile"]
 
 
 def compile(
-    model: Callable[..., Any], *, check: bool = False, thorough: bool = False
+    model: Callable[..., Any],
+    *,
+    check: bool = False,
+    thorough: bool = False,
+    donate_argnums: int | Sequence[int] = (),
 ) -> Compiled:
     """`model` with its current weights, as a function for inference.
 
@@ -50,5 +54,9 @@ def compile(
         What `jax.jit(model)` raises for the same inputs.
     """
     from caffe2flax.cpu.compiled import Compiled
+    from caffe2flax.cpu.sources import is_function
+    from caffe2flax.cpu.variables import CompiledFunction
 
-    return Compiled(model, check=check, thorough=thorough)
+    given = (donate_argnums,) if isinstance(donate_argnums, int) else donate_argnums
+    kind = CompiledFunction if is_function(model) else Compiled
+    return kind(model, check=check, thorough=thorough, donated=tuple(given))

@@ -4,6 +4,7 @@ shape."""
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caffe2flax.cpu import batch, onednn
+from caffe2flax.cpu import batch, onednn, training
 from caffe2flax.cpu.errors import MismatchError
 from caffe2flax.cpu.fold import as_given
 from caffe2flax.cpu.graph import Graph, KeptArrays, Value, graph_of
@@ -38,11 +39,22 @@ def unknown(inputs: Sequence[Any]) -> Any:
 class Compiled:
     """The result of `caffe2flax.compile`."""
 
-    def __init__(self, model: Callable[..., Any], *, check: bool, thorough: bool):
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        check: bool,
+        thorough: bool,
+        donated: Sequence[int] = (),
+        trains: bool = False,
+    ):
         self._source = Source(model)
         self._check = check
         self._thorough = thorough
-        self._plain = jax.jit(self._source.call)
+        self._donated = tuple(donated)
+        self._trains = trains
+        after_weights = tuple(number + 1 for number in donated)
+        self._plain = jax.jit(self._source.call, donate_argnums=after_weights)
         self._programs: dict[Hashable, Program | None] = {}
         self._prepared: dict[Hashable, Any] = {}
         self._kept: KeptArrays = {}
@@ -99,8 +111,10 @@ class Compiled:
                 return self._programs[key]
             program: Program | None = self._program(leaves, *args, **kwargs)
             if self._check and program is not None:
-                plain = self._plain(self._source.weights, *args, **kwargs)
-                compare(program(leaves), plain)
+                plain = jax.jit(self._source.call)(
+                    self._source.weights, *args, **kwargs
+                )
+                compare(program(copies(leaves) if self._donated else leaves), plain)
             self._programs[key] = program
             return program
 
@@ -121,6 +135,8 @@ class Compiled:
             return "it gives numbers of a weak type"
         graph = graph_of(closed, self._source.weights, self._kept)
         capabilities, front = Capabilities.here(self._thorough), None
+        if self._trains or training.differentiates(graph):
+            return front, rewrite(graph, capabilities, trains=True), tree
         if end := batch.end_of_large(graph):
             first, graph = batch.cut(graph, end)
             front = rewrite(batch.of_two(first), capabilities)
@@ -146,9 +162,16 @@ class Compiled:
 
         with ThreadPoolExecutor(1) as pool:  # XLA needs only the shapes to compile
             prepared = pool.submit(lambda: list(map(self._prepare, known)))
-            compiled = jax.jit(run).lower(shapes, list(leaves)).compile()
+            compiled = compiled_with(run, self._donated_leaves(args), shapes, leaves)
             arrays = prepared.result()
         return functools.partial(compiled, arrays)
+
+    def _donated_leaves(self, args: Sequence[Any]) -> set[int]:
+        """The numbers of the leaves that belong to donated arguments."""
+        counts = [len(jax.tree.leaves(arg)) for arg in args]
+        ends = list(itertools.accumulate(counts, initial=0))
+        given = (n for n in self._donated if n < len(args))
+        return {leaf for n in given for leaf in range(ends[n], ends[n + 1])}
 
     def _prepare(self, value: Value) -> Any:
         """A weight in the form that programs need; all programs share it."""
@@ -160,6 +183,36 @@ class Compiled:
                 case ("weight", int(number)):
                     self._source.weights[number] = array  # only this copy is kept
         return self._prepared[value.key]
+
+
+def compiled_with(
+    run: Callable[..., Any],
+    donated: set[int],
+    shapes: Sequence[Any],
+    leaves: Sequence[Any],
+) -> Callable[..., Any]:
+    """run(arrays, leaves), compiled; it uses up the leaves with the numbers
+    `donated`."""
+    if not donated:
+        return jax.jit(run).lower(shapes, list(leaves)).compile()
+    first = [i for i in range(len(leaves)) if i in donated]
+    others = [i for i in range(len(leaves)) if i not in donated]
+
+    def apart(leaves: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        return [leaves[i] for i in first], [leaves[i] for i in others]
+
+    def run_apart(arrays: Any, given: list[Any], kept: list[Any]) -> Any:
+        both = dict(zip((*first, *others), (*given, *kept), strict=True))
+        return run(arrays, [both[i] for i in range(len(both))])
+
+    jitted = jax.jit(run_apart, donate_argnums=1)
+    program = jitted.lower(shapes, *apart(leaves)).compile()
+    return lambda arrays, leaves: program(arrays, *apart(leaves))
+
+
+def copies(leaves: Sequence[Any]) -> list[Any]:
+    """Leaves that a program may use up."""
+    return [jnp.copy(x) if isinstance(x, jax.Array) else x for x in leaves]
 
 
 def is_number(value: Value) -> bool:

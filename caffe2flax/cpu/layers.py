@@ -72,11 +72,17 @@ def dense(graph: Graph, node: Node) -> Node | None:
 
 
 def exact(node: Node) -> bool:
-    """Whether a layer has float32 inputs and outputs, known weights, and a precision of
-    float32."""
+    """Whether a layer has known weights, and exact numbers."""
+    x, kernel = node.inputs
+    return kernel.known and not x.known and exact_numbers(node)
+
+
+def exact_numbers(node: Node) -> bool:
+    """Whether a layer has float32 inputs and outputs, none of them empty, and a
+    precision of float32."""
     x, kernel = node.inputs
     y = node.outputs[0]
-    if not kernel.known or x.known or 0 in (*x.shape, *kernel.shape, *y.shape):
+    if 0 in (*x.shape, *kernel.shape, *y.shape):
         return False
     wanted = node.params.get("preferred_element_type") or np.float32
     if any(np.dtype(d) != np.float32 for d in (x.dtype, kernel.dtype, y.dtype, wanted)):

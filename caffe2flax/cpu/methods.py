@@ -30,6 +30,7 @@ class Capabilities:
     convolution: bool
     product: bool
     packed: bool
+    turned: bool
     thorough: bool
 
     @classmethod
@@ -38,6 +39,7 @@ class Capabilities:
             convolution=onednn.available("convolution"),
             product=onednn.available("product"),
             packed=onednn.available("packed"),
+            turned=onednn.available("turned"),
             thorough=thorough,
         )
 

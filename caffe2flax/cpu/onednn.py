@@ -37,6 +37,7 @@ __all__ = [
     "product",
     "products",
     "suits_conv",
+    "turned_product",
 ]
 
 
@@ -204,6 +205,16 @@ def products(x: Array, kernel: Array) -> Array:
     shape = (*x.shape[:2], kernel.shape[2])
     check(shape, x, kernel, biased=False)
     return multiply(x, kernel, shape=shape)
+
+
+def turned_product(x: Array, kernel: Array) -> Array:
+    """x (k, rows) transposed @ kernel (k, out). Raises the same errors as
+    `product`."""
+    if x.ndim != 2 or kernel.ndim != 2 or x.shape[0] != kernel.shape[0]:
+        raise ValueError(f"no product: {x.shape}, turned, by {kernel.shape}")
+    shape = (x.shape[1], kernel.shape[1])
+    check(shape, x, kernel, biased=False)
+    return multiply(x, kernel, shape=shape, turned=True)
 
 
 def packed_product(

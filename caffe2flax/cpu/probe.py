@@ -2,8 +2,8 @@
 
 They are no public interface. A release of XLA without them raises; an unknown word in
 the configuration, and arguments that oneDNN does not accept, end the process. So
-`available` tests them in another process, which may end: this file, run as a program.
-It imports no other file of this package, so that the process starts fast.
+`available` tests them in another process, which may end: this file, run as a program,
+which starts fast as it imports no other file.
 """
 
 import itertools
@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax import Array
 
-What = Literal["product", "convolution", "packed"]
+What = Literal["product", "convolution", "packed", "turned"]
 ROWS, COLUMNS = 16, 64  # of a block of a packed kernel
 TIMEOUT = 120  # seconds; it takes one on an idle machine
 
@@ -78,10 +78,12 @@ def multiply(
     biased: bool = False,
     relu: bool = False,
     packed: bool = False,
+    turned: bool = False,
 ) -> Array:
     """A product, or several, with a result of `shape`, unchecked: see
-    `onednn.product`."""
+    `onednn.product`. turned: x is (k, rows)."""
     config: dict[str, Any] = {"fusions": fusions(others, biased, relu)}
+    config |= {"transpose_a": True} if turned else {}
     if packed:
         config["optimization_config"] = {"weights_prepacked": True}
     rows = [other.reshape(-1, shape[-1]) for other in others]
@@ -118,8 +120,8 @@ def pack(kernel: np.ndarray, empty: Callable[..., Any] = np.empty) -> np.ndarray
 
 
 def available(what: What) -> bool:
-    """Whether programs for this process's CPU may use "product", "convolution" or
-    "packed" (a product with the result of `pack`).
+    """Whether programs for this process's CPU may use "product", "convolution",
+    "packed" (product with the result of `pack`) or "turned" (with a matrix transposed).
 
     The first call takes about a second, once per process: see `prepare`. False while
     JAX's persistent cache is on, as programs with these calls cannot be stored there.
@@ -178,14 +180,13 @@ Case = tuple[Callable[..., Array], list[np.ndarray], np.ndarray]
 
 def right(what: What) -> bool:
     """Whether calls of this kind give the same as NumPy; False where they raise."""
-    data = {"product": products, "convolution": convolutions, "packed": packed_products}
-    calls, inputs, wanted = zip(*data[what](np.random.default_rng(0)), strict=True)
+    calls, inputs, wanted = zip(*CASES[what](np.random.default_rng(0)), strict=True)
 
     def all_of(arrays: Sequence[list[Array]]) -> list[Array]:
         return [call(*given) for call, given in zip(calls, arrays, strict=True)]
 
     try:
-        ours = [np.asarray(y) for y in jax.jit(all_of)(inputs)]
+        ours = list(map(np.asarray, jax.jit(all_of)(inputs)))
     except Exception:
         return False
     return all(map(near, ours, wanted))
@@ -193,19 +194,17 @@ def right(what: What) -> bool:
 
 def near(y: np.ndarray, true: np.ndarray) -> bool:
     """Whether all elements are near; False for NaN."""
-    same = y.shape == true.shape
-    return same and bool(np.abs(y - true).max() <= 1e-5 * np.abs(true).max())
+    off = np.abs(y - true).max() if y.shape == true.shape else np.inf
+    return bool(off <= 1e-5 * np.abs(true).max())
 
 
 def products(random: np.random.Generator) -> Iterator[Case]:
     sizes = [(1, 7, 9), (5, 33, 70), (40, 130, 17), (64, 64, 1)]
-    for rows, k, out in sizes:
-        for kind in ("", "bias relu", "bias other other relu", "other"):
-            yield product_case(random, rows, k, out, kind, packed=False)
-    x, kernel = (
-        random.standard_normal(n, np.float32) for n in ((6, 9, 20), (6, 20, 5))
-    )
-    yield partial(multiply, shape=(6, 9, 5)), [x, kernel], np.float64(x) @ kernel
+    kinds = ("", "bias relu", "bias other other relu", "other")
+    for each, kind in itertools.product(sizes, kinds):
+        yield product_case(random, *each, kind, packed=False)
+    x, y = (random.standard_normal(n, np.float32) for n in ((6, 9, 20), (6, 20, 5)))
+    yield partial(multiply, shape=(6, 9, 5)), [x, y], np.float64(x) @ y
 
 
 def packed_products(random: np.random.Generator) -> Iterator[Case]:
@@ -214,6 +213,13 @@ def packed_products(random: np.random.Generator) -> Iterator[Case]:
     for each in itertools.product((2, 30), (5, 70), outs):
         kind = ("", "bias other relu")[sum(each) % 2]
         yield product_case(random, *each, kind, packed=True)
+
+
+def turned_products(random: np.random.Generator) -> Iterator[Case]:
+    for rows, k, out in ((1, 7, 9), (7, 1, 9), (33, 5, 70), (40, 130, 17), (64, 64, 1)):
+        x, y = (random.standard_normal((k, n), np.float32) for n in (rows, out))
+        way = partial(multiply, shape=(rows, out), turned=True)
+        yield way, [x, y], np.float64(x).T @ y
 
 
 def product_case(
@@ -269,31 +275,26 @@ def added(
     return others, np.maximum(y, 0) if "relu" in kind else y
 
 
-def true_conv(
-    x: np.ndarray,
-    kernel: np.ndarray,
-    strides: Sequence[int],
-    padding: Sequence[Sequence[int]],
-    dilation: Sequence[int],
-    groups: int,
-) -> np.ndarray:
+def true_conv(x: np.ndarray, kernel: np.ndarray, *form: Any) -> np.ndarray:
     """The convolution by NumPy, one position of the window at a time."""
+    strides, padding, dilation, groups = form
     x = np.pad(x, [(0, 0), *padding, (0, 0)])
     *window, channels, out = kernel.shape
     extents = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
     kernel = kernel.reshape(*window, channels, groups, out // groups)
+    spans = [n - e + 1 for n, e in zip(x.shape[1:-1], extents, strict=True)]
     parts = []
     for at in np.ndindex(*window):
-        cut = []
-        for axis, (i, d, e) in enumerate(zip(at, dilation, extents, strict=True)):
-            end = x.shape[axis + 1] - e + i * d + 1
-            cut.append(slice(i * d, end, strides[axis]))
-        slid = x[:, *cut]
-        apart = slid.reshape(*slid.shape[:-1], groups, channels)
-        parts.append(np.einsum("...gc,cgo->...go", apart, kernel[at]))
+        each = zip(at, dilation, spans, strides, strict=True)
+        slid = x[:, *(slice(i * d, i * d + span, s) for i, d, span, s in each)]
+        slid = slid.reshape(*slid.shape[:-1], groups, channels)
+        parts.append(np.einsum("...gc,cgo->...go", slid, kernel[at]))
     y: np.ndarray = np.sum(parts, axis=0)
     return y.reshape(*y.shape[:-2], out)
 
+
+MAKERS = (products, convolutions, packed_products, turned_products)
+CASES = dict(zip(get_args(What), MAKERS, strict=True))
 
 if __name__ == "__main__":
     main()

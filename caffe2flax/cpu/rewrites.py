@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from caffe2flax.cpu import kernels
+from caffe2flax.cpu import kernels, training
 from caffe2flax.cpu.graph import Graph, Node, Value
 from caffe2flax.cpu.layers import convolution, dense
 from caffe2flax.cpu.methods import Capabilities, choose
@@ -116,8 +116,9 @@ REWRITES: dict[str, Rewrite] = {
 }
 
 
-def rewrite(graph: Graph, capabilities: Capabilities) -> Graph:
-    """The graph after all rewrites, with a method chosen for each layer."""
+def rewrite(graph: Graph, capabilities: Capabilities, trains: bool = False) -> Graph:
+    """The graph after all rewrites, with a method chosen for each layer. With `trains`
+    also for convolutions whose kernels are inputs, and for derivatives."""
     for name, change in REWRITES.items():
         for node in list(graph.nodes):
             if node.steps or graph.makers.get(node.outputs[0]) is not node:
@@ -128,6 +129,8 @@ def rewrite(graph: Graph, capabilities: Capabilities) -> Graph:
     for node in graph.nodes:
         if node.op in ("convolution", "dense"):
             choose(node, capabilities)
+    if trains:
+        training.rewrite(graph, capabilities)
     return graph.prune()
 
 

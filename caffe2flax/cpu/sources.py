@@ -56,6 +56,12 @@ class Source:
         return closed, jax.tree.structure(shapes)
 
 
+def is_function(model: Callable[..., Any]) -> bool:
+    """Whether it is neither a module nor a method of one."""
+    owner = getattr(model, "__self__", model) if inspect.ismethod(model) else model
+    return callable(model) and not isinstance(owner, nnx.Module)
+
+
 def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray))
 
