@@ -16,9 +16,11 @@ from caffe2flax.codegen.positions import NodePositions
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
+from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.select import left_out, select
 from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.source import (
+    NetSource,
     PathOrText,
     at_hand,
     carries_weights,
@@ -172,7 +174,7 @@ def weight_paths(weights: Weights | None) -> Sequence[str | os.PathLike[str]]:
 
 
 def read_graph(
-    source: PathOrText,
+    source: NetSource,
     *,
     array_shapes: Mapping[str, Shape] | None = None,
     weight_shapes: Mapping[str, tuple[Shape, ...]] | None = None,
@@ -191,7 +193,8 @@ def read_graph(
     load_entry_points()
     load_plugins(one_or_more(options.get("plugins", ())))
     check_dialects(dialect)
-    source = at_hand(source)
+    if not isinstance(source, Message):
+        source = at_hand(source)
     message, skipped = read_net(source)
     phase = options.get("phase", "TEST")
     level, stages = options.get("level", 0), one_or_more(options.get("stages", ()))
@@ -214,7 +217,7 @@ def read_graph(
         taps=options.get("taps", ()),
         dialects=dialect,
         stub=Stub if options.get("stub_unsupported") else None,
-        name="Net" if is_text(source) else Path(source).stem,
+        name=_default_name(source),
         left_out=others,
     )
     graph = replace(graph, name=options.get("name") or graph.name)
@@ -222,3 +225,10 @@ def read_graph(
     return with_transform(
         done, one_or_more(options.get("mean", ())), options.get("scale")
     )
+
+
+def _default_name(source: NetSource) -> str:
+    """That of a net without a name of its own."""
+    if isinstance(source, Message) or is_text(source):
+        return "Net"
+    return Path(source).stem

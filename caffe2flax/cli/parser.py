@@ -7,7 +7,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from caffe2flax.cli import convert, demo, draw, inspect, predict, run, upgrade, verify
+from caffe2flax.cli import (
+    convert,
+    demo,
+    draw,
+    inspect,
+    predict,
+    run,
+    train,
+    upgrade,
+    verify,
+)
 from caffe2flax.cli.arguments import Command, Parser
 
 NOTES = """\
@@ -19,13 +29,14 @@ examples:
   caffe2flax inspect net.prototxt --where conv4_2
   caffe2flax draw net.prototxt -o net.svg
   caffe2flax predict net.prototxt net.caffemodel photos --mean 104,117,123
+  caffe2flax train solver.prototxt
   caffe2flax upgrade old.prototxt -o new.prototxt
 
 exit status: 0; 1 for bad input, with every problem on stderr; 2 for wrong usage;
 130 or 143 where SIGINT or SIGTERM ended it, with nothing left behind
 """
 
-COMMANDS = (convert, run, verify, inspect, draw, predict, upgrade, demo)
+COMMANDS = (convert, run, verify, inspect, draw, predict, train, upgrade, demo)
 
 
 def parser() -> argparse.ArgumentParser:

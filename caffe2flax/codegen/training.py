@@ -59,9 +59,7 @@ def emit_training(
     names = module_names(name)
     bodies = _bodies(train, tests, deploy)
     (body, *tested), deployed = bodies[:-1], bodies[-1]
-    weighted = {value.blob for node in train.nodes for value, _ in node.weighted}
-    counted = [value for value in train.outputs if value.blob in weighted]
-    objective = needed(train, counted)
+    objective = counted(train)
     trunk = Trunk.of([each for each in bodies if each.graph.nodes])
     shared = _Shared.choose(trunk, objective, tests, body, deployed)
     options = find_training_options(bodies)
@@ -92,6 +90,12 @@ def emit_training(
         {},
         next((a for a, call in body.built if Code(CLASSES) in call.args), ""),
     )
+
+
+def counted(train: Graph) -> Graph:
+    """The net up to what counts in its loss: `losses` computes that."""
+    weighted = {value.blob for node in train.nodes for value, _ in node.weighted}
+    return needed(train, [v for v in train.outputs if v.blob in weighted])
 
 
 def _metrics(

@@ -13,10 +13,14 @@ from caffe2flax.frontend.schema import read_architecture
 from caffe2flax.frontend.sniff import WANTED, explained_text, is_binary
 
 PathOrText = str | os.PathLike[str]
+NetSource = PathOrText | Message
+"""A net that was parsed already may be given, too: the one inside a solver."""
 
 
-def read_net(source: PathOrText) -> tuple[Message, tuple[str, ...]]:
+def read_net(source: NetSource) -> tuple[Message, tuple[str, ...]]:
     """The net of a prototxt, or the one inside a weights file, and notes on that."""
+    if isinstance(source, Message):
+        return source, ()
     if isinstance(source, str) and is_text(source):
         name = source.file if isinstance(source, PipedText) else "<prototxt>"
         return prototxt.parse(str(source), name), ()
@@ -68,10 +72,14 @@ def is_text(source: PathOrText) -> bool:
     return isinstance(source, str) and any(c in source for c in "{\n<")
 
 
-def origin(source: PathOrText) -> str:
+def origin(source: NetSource) -> str:
+    if isinstance(source, Message):
+        return "a solver"
     return "a prototxt" if is_text(source) else Path(source).name
 
 
-def carries_weights(source: PathOrText) -> bool:
+def carries_weights(source: NetSource) -> bool:
     """Whether the net comes out of a weights file."""
-    return not is_text(source) and is_binary(source)
+    if isinstance(source, Message) or is_text(source):
+        return False
+    return is_binary(source)

@@ -9,14 +9,15 @@ from typing import Unpack
 
 from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.names import module_names
-from caffe2flax.codegen.training import emit_training
+from caffe2flax.codegen.training import counted, emit_training
 from caffe2flax.conversion import VERSION, Conversion, Weights, read_graph, weight_paths
 from caffe2flax.errors import ConversionError, Problem, UnknownShape, closest
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.caffemodel import WeightFile
-from caffe2flax.frontend.source import PathOrText, at_hand, origin
+from caffe2flax.frontend.message import Message
+from caffe2flax.frontend.source import NetSource, at_hand, origin
 from caffe2flax.ir.abilities import Source
-from caffe2flax.ir.graph import Graph, Node
+from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layout import Shape
 from caffe2flax.options import NetOptions, check_options
 from caffe2flax.passes import PASSES, Pass, run_passes
@@ -39,9 +40,21 @@ TRAIN, TEST = "TRAIN", "TEST"
 class NetState:
     """A net, a path or the text itself, and what chooses among its layers."""
 
-    source: PathOrText
+    source: NetSource
     level: int = 0
     stages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConversion(Conversion):
+    """A converted net in training; `graph` is that of TRAIN.
+
+    arguments: the blobs that `losses` takes, in its order. tests: the graphs of the
+    nets for tests, whose arguments `metrics`, `metrics_1`, ... take.
+    """
+
+    arguments: tuple[Value, ...] = ()
+    tests: tuple[Graph, ...] = ()
 
 
 def convert_training(
@@ -51,7 +64,7 @@ def convert_training(
     *,
     filled: bool = False,
     **options: Unpack[NetOptions],
-) -> Conversion:
+) -> TrainingConversion:
     """Converts a net and its nets for tests to one class, with the methods
 
         __call__(...)            the first of `tests` as `convert` gives it in TEST
@@ -75,8 +88,7 @@ def convert_training(
     in the loss.
     """
     check_options(options, NetOptions)
-    train = replace(train, source=at_hand(train.source))
-    others = [replace(test, source=at_hand(test.source)) for test in tests]
+    train, *others = (_at_hand(each) for each in (train, *tests))
     files = [caffemodel.read(path) for path in weight_paths(weights)]
     graphs = _graphs(train, others, files, options)
     first, *tested, deploy = graphs
@@ -93,7 +105,7 @@ def convert_training(
         origin=origin(train.source),
         version=VERSION,
     )
-    return Conversion(
+    return TrainingConversion(
         class_name,
         format_source(module.source),
         Variables(every, module, blobs, files) if held else None,
@@ -105,7 +117,16 @@ def convert_training(
             *(note for file in files for note in file.notes),
             *notes,
         ),
+        module,
+        arguments=counted(first).arguments,
+        tests=tuple(tested),
     )
+
+
+def _at_hand(net: NetState) -> NetState:
+    if isinstance(net.source, Message):
+        return net
+    return replace(net, source=at_hand(net.source))
 
 
 def _carried(graph: Graph) -> Iterator[str]:

@@ -9,10 +9,27 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from caffe2flax.codegen.names import module_stem
-from caffe2flax.conversion import Conversion, Weights
+from caffe2flax.conversion import VERSION, Weights
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.files.atomic import Write, write_all
+from caffe2flax.frontend.source import NetSource, PathOrText
+from caffe2flax.ir.call import literal
+from caffe2flax.ir.graph import Graph
+from caffe2flax.ir.layout import Shape
+from caffe2flax.options import one_or_more
+from caffe2flax.training.blobs import learnable_blobs, multipliers
+from caffe2flax.training.data import data_shapes, data_source
+from caffe2flax.training.module import NetState, TrainingConversion, convert_training
+from caffe2flax.training.optimizer import optimizer_source
+from caffe2flax.training.parameter import SolverNet
+from caffe2flax.training.rates import learning_rate_source
+from caffe2flax.training.script import Script, TestNet
+from caffe2flax.training.snapshots import FIELDS
+from caffe2flax.training.solver import Solver, read_solver
+from caffe2flax.training.table import blobs_source
 from caffe2flax.weights.safetensors import write_safetensors
+
+PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +40,7 @@ class Prepared:
     the program.
     """
 
-    conversion: Conversion
+    conversion: TrainingConversion
     prefix: Path
     script: str
     notes: tuple[str, ...] = field(default=())
@@ -48,18 +65,235 @@ class Prepared:
         folder = self.folder(directory)
         texts = {
             folder / f"{self.stem}.py": self.conversion.source,
-            folder / f"{self.stem}_train.py": self.script,
+            self.script_in(directory): self.script,
         }
         targets: dict[Path, Write] = {
             path: _writer(text) for path, text in texts.items() if _differs(path, text)
         }
-        edited = [path for path in targets if path.exists()]
+        edited = any(path.exists() for path in targets)
         weights = self.conversion.weights
-        held = folder / f"{self.stem}.safetensors"
-        if weights is not None and (force or not edited):
+        if weights is not None:
+            held = folder / f"{self.stem}.safetensors"
             targets[held] = lambda stream: write_safetensors(stream, weights, None)
         write_all(targets, force or not edited)
         return tuple(targets)
+
+
+def prepare(
+    solver: PathOrText,
+    *,
+    net: PathLike | None = None,
+    name: str | None = None,
+    weights: Weights | None = None,
+    settings: Mapping[str, object] | None = None,
+    freeze: Sequence[str] | str = (),
+    data: PathLike | None = None,
+    test_data: PathLike | None = None,
+    shuffle: bool = False,
+) -> Prepared:
+    """Reads a solver and its net, and makes the module and the script.
+
+    Arguments: see `caffe2flax train --help`. Opens what the solver and the net name:
+    the net, weights, and the first record of each source. Raises ConversionError.
+    """
+    read = read_solver(solver)
+    folder = Path(read.file).parent if read.file else Path()
+    nets = [read.training_net, *read.test_nets]
+    states = [_state(each, net, folder) for each in nets]
+    for_tests = test_data or _arrays_only(data)
+    given = [_absolute(data), *([_absolute(for_tests)] * len(read.test_nets))]
+    shapes = _shapes(states, nets, given, folder)
+    made = convert_training(
+        states[0],
+        states[1:],
+        weights or [_found(path, folder, "--weights") for path in read.weight_files],
+        name=name,
+        input_shapes=shapes,
+    )
+    notes = list(made.notes)
+    settings = dict(settings or {})
+    resized = _resized(made, settings)
+    trained = _with_frozen(made, one_or_more(freeze))
+    blobs, saved = "", True
+    try:
+        blobs = blobs_source(made, resized)
+    except ConversionError as error:
+        saved = False
+        text = "no snapshots in Caffe's formats are written"
+        notes += [f"{text}: {problem}" for problem in error.problems]
+    stem = module_stem(made.name)
+    tests = made.tests[: len(read.test_nets)]  # without one the net itself is there
+    methods = [(made.graph, made.arguments), *((g, g.arguments) for g in tests)]
+    batches = [
+        data_source(
+            state.source,
+            phase,
+            source,
+            name=f"{what}_batches",
+            level=state.level,
+            stages=state.stages,
+            axes={v.blob: graph.layouts[v].axes for v in arguments},
+            blobs=[v.blob for v in arguments],
+            folder=folder,
+            input_shapes=shapes,
+        )
+        for state, (graph, arguments), source, (phase, what) in zip(
+            states, methods, given, _names(len(nets)), strict=True
+        )
+    ]
+    script = Script(
+        name=made.name,
+        stem=stem,
+        summary=f"Trains {made.name} as {_title(read)} says.",
+        version=VERSION,
+        solver=read,
+        prefix=Path(read.snapshot_prefix or stem).name,
+        model=_model(made, settings),
+        rate=learning_rate_source(read),
+        optimizer=optimizer_source(read, trained),
+        batches=batches,
+        blobs=blobs if saved else "",
+        fields=FIELDS[read.type],
+        weights=_loss_weights(made.graph),
+        inputs=[v.blob for v in made.arguments],
+        tests=[
+            TestNet([v.blob for v in graph.arguments], _loss_weights(graph))
+            for graph in tests
+        ],
+        shuffle=shuffle,
+    )
+    prefix = Path(read.snapshot_prefix or stem)
+    return Prepared(made, prefix, script.source(), (*read.notes, *notes))
+
+
+def _title(solver: Solver) -> str:
+    return Path(solver.file).name if solver.file else "its solver"
+
+
+def _names(count: int) -> list[tuple[str, str]]:
+    """The phase of each net, and what its batches are called."""
+    tests = [("TEST", f"test{f'_{i}' if i else ''}") for i in range(count - 1)]
+    return [("TRAIN", "train"), *tests]
+
+
+def _state(net: SolverNet, given: PathLike | None, folder: Path) -> NetState:
+    """Where a net is, and which of its layers are meant."""
+    source: NetSource
+    if net.message is not None:
+        source = net.message
+    elif given is not None:
+        source = given
+    else:
+        assert net.file is not None
+        source = _found(net.file, folder, "--net")
+    return NetState(source, net.level or 0, net.stages)
+
+
+def _found(path: str, folder: Path, option: str) -> Path:
+    """A file that a solver names: beside the solver, or from the current folder as
+    Caffe has it. Raises ConversionError where it is nowhere."""
+    places = [folder / path, folder / Path(path).name, Path(path)]
+    for place in places:
+        if place.is_file():
+            return place
+    shown = ", ".join(str(place) for place in dict.fromkeys(places))
+    text = f"{path!r} is not there (looked for {shown}): give it with {option}"
+    raise ConversionError(Problem(text))
+
+
+def _arrays_only(data: PathLike | None) -> PathLike | None:
+    """Arrays serve the test nets as well; a database for training does not."""
+    return data if data is not None and Path(data).suffix == ".npz" else None
+
+
+def _absolute(path: PathLike | None) -> str | None:
+    """As scripts are run from any folder."""
+    return None if path is None else os.path.abspath(path)
+
+
+def _shapes(
+    states: Sequence[NetState],
+    nets: Sequence[SolverNet],
+    given: Sequence[PathLike | None],
+    folder: Path,
+) -> dict[str, Shape]:
+    """The shapes of the inputs, those of the first net that has each."""
+    found: dict[str, Shape] = {}
+    for state, net, source in zip(states, nets, given, strict=True):
+        shapes = data_shapes(
+            state.source,
+            net.phase,
+            source,
+            level=state.level,
+            stages=state.stages,
+            folder=folder,
+        )
+        found = {**shapes, **found}
+    return found
+
+
+def _resized(
+    made: TrainingConversion, settings: Mapping[str, object]
+) -> dict[str, Shape] | None:
+    """The shapes of the variables under other arguments of the class. Raises
+    ConversionError for those that it lacks."""
+    if not settings:
+        return None
+    import inspect
+
+    from flax import nnx
+
+    from caffe2flax.runner import load_class
+
+    made_class = load_class(made.name, made.source)
+    known = set(inspect.signature(made_class).parameters) - {"rngs"}
+    problems = [
+        Problem(f"the module has no argument {key!r}{closest(key, known)}")
+        for key in settings
+        if key not in known
+    ]
+    if problems:
+        raise ConversionError(problems)
+    model = nnx.eval_shape(lambda: made_class(**settings, rngs=nnx.Rngs(0)))
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
+    return {".".join(map(str, path)): tuple(leaf.shape) for path, leaf in flat}
+
+
+def _model(made: TrainingConversion, settings: Mapping[str, object]) -> str:
+    """The expression that makes the model."""
+    given = [f"{key}={literal(value)}" for key, value in settings.items()]
+    if made.weights is not None:
+        return f"{made.name}.from_pretrained({', '.join(given)})"
+    return f"{made.name}({', '.join([*given, 'rngs=nnx.Rngs(SEED)'])})"
+
+
+def _with_frozen(
+    made: TrainingConversion, patterns: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """The multipliers, 0 for the layers of these patterns. Raises ConversionError for
+    one that no layer fits."""
+    found = dict(multipliers(made))
+    layers = {b.variable: b.layer for b in learnable_blobs(made) if b.variable}
+    problems = []
+    for pattern in patterns:
+        frozen = [
+            path
+            for path in found
+            if fnmatchcase(layers.get(path, ""), pattern)
+            or fnmatchcase(path.rpartition(".")[0], pattern)
+            or fnmatchcase(path, pattern)
+        ]
+        if not frozen:
+            hint = closest(pattern, set(layers.values()))
+            problems.append(Problem(f"--freeze {pattern}: no layer fits{hint}"))
+        found |= dict.fromkeys(frozen, (0.0, 0.0))
+    if problems:
+        raise ConversionError(problems)
+    return found
+
+
+def _loss_weights(graph: Graph) -> dict[str, float]:
+    return {v.blob: w for node in graph.nodes for v, w in node.weighted}
 
 
 def _writer(text: str) -> Write:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import ast
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -11,16 +12,16 @@ from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.library import Library, import_lines, loaded_names, read
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.syntax import parse_module
+from caffe2flax.training.rates import COUNTED, number
+from caffe2flax.training.solver import Solver
 
 
 @dataclass(frozen=True, slots=True)
 class TestNet:
-    """A net that the run tests.
+    """A net that the run tests. inputs: the blobs that `metrics` takes, in its order.
+    weights: blob -> loss_weight."""
 
-    iterations: batches of a test. weights: blob -> loss_weight.
-    """
-
-    iterations: int
+    inputs: Sequence[str]
     weights: Mapping[str, float]
 
 
@@ -29,58 +30,121 @@ class Script:
     """What a training script is made of.
 
     name: the class of the module. stem: the module. summary: the docstring's first
-    line. constants: lines of names and values. model: the expression that makes the
-    model. parts: source of `learning_rate`, `transformation`, `train_batches`,
-    `test_batches` and of the table BLOBS. weights: blob -> loss_weight. random: whether
-    `losses` takes `rngs`.
+    line. prefix: of the snapshots' names. model: the expression that makes the model.
+    rate, optimizer: source of `learning_rate` and `make_optimizer`. batches: of
+    `train_batches`, `test_batches`, `test_1_batches`, ... blobs: of the table BLOBS;
+    empty where no snapshots in Caffe's formats can be written. fields: those of optax's
+    state that are Caffe's history. weights: blob -> loss_weight. inputs: the blobs that
+    `losses` takes, in its order.
     """
 
     name: str
     stem: str
     summary: str
-    constants: Sequence[Mapping[str, object]]
+    version: str
+    solver: Solver
+    prefix: str
     model: str
-    parts: Sequence[str]
+    rate: str
+    optimizer: str
+    batches: Sequence[str]
+    blobs: str
+    fields: Sequence[str]
     weights: Mapping[str, float]
+    inputs: Sequence[str]
     tests: Sequence[TestNet]
-    random: bool
-    compute_test_loss: bool
-    keeps_blobs: bool
-    """Whether snapshots in Caffe's format can be written."""
+    shuffle: bool
 
     def source(self) -> str:
         """The program, formatted."""
-        constants = (
-            f"{', '.join(line)} = {', '.join(map(literal, line.values()))}"
-            for line in self.constants
-        )
-        body = "\n\n\n".join(
-            part.strip("\n")
-            for part in (
-                "\n".join(constants),
-                *self.parts,
-                *self._steps(),
-                self._main(),
-            )
-        )
-        carried = "\n\n\n".join(d.source for d in _library().needed(body))
-        whole = f"{body}\n\n\n{carried}\n\n\n{ENTRY}"
+        parts = [
+            "\n".join(self._constants()),
+            self.rate,
+            self.optimizer,
+            *self.batches,
+            *self._steps(),
+            self._main(),
+        ]
+        body = GAP.join(part.strip("\n") for part in parts)
+        definitions = _library().needed(f"{body}\n{self.blobs}")
+        carried = GAP.join(d.source for d in definitions)
+        whole = GAP.join(filter(None, (body, self.blobs, carried, ENTRY)))
         head = f'"""{self.summary}\n{USAGE.format(stem=self.stem)}"""'
-        names = loaded_names(parse_module(whole))
+        names = _imported(parse_module(whole))
         imports = "\n\n".join(import_lines(names, _library().imports))
         module = f"from {self.stem} import {self.name}"
         return format_source(f"{head}\n\n{imports}\n\n{module}\n\n{whole}\n")
 
+    def _constants(self) -> Iterable[str]:
+        solver = self.solver
+        yield f"PREFIX = Path(__file__).with_name({literal(self.prefix)})"
+        yield f"MAX_ITER, ITER_SIZE = {solver.max_iter}, {solver.iter_size}"
+        yield f"DISPLAY, AVERAGE_LOSS = {solver.display}, {solver.average_loss}"
+        interval, first = solver.test_interval, solver.test_initialization
+        yield f"TEST_INTERVAL, TEST_INITIALIZATION = {interval}, {first}"
+        yield f"TEST_ITER = {literal(solver.test_iter)}"
+        after = solver.snapshot_after_train
+        yield f"SNAPSHOT, SNAPSHOT_AFTER_TRAIN = {solver.snapshot}, {after}"
+        yield f"SEED = {max(solver.random_seed, 0)}"
+        weights = [self.weights, *(test.weights for test in self.tests)]
+        shown = ", ".join(literal_map(each) for each in weights)
+        yield f"LOSS_WEIGHTS = [{shown}]  # in training, then in tests"
+        if self.blobs:
+            yield f"HISTORY = {literal(tuple(self.fields))}"
+
     def _steps(self) -> Iterable[str]:
-        rngs = ", rngs=rngs" if self.random else ""
-        yield TRAIN_STEP.format(name=self.name, rngs=rngs)
-        yield LOSS_STEP.format(name=self.name, rngs=rngs)
-        for i in range(len(self.tests)):
-            yield TEST_STEP.format(name=self.name, suffix=_suffix(i))
+        given = _given(self.inputs)
+        yield TRAIN_STEP.format(name=self.name, given=given)
+        yield LOSS_STEP.format(name=self.name, given=given)
+        for i, test in enumerate(self.tests):
+            given = _given(test.inputs)
+            yield TEST_STEP.format(name=self.name, suffix=_suffix(i), given=given)
 
     def _main(self) -> str:
-        steps = ", ".join(f"test_step{_suffix(i)}" for i in range(len(self.tests)))
-        return MAIN.format(model=self.model, name=self.name, steps=steps)
+        solver, tests = self.solver, range(len(self.tests))
+        steps = ", ".join(f"test_step{_suffix(i)}" for i in tests)
+        shuffle = "seed=SEED, shuffle=True" if self.shuffle else "seed=SEED"
+        reads = ", ".join(f"iter(test{_suffix(i)}_batches(seed=SEED))" for i in tests)
+        moved = ", *begun" if solver.lr_policy == "multistep" else ""
+        count = f"current_step(i - 1{moved})" if solver.lr_policy in COUNTED else "0"
+        write = f"write_snapshot(PREFIX, {literal(self.name)}, *saved)"
+        if solver.snapshot_format == "HDF5":
+            write = "write_hdf5_snapshot(PREFIX, *saved)"
+        return MAIN.format(
+            name=self.name,
+            model=self.model,
+            rate=f"i{moved}",
+            data=f"iter(train_batches({shuffle}))",
+            tests=f"[{reads}]",
+            steps=steps,
+            test_loss=TEST_LOSS if solver.test_compute_loss else "",
+            test_entry=", total_loss=total" if solver.test_compute_loss else "",
+            save=SAVE.format(count=count, write=write) if self.blobs else "",
+            restore=RESTORE if self.blobs else NO_RESTORE,
+        )
+
+
+GAP = "\n\n\n"
+
+
+def literal_map(values: Mapping[str, float]) -> str:
+    pairs = (f"{literal(k)}: {number(v)}" for k, v in values.items())
+    return f"{{{', '.join(pairs)}}}"
+
+
+def _given(blobs: Sequence[str]) -> str:
+    return ", ".join(f"batch[{literal(blob)}]" for blob in blobs)
+
+
+def _imported(tree: ast.Module) -> Collection[str]:
+    """The names that the file is to import: not those that a function imports."""
+    inside = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    return loaded_names(tree) - inside
 
 
 @cache
@@ -97,7 +161,12 @@ IMPORTS = {
     "Any": "from typing import Any",
     "deque": "from collections import deque",
     "optax": "import optax",
-    "grain": "import grain.python as grain",
+    "grain": "import grain",
+    "nnx": "from flax import nnx",
+    "jnp": "import jax.numpy as jnp",
+    "np": "import numpy as np",
+    "Path": "from pathlib import Path",
+    "partial": "from functools import partial",
 }
 """What the script itself needs besides."""
 
@@ -121,7 +190,7 @@ def train_step(
     """One pass: the total loss, the losses, and which gradients are finite."""
 
     def loss(model: {name}, rngs: nnx.Rngs) -> tuple[Array, dict[str, Array]]:
-        losses = model.losses(**batch{rngs})
+        losses = model.losses({given}, rngs=rngs)
         return model.total_loss(losses), losses
 
     (total, losses), grads = nnx.value_and_grad(loss, has_aux=True)(model, rngs)
@@ -130,23 +199,45 @@ def train_step(
     return total, losses, finite
 '''
 
-LOSS_STEP = """
+LOSS_STEP = '''
 @nnx.jit
 def loss_step(model: {name}, rngs: nnx.Rngs, batch: dict[str, Array]) -> Array:
-    '''The total loss of a pass that no update follows.'''
-    return model.total_loss(model.losses(**batch{rngs}))
-"""
+    """The total loss of a pass that no update follows."""
+    return model.total_loss(model.losses({given}, rngs=rngs))
+'''
 
 TEST_STEP = """
 @nnx.jit
 def test_step{suffix}(model: {name}, batch: dict[str, Array]) -> dict[str, Array]:
     model = nnx.merge(*nnx.split(model))
     model.eval()
-    return model.metrics{suffix}(**batch)
+    return model.metrics{suffix}({given})
 """
 
 ENTRY = """if __name__ == "__main__":
     main()"""
+
+TEST_LOSS = """
+            total = sum(each.get("loss", 0.0) for each in outputs)
+            log(f"Test loss: {total:.6g}")"""
+
+SAVE = """
+        if jax.process_index() == 0:
+            moments = get_moments(optimizer.opt_state, HISTORY)
+            history = to_history(BLOBS, moments, kept)
+            saved = i, BLOBS, arrays_of(model), history, {count}
+            net, solver_state = {write}
+            log(f"Snapshotting to {{net}}", kind="snapshot", file=net.name)
+            text = f"Snapshotting solver state to {{solver_state}}"
+            log(text, kind="snapshot_state", file=solver_state.name)"""
+
+RESTORE = """
+        i, begun, kept = restore(options.snapshot, BLOBS, HISTORY, model, optimizer)
+        path = options.snapshot
+        log(f"Restoring from {path}", kind="restore", file=path)"""
+
+NO_RESTORE = """
+        raise SystemExit("--snapshot: this net's blobs are not in BLOBS")"""
 
 MAIN = """
 def main() -> None:
@@ -154,21 +245,23 @@ def main() -> None:
     signals, mesh = Signals(), make_mesh(options)
     model = {model}
     model.train()
-    optimizer = nnx.Optimizer(model, transformation(), wrt=nnx.Param)
+    begun, kept = (0, 0), list[Any]()  # of the snapshot that the run goes on from
+
+    def rate(i: Any) -> Any:
+        return learning_rate({rate})
+
+    optimizer = nnx.Optimizer(model, make_optimizer(rate), wrt=nnx.Param)
     rngs = nnx.Rngs(SEED)
-    data, tests = iter(train_batches()), [iter(each) for each in test_batches()]
-    window = deque[Any](maxlen=AVERAGE_LOSS)
+    data, tests = {data}, {tests}
     state = {{"model": model, "optimizer": optimizer, "rngs": rngs}}
-    checkpoints = Checkpoints(PREFIX)
+    checkpoints, watch = Checkpoints(PREFIX), Watch()
+    log = Log(PREFIX, bool(options.resume or options.snapshot))
     i, end = 0, MAX_ITER if options.max_iter is None else options.max_iter
-    goes_on = bool(options.resume or options.snapshot)
-    log, watch = Log(PREFIX, goes_on), Watch()
-    if options.snapshot:
-        i = restore(options.snapshot, model, optimizer)
-        path = options.snapshot
-        log(f"Restoring from {{path}}", kind="restore", file=path)
+    window = deque[Any](maxlen=AVERAGE_LOSS)
+    if options.snapshot:{restore}
     elif options.resume and (found := checkpoints.restore(state)):
         i, rest = found
+        begun = rest["begun"]
         window.extend(rest["window"])
         for each, position in zip([data, *tests], rest["data"], strict=True):
             each.set_state(position)
@@ -180,16 +273,15 @@ def main() -> None:
             log(f"Iteration {{i}}, Testing net (#{{net}})")
             batches = (share(mesh, next(tests[net])) for _ in range(TEST_ITER[net]))
             every = [step(model, batch) for batch in batches]
-            lines, outputs = shown("Test", mean_of(every), LOSS_WEIGHTS)
-            log(*lines, kind="test", iteration=i, net=net, outputs=outputs)
+            weights = LOSS_WEIGHTS[1 + net]
+            lines, outputs = shown("Test", mean_of(every), weights){test_loss}
+            log(*lines, kind="test", iteration=i, net=net, outputs=outputs{test_entry})
 
     def snapshot() -> None:
         watch.finish()
-        positions = [each.get_state() for each in (data, *tests)]
-        rest = {{"data": positions, "window": [float(x) for x in window]}}
-        checkpoints.save(i, state, rest)
-        for kind, path in save(i, model, optimizer):
-            log(f"Snapshotting to {{path}}", kind=kind, file=path.name)
+        rest = {{"begun": begun, "window": [float(loss) for loss in window]}}
+        rest["data"] = [each.get_state() for each in (data, *tests)]
+        checkpoints.save(i, state, rest){save}
 
     log("Solving {name}")
     while i < end and not signals.ends:
@@ -203,18 +295,20 @@ def main() -> None:
         for total, _, finite in passes:
             watch(i, total, finite)
         if DISPLAY and i % DISPLAY == 0:
-            loss, rate = mean(window), float(learning_rate(i))
-            lines, outputs = shown("Train", passes[-1][1], LOSS_WEIGHTS)
-            entry = {{"loss": loss, "outputs": outputs, "lr": rate}}
+            loss, lr = mean(window), float(rate(i))
+            lines, outputs = shown("Train", passes[-1][1], LOSS_WEIGHTS[0])
             lines = [f"Iteration {{i}}, loss = {{loss:.6g}}", *lines]
-            lines += [f"Iteration {{i}}, lr = {{rate:.6g}}"]
+            lines += [f"Iteration {{i}}, lr = {{lr:.6g}}"]
+            entry = {{"loss": loss, "outputs": outputs, "lr": lr}}
             log(*lines, kind="display", iteration=i, **entry)
         i += 1
+        bar(f"iteration {{i}} of {{end}}")
         if (SNAPSHOT and i % SNAPSHOT == 0) or signals.wants_snapshot():
             snapshot()
     stopped = signals.ends or end != MAX_ITER
     if (stopped or SNAPSHOT_AFTER_TRAIN) and i not in checkpoints:
         snapshot()
+    watch.finish()
     if signals.ends:
         log("Optimization stopped early.", kind="stopped", iteration=i)
         return

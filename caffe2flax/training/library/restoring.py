@@ -4,9 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from numpy.typing import NDArray
 
+from caffe2flax.training.library.history import from_history
+from caffe2flax.training.library.moments import set_moments
 from caffe2flax.training.library.snapshots import to_variable
 
 
@@ -133,3 +137,37 @@ def from_caffemodel(
                 share = np.float32(1 / blob[0] if blob[0] else 0)
                 found |= {path: found[path] * share for path in how[-1]}
     return found
+
+
+def restore(
+    path: str, table: Any, fields: Sequence[str], model: nnx.Module, optimizer: Any
+) -> tuple[int, tuple[int, int], list[Any]]:
+    """Goes on from a snapshot of Caffe's: puts its weights and its history into the
+    model and the optimizer. The updates so far, where the count of steps begins, and
+    the history. A state that names no weights leaves those of the model."""
+    state = read_solverstate(path)
+    variables = arrays_of(model)
+    shapes = {name: array.shape for name, array in variables.items()}
+    if state.learned_net:
+        named = Path(state.learned_net)
+        places = [named, Path(path).parent / named.name]
+        net = next((place for place in places if place.is_file()), places[-1])
+        given = from_caffemodel(table, read_caffemodel(net), shapes)
+        set_arrays(model, given)
+    moments, i = from_history(table, state.history, shapes), state.updates
+    optimizer.opt_state = set_moments(optimizer.opt_state, fields, moments, i)
+    return i, (i, state.current_step), state.history
+
+
+def arrays_of(model: nnx.Module) -> dict[str, NDArray[Any]]:
+    """The arrays of a model by their paths: "conv1.kernel"."""
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
+    return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in flat}
+
+
+def set_arrays(model: nnx.Module, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Puts arrays into a model, by their paths."""
+    for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))):
+        name = ".".join(map(str, path))
+        if name in arrays:
+            leaf[...] = jnp.asarray(arrays[name], leaf.dtype)
