@@ -7,6 +7,7 @@ from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.ir.registry import layer
 from caffe2flax.limits import Limits, limited
 from caffe2flax.training.blobs import multipliers
+from caffe2flax.training.solver import Solver, read_solver
 
 __version__ = VERSION
 
@@ -15,6 +16,7 @@ __all__ = [
     "ConversionError",
     "Limits",
     "Problem",
+    "Solver",
     "Span",
     "__version__",
     "compile",
@@ -24,6 +26,7 @@ __all__ = [
     "limited",
     "load",
     "multipliers",
+    "read_solver",
     "run",
     "verify",
     "where",

@@ -51,6 +51,9 @@ RUNNER = "caffe2flax.runner"
 OBSERVE = "caffe2flax.verification.observe"
 API = "caffe2flax.api"
 """It names `nnx.Module` for type checkers."""
+TRAINING = "caffe2flax.training"
+LIBRARY = "caffe2flax.training.library"
+"""Its functions are copied into training scripts."""
 HEAVY = {
     "PIL",
     "flax",
@@ -59,6 +62,7 @@ HEAVY = {
     "h5py",
     "jax",
     "lark",
+    "optax",
     "rich",
     "safetensors",
 }
@@ -203,12 +207,12 @@ def test_compile_knows_nothing_of_caffe() -> None:
     assert not lines(wrong)
 
 
-def test_only_operations_compile_and_the_runner_import_jax() -> None:
+def test_only_operations_compile_training_and_the_runner_import_jax() -> None:
     wrong = (
         found
         for found in ALL
         if found.top in {"jax", "flax"}
-        and not found.importer.startswith((OPS, CPU))
+        and not found.importer.startswith((OPS, CPU, TRAINING))
         and found.importer not in {RUNNER, OBSERVE, API}
     )
     assert not lines(wrong)
@@ -220,7 +224,7 @@ def test_heavy_packages_are_imported_where_they_are_used() -> None:
         for found in ALL
         if found.top in HEAVY
         and not found.lazy
-        and not found.importer.startswith((OPS, f"{CPU}."))
+        and not found.importer.startswith((OPS, LIBRARY, f"{CPU}."))
     )
     assert not lines(wrong)
 
@@ -230,7 +234,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert not {"jax", "flax"} & set(done.stdout.split())
+    assert not {"jax", "flax", "optax"} & set(done.stdout.split())
 
 
 def test_nothing_undeclared_is_imported() -> None:

@@ -41,7 +41,7 @@ def optimizer_source(
         "",
         "",
         "def make_optimizer(rate=learning_rate):",
-        f'    """Caffe\'s {solver.type}; its state is the history of a solver state."""',
+        f'    """{solver.type} as in Caffe; its state is that of a snapshot."""',
         "",
         *_indented(_rule(solver, any(d for a, d in patterns.values() if not a)), 4),
         "",

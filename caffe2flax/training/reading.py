@@ -77,9 +77,7 @@ def read_fields(message: Message) -> Mapping[str, Any]:
     fields: dict[str, Any] = {name: _float(given, name) for name in _FLOATS}
     fields |= {name: given.get(name, default) for name, default in _INTEGERS.items()}
     fields |= {name: given.get(name, default) for name, default in _FLAGS.items()}
-    fields |= {
-        name: given.all(name, str) for name in ("weights", "test_net")
-    }
+    fields |= {name: given.all(name, str) for name in ("weights", "test_net")}
     fields |= {name: given.all(name, int) for name in ("test_iter", "stepvalue")}
     fields["snapshot_format"] = given.choice(
         "snapshot_format", "HDF5", "BINARYPROTO", default="BINARYPROTO"
@@ -159,7 +157,7 @@ def _inline_nets(
     """Nets as messages: their layers are read where they are converted."""
     if not given.has(name) or given.message is None:
         return ()
-    nets = []
+    nets: list[InlineNet] = []
     for found in given.message.all(name):
         if not isinstance(found.value, Message):
             given.error(name, f"{name} is a message: write {name} {{ ... }}")
