@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from caffe2flax.errors import optional
 from caffe2flax.frontend import prototxt
 from caffe2flax.frontend.source import PathOrText, at_hand, is_text
-from caffe2flax.training.blobs import multipliers
-from caffe2flax.training.optimizer import optimizer
+from caffe2flax.training.optimizer import optimizer, parameter_multipliers
 from caffe2flax.training.parameter import SolverParameter
 from caffe2flax.training.rates import current_step, learning_rate
 from caffe2flax.training.reading import read_fields
@@ -57,7 +56,7 @@ class Solver(SolverParameter):
         """
         with optional("an optimizer", "optax", "train"):
             import optax  # noqa: F401
-        return optimizer(self, multipliers(conversion), start, step)
+        return optimizer(self, parameter_multipliers(conversion), start, step)
 
 
 def read_solver(source: PathOrText) -> Solver:
