@@ -11,7 +11,11 @@ from caffe2flax import read_solver
 from caffe2flax.training.rates import learning_rate_source
 from tests.golden import FIXTURES
 
-RECORDED = sorted((FIXTURES / "solver").glob("*.npz"))
+RECORDED = [
+    path
+    for path in sorted((FIXTURES / "solver").glob("*.npz"))
+    if "lr" in np.load(path).files
+]
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +30,7 @@ def test_rates_are_those_that_caffe_printed(path: Path) -> None:
     solver = read_solver(path.with_suffix(".solver.prototxt"))
     recorded = np.load(path)
     rates = [solver.learning_rate(i) for i in range(20)]
-    np.testing.assert_allclose(rates, recorded["lr"], rtol=2e-6)
+    np.testing.assert_allclose(rates, recorded["lr"], rtol=5e-6)  # 6 digits
     if "current_step" in recorded.files:
         assert solver.current_step(20) == recorded["current_step"]
         assert solver.current_step(0) == 0

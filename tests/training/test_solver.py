@@ -79,10 +79,8 @@ def test_all_problems_are_named_at_once() -> None:
 
 def test_defaults_are_caffes_in_float32() -> None:
     solver = read_solver(FIXED)
-    assert (solver.momentum2, solver.delta) == (
-        0.9990000128746033,
-        9.99999993922529e-09,
-    )
+    assert solver.momentum2 == 0.9990000128746033
+    assert solver.delta == 9.99999993922529e-09
     assert solver == caffe2flax.Solver(net="n")
 
 
