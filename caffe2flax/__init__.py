@@ -4,9 +4,11 @@ from caffe2flax.api import convert, inspect, load, run, verify, where
 from caffe2flax.conversion import VERSION, Conversion
 from caffe2flax.cpu import compile
 from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.frontend.solverstate import SolverState, read_solverstate
 from caffe2flax.ir.registry import layer
 from caffe2flax.limits import Limits, limited
 from caffe2flax.training.blobs import multipliers
+from caffe2flax.training.snapshots import save_caffemodel
 from caffe2flax.training.solver import Solver, read_solver
 
 __version__ = VERSION
@@ -17,6 +19,7 @@ __all__ = [
     "Limits",
     "Problem",
     "Solver",
+    "SolverState",
     "Span",
     "__version__",
     "compile",
@@ -27,7 +30,9 @@ __all__ = [
     "load",
     "multipliers",
     "read_solver",
+    "read_solverstate",
     "run",
+    "save_caffemodel",
     "verify",
     "where",
 ]

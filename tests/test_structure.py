@@ -46,14 +46,14 @@ ORDER = (
 """A module imports only earlier entries, and a package may import within itself."""
 
 OPS = "caffe2flax.ops"
+TRAINING = "caffe2flax.training"
+CARRIED = "caffe2flax.training.library"
+"""Its functions are copied into training scripts."""
 CPU = "caffe2flax.cpu"
 RUNNER = "caffe2flax.runner"
 OBSERVE = "caffe2flax.verification.observe"
 API = "caffe2flax.api"
 """It names `nnx.Module` for type checkers."""
-TRAINING = "caffe2flax.training"
-LIBRARY = "caffe2flax.training.library"
-"""Its functions are copied into training scripts."""
 HEAVY = {
     "PIL",
     "flax",
@@ -198,6 +198,15 @@ def test_operations_stand_alone() -> None:
     assert not lines(wrong)
 
 
+def test_what_scripts_carry_stands_alone() -> None:
+    wrong = (
+        found
+        for found in OWN
+        if found.importer.startswith(CARRIED) and not found.imported.startswith(CARRIED)
+    )
+    assert not lines(wrong)
+
+
 def test_compile_knows_nothing_of_caffe() -> None:
     wrong = (
         found
@@ -224,7 +233,7 @@ def test_heavy_packages_are_imported_where_they_are_used() -> None:
         for found in ALL
         if found.top in HEAVY
         and not found.lazy
-        and not found.importer.startswith((OPS, LIBRARY, f"{CPU}."))
+        and not found.importer.startswith((OPS, CARRIED, f"{CPU}."))
     )
     assert not lines(wrong)
 

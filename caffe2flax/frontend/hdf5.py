@@ -8,8 +8,8 @@ filters that unpack more than is there) is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,22 @@ from caffe2flax.frontend.sniff import HDF5_NAMES, WANTED, is_keras
 from caffe2flax.frontend.wire import Wire
 
 Entry = tuple[str, dict[int, Array], int]
+T = TypeVar("T")
+
+HISTORY = "history"
+NUMBERS = ("iter", "current_step")
+MAX_NAME = 2**16
+"""Bytes of the path of a caffemodel."""
+
+
+class HDF5State(NamedTuple):
+    """What a solver state holds: numbers by their names, the name of the weights' file,
+    and the history by its numbers."""
+
+    numbers: dict[str, int]
+    learned_net: str
+    history: dict[int, Array]
+
 
 ROOT = "data"
 """The group that Caffe writes its layers into."""
@@ -34,11 +50,23 @@ def read_hdf5(wire: Wire) -> list[Entry]:
     Caffe leaves out a blob that another layer owns.
     Raises ConversionError if h5py is missing or the file is no such snapshot.
     """
+    return _read(wire, lambda snapshot, file: list(snapshot.layers(file)))
+
+
+def read_hdf5_state(wire: Wire) -> HDF5State:
+    """A solver state (`.solverstate.h5`).
+
+    Raises ConversionError if h5py is missing or the file is none.
+    """
+    return _read(wire, _Snapshot.state)
+
+
+def _read(wire: Wire, read: Callable[[_Snapshot, Any], T]) -> T:
     with optional("an HDF5 file", "h5py", "hdf5", wire.path):
-        import h5py  # type: ignore[import-untyped]
+        import h5py
     try:
         with h5py.File(wire.path, "r", locking=False) as file:
-            return list(_Snapshot(wire, h5py).layers(file))
+            return read(_Snapshot(wire, h5py), file)
     except ConversionError:
         raise
     # What the library raises on a damaged file depends on where the damage is.
@@ -77,6 +105,40 @@ class _Snapshot:
             prefix = f"{name}/" if name else ""
             waiting.extend((f"{prefix}{key}", member) for key, member in groups[::-1])
 
+    def state(self, file: Any) -> HDF5State:
+        """What a solver state holds."""
+        members = {key: self.member(file, key) for key in file}
+        group = members.pop(HISTORY, None)
+        if not isinstance(group, self.h5py.Group) or NUMBERS[0] not in members:
+            text = "no state of a Caffe solver: it has no iter and no group 'history'"
+            raise self.wire.error(text, 0)
+        net = members.pop("learned_net", None)
+        strange = members.keys() - {*NUMBERS}
+        if strange:
+            text = f"it holds {', '.join(sorted(strange))} besides a solver's state"
+            raise self.error(file, text)
+        numbers = {key: self.number(dataset) for key, dataset in members.items()}
+        blobs = {key: self.member(group, key) for key in group}
+        return HDF5State(
+            numbers, self.text(net) if net else "", self.blobs(group, blobs)
+        )
+
+    def number(self, dataset: Any) -> int:
+        """The one integer of a dataset."""
+        if not isinstance(dataset, self.h5py.Dataset) or dataset.dtype.kind not in "iu":
+            raise self.error(dataset, "this is no dataset of integers")
+        if dataset.size != 1:
+            raise self.error(dataset, f"{dataset.size} numbers, not one")
+        return int(np.asarray(dataset[()]).reshape(-1)[0])
+
+    def text(self, dataset: Any) -> str:
+        """The string of a dataset."""
+        fixed = isinstance(dataset, self.h5py.Dataset) and dataset.dtype.kind == "S"
+        if not fixed or dataset.size != 1 or dataset.dtype.itemsize > MAX_NAME:
+            raise self.error(dataset, "this is no dataset of one short string")
+        text = bytes(np.asarray(dataset[()]).reshape(-1)[0])
+        return text.split(b"\0")[0].decode("utf-8", "backslashreplace")
+
     def member(self, group: Any, key: str) -> Any:
         """A member of a group; a link that leads elsewhere is not followed."""
         link = group.get(key, getlink=True)
@@ -92,7 +154,11 @@ class _Snapshot:
         return member
 
     def blobs(self, group: Any, blobs: dict[str, Any]) -> dict[int, Array]:
-        strange = [key for key in blobs if not NUMBER.fullmatch(key)]
+        strange = [
+            key
+            for key, member in blobs.items()
+            if not NUMBER.fullmatch(key) or not isinstance(member, self.h5py.Dataset)
+        ]
         if strange:
             what = f"datasets that are no blobs: {', '.join(sorted(strange))}"
             raise self.error(group, what)

@@ -21,6 +21,7 @@ TEXT_CONTROLS = b"\t\n\v\f\r"
 WANTED = {
     "net": "give the net as a .prototxt, the text of the architecture",
     "weights": "give the .caffemodel or .caffemodel.h5 that Caffe wrote",
+    "state": "give the .solverstate or .solverstate.h5 that Caffe wrote",
     "mean": "give the .binaryproto that Caffe wrote, an .npy, or numbers",
 }
 

@@ -43,8 +43,9 @@ class LearnableBlob:
     shape: in Caffe's axis order. variable: `conv1.kernel`, the variable that is a
     permutation of it; "" where none is. way: how that becomes the blob; None where only
     `order` tells. order: for each entry of the variable its place in the blob.
-    statistic: whether a BatchNorm computes it. Caffe does not change it by gradient,
-    and where no variable holds it, it is 1.
+    divisor: the blob that Caffe divides it by when it reads a file, BatchNorm's factor,
+    where the variable is the quotient. statistic: whether a BatchNorm computes it.
+    Caffe does not change it by gradient, and where no variable holds it, it is 1.
     """
 
     layer: str
@@ -58,6 +59,7 @@ class LearnableBlob:
     variable_shape: Shape = ()
     way: Way | None = None
     order: Array | None = field(default=None, repr=False, compare=False)
+    divisor: Key | None = None
     statistic: bool = False
 
     @property
@@ -73,6 +75,7 @@ class _Place(NamedTuple):
     shape: Shape
     way: Way | None = None
     order: Array | None = None
+    divisor: Key | None = None
 
     @property
     def is_permutation(self) -> bool:
@@ -120,6 +123,7 @@ def _held(blob: LearnableBlob, name: str, place: _Place) -> LearnableBlob:
         variable_shape=place.shape,
         way=place.way,
         order=place.order,
+        divisor=place.divisor,
     )
 
 
@@ -157,7 +161,7 @@ def _rates(graph: Graph) -> Mapping[Key, tuple[float, float]]:
     """lr_mult and decay_mult of each blob: of a shared one, what the first layer says
     that says anything."""
     given: dict[tuple[Key, str], float] = {}
-    keys = {}
+    keys: dict[Key, None] = {}
     for part in _parts(graph):
         for i, weight in enumerate(part.weights):
             key = weight.owner, weight.index
@@ -224,16 +228,24 @@ def _of_node(node: Node, site: Site) -> Iterator[tuple[str, _Place]]:
     if not copied:
         return
     del blobs
-    orders = _orders(node, site)
+    moved = _orders(node, site, _bits(node))
+    divided = _orders(node, site, _numbers(node))
+    ones = [i for i in statistics(node.layer) if node.weights[i].shape == (1,)]
     for variable in copied:
         shape = tuple(made[variable].shape)
-        index, order = orders.get(variable, (-1, None))
-        if order is None:
+        found = moved.get(variable) or divided.get(variable)
+        if found is None:
             yield variable, _Place(frozenset(_sources(node, site, variable)), shape)
-        else:
-            source = frozenset({keys[index]})
-            way = _strided(order)
-            yield variable, _Place(source, shape, way, None if way else order)
+            continue
+        index, order = found
+        way = _strided(order)
+        divisor = keys[ones[0]] if variable not in moved and ones else None
+        yield (
+            variable,
+            _Place(
+                frozenset({keys[index]}), shape, way, None if way else order, divisor
+            ),
+        )
 
 
 def _way(array: Array | Merged) -> Way:
@@ -247,27 +259,25 @@ def _way(array: Array | Merged) -> Way:
     return Way(dims, tuple(axes))
 
 
-def _orders(node: Node, site: Site) -> dict[str, tuple[int, Array]]:
-    """For each variable that is a permutation of one blob: which, and the place in it
-    of each entry. A factor of BatchNorm counts as 1."""
+def _orders(node: Node, site: Site, blobs: list[Array]) -> dict[str, tuple[int, Array]]:
+    """For each variable that is a permutation of one of these numbered blobs: which,
+    and the place in it of each entry."""
     found: dict[str, tuple[int, Array]] = {}
-    for blobs in (_bits(node), _numbers(node)):
-        ends = np.cumsum([0, *(prod(weight.shape) for weight in node.weights)])
-        with np.errstate(all="ignore"):
-            made = node.layer.weights(blobs, site)
-        for variable, array in made.items():
-            values = np.ascontiguousarray(array)
-            if blobs[0].dtype == np.float64:
-                places = values.astype(np.int64)
-                known = bool((places == values).all())
-            else:
-                places = values.view(np.uint32).astype(np.int64)
-                known = values.dtype == np.float32
-            for i, (start, end) in enumerate(pairwise(ends)):
-                order = places - start
-                size = end - start
-                if known and order.size == size and _is_permutation(order, size):
-                    found.setdefault(variable, (i, order))
+    ends = np.cumsum([0, *(prod(weight.shape) for weight in node.weights)])
+    with np.errstate(all="ignore"):
+        made = node.layer.weights(blobs, site)
+    for variable, array in made.items():
+        values = np.ascontiguousarray(array)
+        if blobs[0].dtype == np.float64:
+            places = values.astype(np.int64)
+            known = bool((places == values).all())
+        else:
+            known = values.dtype == np.float32
+            places = values.view(np.uint32).astype(np.int64) if known else values
+        for i, (start, end) in enumerate(pairwise(ends)):
+            size = int(end - start)
+            if known and values.size == size and _is_permutation(places - start, size):
+                found.setdefault(variable, (i, places - start))
     return found
 
 

@@ -1,0 +1,135 @@
+"""Caffe's snapshots, read: what a training script needs to go on from one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe2flax.training.library.snapshots import to_variable
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at a place of a protobuf message, and the place behind it."""
+    value = shift = 0
+    while at < len(data):
+        byte, at = data[at], at + 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, at
+    raise ValueError("the file ends early")
+
+
+def proto_fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Number and value of each field of a protobuf message: a number, or the bytes of
+    whatever else it is. Raises ValueError where it is no message."""
+    at = 0
+    while at < len(data):
+        tag, at = read_varint(data, at)
+        number, kind = tag >> 3, tag & 7
+        if kind == 0:
+            value, at = read_varint(data, at)
+            yield number, value
+            continue
+        if kind == 2:
+            size, at = read_varint(data, at)
+        else:
+            size = {1: 8, 5: 4}.get(kind, len(data))
+        if size > len(data) - at:
+            raise ValueError("this is no file of Caffe's, or not all of it")
+        yield number, data[at : at + size]
+        at += size
+
+
+def parse_blob(data: bytes) -> NDArray[np.float32]:
+    """The array of a BlobProto."""
+    fields: dict[int, list[Any]] = {number: [] for number in range(1, 8)}
+    for number, value in proto_fields(data):
+        fields.setdefault(number, []).append(value)
+    dims = [(fields[number] or [0])[-1] for number in (1, 2, 3, 4)]
+    if not any(dims):  # newer files have a list of any length instead
+        packed = b"".join(v for shape in fields[7] for _, v in proto_fields(shape))
+        at, dims = 0, []
+        while at < len(packed):
+            dim, at = read_varint(packed, at)
+            dims.append(dim)
+    return np.frombuffer(b"".join(fields[5]), "<f4").reshape(dims)
+
+
+class SolverState(NamedTuple):
+    """What Caffe saves of a solver: the number of updates, the file of the weights, the
+    history of its update rule, and the steps of a multistep rate so far."""
+
+    updates: int
+    learned_net: str
+    history: list[NDArray[np.float32]]
+    current_step: int
+
+
+def read_solverstate(path: str | Path) -> SolverState:
+    """A .solverstate or .solverstate.h5. Raises ValueError for other files."""
+    data = Path(path).read_bytes()
+    if data.startswith(b"\x89HDF"):
+        import h5py
+
+        with h5py.File(path) as file:
+            group = file["history"]
+            history = [group[str(i)][()] for i in range(len(group))]
+            net = file["learned_net"][()].decode() if "learned_net" in file else ""
+            step = int(file["current_step"][0]) if "current_step" in file else 0
+            return SolverState(int(file["iter"][0]), net, history, step)
+    fields: dict[int, list[Any]] = {1: [0], 2: [b""], 3: [], 4: [0]}
+    for number, value in proto_fields(data):
+        fields.setdefault(number, []).append(value)
+    history = [parse_blob(blob) for blob in fields[3]]
+    return SolverState(fields[1][-1], fields[2][-1].decode(), history, fields[4][-1])
+
+
+def read_caffemodel(path: str | Path) -> dict[str, dict[int, NDArray[np.float32]]]:
+    """The blobs of a .caffemodel or .caffemodel.h5 by layer, then by number. Raises
+    ValueError for other files."""
+    data = Path(path).read_bytes()
+    layers: dict[str, dict[int, NDArray[np.float32]]] = {}
+    if data.startswith(b"\x89HDF"):
+        import h5py
+
+        with h5py.File(path) as file:
+            for name, group in file["data"].items():
+                layers[name] = {int(i): group[i][()] for i in group}
+        return layers
+    for number, layer in proto_fields(data):
+        if number == 100:
+            fields = list(proto_fields(layer))
+            name = next((value.decode() for n, value in fields if n == 1), "")
+            blobs = [parse_blob(value) for n, value in fields if n == 7]
+            layers.setdefault(name, dict(enumerate(blobs)))
+    return layers
+
+
+def from_caffemodel(
+    table: Any,
+    layers: Mapping[str, Mapping[int, NDArray[Any]]],
+    shapes: Mapping[str, Sequence[int]],
+) -> dict[str, NDArray[np.float32]]:
+    """The variables of these shapes, by their paths, of the layers of a file; those of
+    layers that it lacks are left out. Raises ValueError where a layer has other blobs
+    than the net's."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for layer, _, entries in table:
+        blobs = layers.get(layer, {})
+        if blobs and max(blobs) >= len(entries):
+            text = f"layer {layer!r} has {len(blobs)} blobs, the net's {len(entries)}"
+            raise ValueError(text)
+        for (path, shape, *how), blob in [(entries[i], blobs[i]) for i in blobs]:
+            if blob.size != np.prod(shape, dtype=int):
+                text = f"layer {layer!r}: shape {blob.shape}, the net's {shape}"
+                raise ValueError(text)
+            if None not in how:
+                found[path] = to_variable(blob, shapes[path], *how)
+        for (_, _, *how), blob in [(entries[i], blobs[i]) for i in blobs]:
+            if None in how:  # BatchNorm's factor, by which Caffe divides
+                share = np.float32(1 / blob[0] if blob[0] else 0)
+                found |= {path: found[path] * share for path in how[-1]}
+    return found
