@@ -101,6 +101,8 @@ def read_fields(message: Message) -> Mapping[str, Any]:
     given.close()
     if not given.has("base_lr"):
         given.note("base_lr is not given: it is 0, and no weight will change")
+    if not given.has("max_iter"):
+        given.note("max_iter is not given: it is 0, and nothing is trained")
     return {**fields, "notes": tuple(given.notes)}
 
 

@@ -91,12 +91,13 @@ def test_older_spellings() -> None:
 
 
 def test_fields_without_effect_are_noted() -> None:
-    solver = read_solver(f"{FIXED}base_lr: 1 solver_mode: GPU device_id: 1")
+    solver = read_solver(f"{FIXED}base_lr: 1 max_iter: 1 solver_mode: GPU device_id: 1")
     assert [note.split()[0] for note in solver.notes] == ["solver_mode", "device_id"]
+    assert len(read_solver(FIXED).notes) == 2
 
 
 def test_weights_may_list_several_files() -> None:
-    solver = read_solver(f'{FIXED}weights: "a, b" weights: "c"')
+    solver = read_solver(f'{FIXED}weights: "a, b" weights: "c,"')
     assert solver.weight_files == ("a", "b", "c")
 
 

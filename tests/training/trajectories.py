@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 import caffe2flax
 from caffe2flax.runner import instantiate
 from caffe2flax.training.blobs import LearnableBlob, learnable_blobs
+from caffe2flax.training.library.moments import get_moments
+from caffe2flax.training.snapshots import FIELDS, history_of
 from caffe2flax.training.solver import read_solver
 
 Array = NDArray[Any]
@@ -67,7 +69,8 @@ def differences(folder: Path, name: str) -> dict[int, float]:
         return total
 
     inputs = [recorded[p] for p in signature(model.__call__).parameters if p != "rngs"]
-    found, passes = {}, 0
+    found: dict[int, float] = {}
+    passes = 0
     for updates in range(1, max(CHECKED) + 1):
         for _ in range(solver.iter_size):
             for layer, mask in masks.items():
@@ -78,7 +81,23 @@ def differences(folder: Path, name: str) -> dict[int, float]:
             passes += 1
         if updates in CHECKED:
             found[updates] = _difference(conversion, model, recorded, updates)
+    _compare_history(conversion, optimizer.opt_state, recorded, solver)
     return found
+
+
+def _compare_history(
+    conversion: caffe2flax.Conversion,
+    state: Any,
+    recorded: Mapping[str, Array],
+    solver: caffe2flax.Solver,
+) -> None:
+    """The optimizer's state is the history that Caffe would save."""
+    fields = FIELDS[solver.type]
+    moments = dict(zip(fields, get_moments(state, fields), strict=True))
+    for i, blob in enumerate(history_of(moments, conversion, solver.type)):
+        wanted = recorded[f"history20:{i}"].reshape(blob.shape)
+        allowed = 1e-5 * float(np.abs(wanted).max())
+        np.testing.assert_allclose(blob, wanted, rtol=0, atol=allowed)
 
 
 def _batch(array: Array, passes: int) -> Array:
