@@ -16,7 +16,7 @@ import numpy as np
 from caffe2flax.errors import ConversionError, optional
 from caffe2flax.frontend.blob import MAX_AXES, Array
 from caffe2flax.frontend.sniff import HDF5_NAMES, WANTED, is_keras
-from caffe2flax.frontend.wire import Wire
+from caffe2flax.frontend.wire import MAX_ITER, Wire
 
 Entry = tuple[str, dict[int, Array], int]
 T = TypeVar("T")
@@ -129,7 +129,10 @@ class _Snapshot:
             raise self.error(dataset, "this is no dataset of integers")
         if dataset.size != 1:
             raise self.error(dataset, f"{dataset.size} numbers, not one")
-        return int(np.asarray(dataset[()]).reshape(-1)[0])
+        value = int(np.asarray(dataset[()]).reshape(-1)[0])
+        if not 0 <= value <= MAX_ITER:
+            raise self.error(dataset, f"it is {value}")
+        return value
 
     def text(self, dataset: Any) -> str:
         """The string of a dataset."""

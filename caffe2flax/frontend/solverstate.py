@@ -13,11 +13,10 @@ from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.blob import Array, read_blob
 from caffe2flax.frontend.caffemodel import BLOBS_A_LAYER
 from caffe2flax.frontend.sniff import HDF5_MAGIC, WANTED, looks_like
-from caffe2flax.frontend.wire import Wire, signed
+from caffe2flax.frontend.wire import MAX_ITER, Wire, signed
 from caffe2flax.limits import current
 
-MAX_ITER = 2**31 - 1
-"""Caffe counts updates in a C++ int."""
+NUMBERS = {1: "iter", 4: "current_step"}
 
 HISTORIES = 2
 """The most lists of blobs that a rule has: those of Adam and AdaDelta."""
@@ -55,9 +54,6 @@ def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
         except ConversionError as error:
             raise _explained(wire, error) from None
     wire.check_size()
-    for what, value in (("iter", state.iter), ("current_step", state.current_step)):
-        if not 0 <= value <= MAX_ITER:
-            raise ConversionError(Problem(f"{what} is {value}", Span(wire.path)))
     return state
 
 
@@ -83,7 +79,9 @@ def _read_binary(wire: Wire) -> SolverState:
     for found in wire.fields(0, len(wire.data)):
         match found.number, found.wire:
             case (1 | 4) as number, 0:
-                numbers[number] = signed(found.value)
+                numbers[number] = value = signed(found.value)
+                if not 0 <= value <= MAX_ITER:
+                    raise wire.error(f"{NUMBERS[number]} is {value}", found.offset)
             case 2, 2:
                 net = wire.text(found)
             case 3, 2:

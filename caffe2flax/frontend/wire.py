@@ -27,6 +27,9 @@ MAX_VARINT = 10
 
 MAX_TAG = 2**32 - 1
 
+MAX_ITER = 2**31 - 1
+"""Caffe counts updates in a C++ int."""
+
 FIRST_RUN = 64
 """Values looked at first for a run of unpacked ones; doubled while the run goes on."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
@@ -16,7 +16,8 @@ from caffe2flax.conversion import Conversion
 from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.ir.graph import Graph, Node
 from caffe2flax.ir.layer import Layer, Site
-from caffe2flax.ir.layout import Merged, Shape
+from caffe2flax.ir.layout import Shape
+from caffe2flax.training.ways import Way, way_of, way_of_view
 
 Array = NDArray[Any]
 Key = tuple[int, int]
@@ -27,22 +28,13 @@ STATISTICS = {*BATCHNORM, ""}
 """Blobs of a BatchNorm that it computes itself; "" is one that Flax does without."""
 
 
-class Way(NamedTuple):
-    """How a variable becomes its blob: reshaped to `dims`, where a negative extent is
-    an axis that runs backwards, transposed by `axes`, and reshaped to the blob."""
-
-    dims: Shape
-    axes: tuple[int, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class LearnableBlob:
     """A weight blob as Caffe's solver knows it.
 
     layer, index: where it stands in the net, first of all where layers share it.
     shape: in Caffe's axis order. variable: `conv1.kernel`, the variable that is a
-    permutation of it; "" where none is. way: how that becomes the blob; None where only
-    `order` tells. order: for each entry of the variable its place in the blob.
+    permutation of it, "" where none is; `way` is how that becomes the blob.
     divisor: the blob that Caffe divides it by when it reads a file, BatchNorm's factor,
     where the variable is the quotient. statistic: whether a BatchNorm computes it.
     Caffe does not change it by gradient, and where no variable holds it, it is 1.
@@ -58,7 +50,6 @@ class LearnableBlob:
     variable: str = ""
     variable_shape: Shape = ()
     way: Way | None = None
-    order: Array | None = field(default=None, repr=False, compare=False)
     divisor: Key | None = None
     statistic: bool = False
 
@@ -74,12 +65,7 @@ class _Place(NamedTuple):
     sources: frozenset[Key]
     shape: Shape
     way: Way | None = None
-    order: Array | None = None
     divisor: Key | None = None
-
-    @property
-    def is_permutation(self) -> bool:
-        return self.way is not None or self.order is not None
 
 
 def learnable_blobs(conversion: Conversion) -> tuple[LearnableBlob, ...]:
@@ -93,7 +79,7 @@ def learnable_blobs(conversion: Conversion) -> tuple[LearnableBlob, ...]:
     rates, statistics = _rates(graph), _statistics(graph)
     holders: dict[Key, tuple[str, _Place]] = {}
     for name, place in _places(conversion).items():
-        if place.is_permutation:
+        if place.way is not None:
             holders.setdefault(next(iter(place.sources)), (name, place))
     found: dict[Key, LearnableBlob] = {}
     for part in _parts(graph):
@@ -122,7 +108,6 @@ def _held(blob: LearnableBlob, name: str, place: _Place) -> LearnableBlob:
         variable=name,
         variable_shape=place.shape,
         way=place.way,
-        order=place.order,
         divisor=place.divisor,
     )
 
@@ -222,14 +207,15 @@ def _of_node(node: Node, site: Site) -> Iterator[tuple[str, _Place]]:
             continue
         source = frozenset({keys[view.blob]})
         if is_whole(view, blobs[view.blob].size):
-            yield variable, _Place(source, shape, _way(array))
+            yield variable, _Place(source, shape, way_of_view(array))
         else:
             yield variable, _Place(source, shape)
     if not copied:
         return
     del blobs
     moved = _orders(node, site, _bits(node))
-    divided = _orders(node, site, _numbers(node))
+    whole = moved.keys() >= {*copied}
+    divided = {} if whole else _orders(node, site, _numbers(node))
     ones = [i for i in statistics(node.layer) if node.weights[i].shape == (1,)]
     for variable in copied:
         shape = tuple(made[variable].shape)
@@ -238,25 +224,9 @@ def _of_node(node: Node, site: Site) -> Iterator[tuple[str, _Place]]:
             yield variable, _Place(frozenset(_sources(node, site, variable)), shape)
             continue
         index, order = found
-        way = _strided(order)
         divisor = keys[ones[0]] if variable not in moved and ones else None
-        yield (
-            variable,
-            _Place(
-                frozenset({keys[index]}), shape, way, None if way else order, divisor
-            ),
-        )
-
-
-def _way(array: Array | Merged) -> Way:
-    """The way from a view that is all of a blob back to it."""
-    view = array.array if isinstance(array, Merged) else array
-    steps = view.strides
-    # An axis of one entry has no order of its own: it stays beside its neighbours.
-    axes = sorted(range(view.ndim), key=lambda i: (-abs(steps[i]), -view.shape[i]))
-    signed = zip(view.shape, steps, strict=True)
-    dims = tuple(-n if step < 0 and n > 1 else n for n, step in signed)
-    return Way(dims, tuple(axes))
+        source = frozenset({keys[index]})
+        yield variable, _Place(source, shape, way_of(order), divisor)
 
 
 def _orders(node: Node, site: Site, blobs: list[Array]) -> dict[str, tuple[int, Array]]:
@@ -269,7 +239,8 @@ def _orders(node: Node, site: Site, blobs: list[Array]) -> dict[str, tuple[int, 
     for variable, array in made.items():
         values = np.ascontiguousarray(array)
         if blobs[0].dtype == np.float64:
-            places = values.astype(np.int64)
+            with np.errstate(invalid="ignore"):
+                places = values.astype(np.int64)
             known = bool((places == values).all())
         else:
             known = values.dtype == np.float32
@@ -330,25 +301,3 @@ def _sources(node: Node, site: Site, variable: str) -> list[Key]:
         if not np.array_equal(before, after, equal_nan=True):
             found.append((weight.owner, weight.index))
     return found or [(weight.owner, weight.index) for weight in node.weights]
-
-
-def _strided(order: Array) -> Way | None:
-    """The way for a permutation in which every axis has one step; None for others."""
-    dims: list[int] = []
-    steps: list[int] = []
-    row = order.reshape(-1)
-    while row.size > 1:
-        step = int(row[1] - row[0])
-        breaks = np.flatnonzero(np.diff(row) != step)
-        extent = int(breaks[0]) + 1 if breaks.size else row.size
-        if row.size % extent:
-            return None
-        rows = row.reshape(-1, extent)
-        if not np.array_equal(rows, rows[:, :1] + step * np.arange(extent)):
-            return None
-        dims.insert(0, -extent if step < 0 else extent)
-        steps.insert(0, abs(step))
-        row = rows[:, 0]
-    if not dims:
-        return Way((1,), (0,))
-    return Way(tuple(dims), tuple(sorted(range(len(dims)), key=lambda i: -steps[i])))

@@ -12,6 +12,7 @@ from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Node
 from caffe2flax.ir.layout import Shape
 from caffe2flax.training.blobs import Key, LearnableBlob, learnable_blobs
+from caffe2flax.training.ways import Way
 
 Entry = tuple[object, ...]
 """A blob: the path of its variable, its shape, and the further arguments of
@@ -89,12 +90,13 @@ def factor_name(blob: LearnableBlob) -> str:
 def entry_of(blob: LearnableBlob) -> Entry:
     """The entry of a blob that a variable is a transposition of."""
     assert blob.way is not None
-    dims, axes = blob.way
+    axes, dims = blob.way
     straight = axes == tuple(range(len(axes)))
-    if dims == blob.variable_shape:
+    if dims == (blob.variable_shape,):
         rest: Entry = () if straight else (axes,)
     else:
-        rest = () if straight and min(dims, default=0) > 0 else (axes, dims)
+        upwards = len(dims) == 1 and min(dims[0], default=0) > 0
+        rest = () if straight and upwards else (axes, *dims)
     return blob.variable, blob.shape, *rest
 
 
@@ -104,21 +106,18 @@ def _resized(blob: LearnableBlob, shape: Sequence[int] | None) -> LearnableBlob:
     what = f"blob {blob.index} of layer {blob.layer!r}"
     if not blob.variable and not blob.statistic:
         raise ConversionError(f"{what} is no permutation of a variable of the module")
-    if blob.variable and blob.way is None:
-        text = f"{blob.variable} is no transposition of {what}: its rows are in pieces"
-        raise ConversionError(text)
     old = blob.variable_shape
     if shape is None or tuple(shape) == old:
         return blob
     assert blob.way is not None
-    dims, axes = blob.way
-    first = axes[0] == len(dims) - 1
-    last = axes[-1] == len(dims) - 1
+    axes, dims = blob.way
+    rank = len(axes)
+    first, last = axes[0] == rank - 1, axes[-1] == rank - 1
     same = len(shape) == len(old) and tuple(shape[:-1]) == old[:-1]
-    if not same or dims[-1] != old[-1] or not (first or last):
+    if not same or {each[-1] for each in dims} != {old[-1]} or not (first or last):
         text = f"{blob.variable} has shape {tuple(shape)}, not {old}"
         raise ConversionError(Problem(text))
     width = shape[-1]
     wide = (width, *blob.shape[1:]) if first else (*blob.shape[:-1], width)
-    way = blob.way._replace(dims=(*dims[:-1], width))
+    way = Way(axes, tuple((*each[:-1], width) for each in dims))
     return replace(blob, shape=wide, variable_shape=tuple(shape), way=way)

@@ -17,6 +17,8 @@ import caffe2flax
 from caffe2flax.errors import ConversionError
 from caffe2flax.frontend import caffemodel, prototxt, schema
 from caffe2flax.frontend.select import select
+from caffe2flax.frontend.sniff import HDF5_MAGIC
+from caffe2flax.frontend.solverstate import read_solverstate
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 from caffe2flax.frontend.upgrade.rewrite import upgraded_text
 from caffe2flax.training.optimizer import optimizer_source
@@ -82,6 +84,12 @@ def _snapshots() -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
+def _states() -> list[bytes]:
+    endings = (".solverstate", ".solverstate.h5")
+    paths = [path for ending in endings for path in FIXTURES.glob(f"**/*{ending}")]
+    return [path.read_bytes() for path in sorted(paths)]
+
+
 def _pairs() -> list[bytes]:
     found = []
     for folder in ("fuzz", "layers", "fork_layers", "caffemodel/architecture"):
@@ -99,6 +107,11 @@ def _mutate_text(data: bytes, others: list[bytes], random: Random) -> bytes:
     plain = [random.choice(others).decode("utf-8", "ignore") for _ in range(2)]
     changed = text.mutated(data.decode("utf-8", "ignore"), plain, random)
     return changed.encode("utf-8", "surrogatepass")
+
+
+def _mutate_state(data: bytes, others: list[bytes], random: Random) -> bytes:
+    change = wire.mutated_bytes if data.startswith(HDF5_MAGIC) else wire.mutated
+    return change(data, others, random)
 
 
 def _mutate_pair(data: bytes, others: list[bytes], random: Random) -> bytes:
@@ -181,6 +194,19 @@ def _attack_snapshot(data: bytes, folder: Path) -> bool:
     return True
 
 
+def _attack_state(data: bytes, folder: Path) -> bool:
+    path = folder / "net.solverstate"
+    path.write_bytes(data)
+    try:
+        state = read_solverstate(path)
+    except ConversionError as error:
+        _check_bytes(error, path, data)
+        return False
+    assert sum(blob.nbytes for blob in state.history) <= 2 * len(data)
+    assert all(blob.dtype == np.float32 for blob in state.history)
+    return True
+
+
 def _attack_conversion(data: bytes, folder: Path) -> bool:
     """A module that compiles, and weights of its shapes; options as the bytes have
     it."""
@@ -240,6 +266,7 @@ TARGETS = {
         Target("solver", _solvers, _mutate_text, _attack_solver),
         Target("caffemodel", _weights, wire.mutated, _attack_weights),
         Target("hdf5", _snapshots, wire.mutated_bytes, _attack_snapshot),
+        Target("solverstate", _states, _mutate_state, _attack_state),
         Target("conversion", _pairs, _mutate_pair, _attack_conversion),
     )
 }

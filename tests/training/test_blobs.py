@@ -1,10 +1,20 @@
 """lr_mult and decay_mult of every variable, and the blob that it is."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 import caffe2flax
 from caffe2flax import ConversionError
+from caffe2flax.conversion import convert
+from caffe2flax.ir.graph import Graph
+from caffe2flax.layers.dense import InnerProduct
 from caffe2flax.training.blobs import learnable_blobs
+from caffe2flax.training.library.snapshots import to_blob, to_variable
+from caffe2flax.training.table import blob_table, entry_of
+from caffe2flax.weights.matching import Blobs
+from tests.golden import FIXTURES
 
 NET = """
 layer { name: "data" type: "Input" top: "data"
@@ -93,3 +103,123 @@ def test_shared_blobs_are_trained_in_one_way() -> None:
     other = CONV % ("b", "a", "b", 'param { name: "w" lr_mult: 1 }')
     with pytest.raises(ConversionError, match="lr_mult"):
         caffe2flax.convert(NET % (one + other, "b"), phase="TRAIN")
+
+
+@pytest.mark.parametrize("rates", ["", "param { lr_mult: 2 }"])
+def test_a_variable_of_several_blobs(
+    rates: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Well where they are trained alike."""
+    monkeypatch.setattr(
+        InnerProduct,
+        "weights",
+        lambda self, blobs, at: {"kernel": np.vstack([blobs[0].T, blobs[1]])},
+    )
+    conversion = caffe2flax.convert(
+        """input: "data" input_shape { dim: 1 dim: 6 }
+        layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" RATES
+          inner_product_param { num_output: 4 } }""".replace("RATES", rates)
+    )
+    if not rates:
+        assert caffe2flax.multipliers(conversion) == {"ip.kernel": (1, 1)}
+        return
+    with pytest.raises(ConversionError, match=r"ip\.kernel is made of blobs"):
+        caffe2flax.multipliers(conversion)
+
+
+def joined(*branches: str) -> str:
+    """A classifier of what these layers make of `data`, flattened and joined."""
+    flat = "".join(
+        f'layer {{ name: "f{i}" type: "Flatten" bottom: "x{i}" top: "f{i}" }}'
+        for i in range(len(branches))
+    )
+    bottoms = "".join(f'bottom: "f{i}" ' for i in range(len(branches)))
+    return "".join(
+        (
+            'input: "data" input_shape { dim: 2 dim: 3 dim: 8 dim: 8 }',
+            *branches,
+            flat,
+            f'layer {{ name: "j" type: "Concat" {bottoms} top: "j" }}',
+            """layer { name: "ip" type: "InnerProduct" bottom: "j" top: "ip"
+              inner_product_param { num_output: 4 } }""",
+        )
+    )
+
+
+def convolved(i: int, width: int, stride: int = 1) -> str:
+    return f"""layer {{ name: "x{i}" type: "Convolution" bottom: "data" top: "x{i}"
+      convolution_param {{ num_output: {width} kernel_size: 3 stride: {stride} }} }}"""
+
+
+DENSE = """layer { name: "x%d" type: "InnerProduct" bottom: "data" top: "x%d"
+  inner_product_param { num_output: 7 } }"""
+DECONVOLUTION = """layer { name: "x0" type: "Deconvolution" bottom: "data" top: "x0"
+  convolution_param { num_output: 6 kernel_size: 3 stride: 2 group: 3 } }"""
+
+WAYS = {
+    "one map": joined(convolved(0, 5)),
+    "two maps": joined(convolved(0, 5), convolved(1, 5)),
+    "two maps of two sizes": joined(convolved(0, 5), convolved(1, 2, 2)),
+    "a map and a vector": joined(convolved(0, 5), DENSE % (1, 1)),
+    "a vector and a map": joined(DENSE % (0, 0), convolved(1, 5)),
+    "vectors and maps": joined(
+        DENSE % (0, 0),
+        convolved(1, 5),
+        DENSE % (2, 2),
+        convolved(3, 1),
+        convolved(4, 2, 2),
+    ),
+    "a deconvolution": joined(DECONVOLUTION, convolved(1, 5)),
+}
+WEIGHTED = (
+    "bias_all", "bias_axis2", "bn_3d", "bn_train", "conv_depthwise_mult2",
+    "conv_group2", "deconv_1d", "deconv_3d", "deconv_group2", "embed_4d",
+    "ip_after_conv_pool", "ip_axis0", "ip_transpose_4d", "lstm_static", "parameter",
+    "prelu_3d", "prelu_shared", "residual", "rnn_static", "rnn_x4d", "scale_allaxes",
+    "scale_axis1_n2", "shared_conv", "train_lenet_mini", "train_siamese",
+)  # fmt: skip
+
+
+def blobs_of(graph: Graph) -> Blobs:
+    random = np.random.default_rng(0)
+    return {
+        (w.owner, w.index): random.random(w.shape, np.float32)
+        for node in graph.nodes
+        for w in node.weights
+    }
+
+
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+@pytest.mark.parametrize("name", [*WAYS, *WEIGHTED])
+def test_ways(name: str, phase: str) -> None:
+    """A variable becomes its blob, and a blob its variable."""
+    path = FIXTURES / "layers" / f"{name}.prototxt"
+    net = WAYS.get(name, path)
+    conversion = convert(net, phase=phase, default_blobs=blobs_of, filled=True)
+    assert conversion.weights is not None
+    names = set()
+    for blob in learnable_blobs(conversion):
+        if not blob.variable:
+            assert blob.statistic
+            continue
+        names.add(blob.variable)
+        if blob.divisor:
+            continue
+        variable, array = conversion.weights[blob.variable], conversion.blobs[blob.key]
+        entry: Any = entry_of(blob)
+        path, shape, *how = entry
+        assert (path, shape) == (blob.variable, array.shape)
+        np.testing.assert_array_equal(to_blob(variable, shape, *how), array)
+        restored = to_variable(array, blob.variable_shape, *how)
+        np.testing.assert_array_equal(restored, variable)
+    assert names == {*conversion.weights}
+
+
+def test_parts_of_rows() -> None:
+    """Each map stands for itself in the table of a script."""
+    conversion = caffe2flax.convert(WAYS["a vector and a map"])
+    entries = {
+        entry[0]: entry[1:] for _, _, row in blob_table(conversion) for entry in row
+    }
+    axes, *dims = (2, 1, 0), (1, 7, 4), (36, 5, 4)
+    assert entries["ip.kernel"] == ((4, 187), axes, *dims)

@@ -30,17 +30,23 @@ def to_blob(
     variable: NDArray[Any] | None,
     shape: Sequence[int],
     axes: Sequence[int] | None = (),
-    dims: Sequence[int] = (),
+    *dims: Sequence[int],
 ) -> NDArray[np.float32]:
     """Caffe's blob of a variable that is reshaped to `dims`, then transposed by `axes`.
 
-    An axis of negative extent runs backwards. A blob without a variable is 1."""
+    An axis of negative extent runs backwards. Where there are several `dims`, they are
+    those of parts of the rows, which become columns. A blob without a variable is 1.
+    """
     if variable is None:
         return np.ones(shape, np.float32)
     x = np.asarray(variable, np.float32)
-    if dims:
-        x = x.reshape([abs(n) for n in dims])
-        x = x[tuple(slice(None, None, 1 if n > 0 else -1) for n in dims)]
+    if len(dims) > 1:
+        ends = np.cumsum([np.prod(each[:-1]) for each in dims])
+        parts = zip(np.split(x, ends[:-1]), dims, strict=True)
+        columns = [to_blob(part, (shape[0], -1), axes, each) for part, each in parts]
+        return np.concatenate(columns, 1)
+    for each in dims:
+        x = x.reshape(np.abs(each))[tuple(slice(None, None, np.sign(n)) for n in each)]
     return (x.transpose(axes) if axes else x).reshape(shape)
 
 
@@ -48,15 +54,19 @@ def to_variable(
     blob: NDArray[Any],
     shape: Sequence[int],
     axes: Sequence[int] | None = (),
-    dims: Sequence[int] = (),
+    *dims: Sequence[int],
 ) -> NDArray[np.float32]:
     """The variable of this shape that `to_blob` turns into `blob`."""
-    dims = dims or shape
-    axes = axes or range(len(dims))
-    x = np.asarray(blob, np.float32).reshape([abs(dims[axis]) for axis in axes])
-    x = x.transpose(np.argsort(axes))
-    x = x[tuple(slice(None, None, 1 if n > 0 else -1) for n in dims)]
-    return x.reshape(shape)
+    x = np.asarray(blob, np.float32)
+    if len(dims) > 1:
+        ends = np.cumsum([np.prod(each[:-1]) for each in dims])
+        parts = zip(np.split(x.reshape(-1, ends[-1]), ends[:-1], 1), dims, strict=True)
+        rows = [to_variable(part, (-1, shape[1]), axes, each) for part, each in parts]
+        return np.concatenate(rows)
+    between = dims[0] if dims else shape
+    axes = axes or range(len(between))
+    x = x.reshape([abs(between[i]) for i in axes]).transpose(np.argsort(axes))
+    return x[tuple(slice(None, None, np.sign(n)) for n in between)].reshape(shape)
 
 
 def caffe_blobs(
