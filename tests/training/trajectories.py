@@ -1,13 +1,17 @@
 """Trainings that Caffe recorded, repeated by the module and the optimizer of a solver.
 
     python -m tests.training.trajectories ../shared/golden/solver
+    python -m tests.training.trajectories ../shared/golden/snapshots
 
-repeats all of a folder: one line a case, with the largest difference of a weight in
-parts of what is allowed.
+repeats all of a folder, with snapshots from its solver states on: one line a case, with
+the largest difference of a weight in parts of what is allowed.
 """
 
+from __future__ import annotations
+
+import json
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,11 @@ from numpy.typing import NDArray
 
 import caffe2flax
 from caffe2flax.runner import instantiate
-from caffe2flax.training.blobs import LearnableBlob, learnable_blobs
-from caffe2flax.training.library.moments import get_moments
-from caffe2flax.training.snapshots import FIELDS, history_of
-from caffe2flax.training.solver import read_solver
+from caffe2flax.training.blobs import learnable_blobs
+from caffe2flax.training.library.history import to_history
+from caffe2flax.training.library.moments import get_moments, set_moments
+from caffe2flax.training.snapshots import FIELDS, moments_of
+from caffe2flax.training.table import blob_table
 
 Array = NDArray[Any]
 CHECKED = (1, 5, 20)
@@ -41,103 +46,150 @@ class RecordedDropout(nnx.Module):
         return x * self.mask[...] / (1 - self.rate)
 
 
-@jax.numpy_dtype_promotion("standard")  # as optax and training scripts need it
-def differences(folder: Path, name: str) -> dict[int, float]:
-    """Updates -> the largest difference of a weight from Caffe's, in parts of
-    max(1e-5, 10 * sensitivity20)."""
-    recorded = dict(np.load(folder / f"{name}.npz"))
-    solver = read_solver(folder / f"{name}.solver.prototxt")
-    net = folder / f"{name}.net.prototxt"
-    weights = folder / f"{name}.init.caffemodel"
-    conversion = caffe2flax.convert(net, weights, phase="TRAIN")
-    model: Any = instantiate(conversion)
-    model.train()
-    masks = {key[5:]: recorded[key] for key in recorded if key.startswith("mask:")}
-    for layer, mask in masks.items():
-        dropout = RecordedDropout(mask[0], getattr(model, layer).rate)
-        setattr(model, layer, dropout)
-    optimizer = nnx.Optimizer(model, solver.optimizer(conversion), wrt=nnx.Param)
+@dataclass
+class Training:
+    """A recorded run: the module with its optimizer, and what Caffe computed."""
 
-    def loss(model: Any, batch: list[Any]) -> Any:
+    solver: caffe2flax.Solver
+    conversion: caffe2flax.Conversion
+    recorded: dict[str, Array]
+    start: int = 0
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.model: Any = instantiate(self.conversion)
+        self.model.train()
+        masks = [key for key in self.recorded if key.startswith("mask:")]
+        self.masks = {key.removeprefix("mask:"): self.recorded[key] for key in masks}
+        for layer, mask in self.masks.items():
+            dropout = RecordedDropout(mask[0], getattr(self.model, layer).rate)
+            setattr(self.model, layer, dropout)
+        made = self.solver.optimizer(self.conversion, self.start, self.step)
+        self.optimizer = nnx.Optimizer(self.model, made, wrt=nnx.Param)
+        parameters = signature(self.model.__call__).parameters
+        self.inputs = [self.recorded[name] for name in parameters if name != "rngs"]
+
+    def restore(self, state: caffe2flax.SolverState) -> None:
+        """Goes on from a solver state."""
+        fields = FIELDS[self.solver.type]
+        moments = moments_of(state, self.conversion, self.solver.type)
+        given = [moments[field] for field in fields]
+        old = self.optimizer.opt_state
+        self.optimizer.opt_state = set_moments(old, fields, given, state.iter)
+
+    def update(self, updates: int) -> None:
+        """The update after so many others."""
+        for i in range(self.solver.iter_size):
+            passes = updates * self.solver.iter_size + i
+            for layer, mask in self.masks.items():
+                kept = jnp.asarray(mask[passes], jnp.float32)
+                getattr(self.model, layer).mask[...] = kept
+            batch = [_channels_last(x[passes % len(x)]) for x in self.inputs]
+            total = _pass(self.model, self.optimizer, batch)
+            if passes < len(self.recorded.get("loss", ())):
+                expected = self.recorded["loss"][passes]
+                np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-5)
+
+    def difference(self, key: str) -> float:
+        """The largest difference of a weight from Caffe's, in parts of
+        max(1e-5, 10 * sensitivity20)."""
+        table = blob_table(self.conversion)
+        variables = {
+            ".".join(map(str, path)): variable[...]
+            for path, variable in nnx.to_flat_state(nnx.state(self.model))
+        }
+        blobs = learnable_blobs(self.conversion)
+        largest = 0.0
+        for blob, found in zip(blobs, to_history(table, [variables]), strict=True):
+            place = f"{blob.layer}:{blob.index}"
+            wanted = self.recorded[f"{key}:{place}"].reshape(blob.shape)
+            every = self.recorded.get("sensitivity20", np.float32(0))
+            sensitivity = self.recorded.get(f"sensitivity20:{place}", every)
+            allowed = max(1e-5, 10 * float(sensitivity))
+            largest = max(largest, float(np.abs(found - wanted).max()) / allowed)
+        return largest
+
+    def compare_history(self, key: str) -> None:
+        """The optimizer's state is the history that Caffe would save."""
+        moments = get_moments(self.optimizer.opt_state, FIELDS[self.solver.type])
+        history = to_history(blob_table(self.conversion), moments)
+        for i, blob in enumerate(history):
+            wanted = self.recorded[f"{key}:{i}"].reshape(blob.shape)
+            allowed = 1e-5 * float(np.abs(wanted).max())
+            np.testing.assert_allclose(blob, wanted, rtol=0, atol=allowed)
+
+
+@nnx.jit
+def _pass(model: Any, optimizer: Any, batch: list[Any]) -> Any:
+    def loss(model: Any) -> Any:
         outputs = model(*batch)
         return model.total_loss(outputs) if isinstance(outputs, dict) else outputs
 
-    @nnx.jit
-    def step(model: Any, optimizer: nnx.Optimizer[Any], batch: list[Any]) -> Any:
-        total, gradients = nnx.value_and_grad(loss)(model, batch)
-        optimizer.update(model, gradients)
-        return total
-
-    inputs = [recorded[p] for p in signature(model.__call__).parameters if p != "rngs"]
-    found: dict[int, float] = {}
-    passes = 0
-    for updates in range(1, max(CHECKED) + 1):
-        for _ in range(solver.iter_size):
-            for layer, mask in masks.items():
-                getattr(model, layer).mask[...] = jnp.asarray(mask[passes], jnp.float32)
-            total = step(model, optimizer, [_batch(a, passes) for a in inputs])
-            expected = recorded["loss"][passes]
-            np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-5)
-            passes += 1
-        if updates in CHECKED:
-            found[updates] = _difference(conversion, model, recorded, updates)
-    _compare_history(conversion, optimizer.opt_state, recorded, solver)
-    return found
+    total, gradients = nnx.value_and_grad(loss)(model)
+    optimizer.update(model, gradients)
+    return total
 
 
-def _compare_history(
-    conversion: caffe2flax.Conversion,
-    state: Any,
-    recorded: Mapping[str, Array],
-    solver: caffe2flax.Solver,
-) -> None:
-    """The optimizer's state is the history that Caffe would save."""
-    fields = FIELDS[solver.type]
-    moments = dict(zip(fields, get_moments(state, fields), strict=True))
-    for i, blob in enumerate(history_of(moments, conversion, solver.type)):
-        wanted = recorded[f"history20:{i}"].reshape(blob.shape)
-        allowed = 1e-5 * float(np.abs(wanted).max())
-        np.testing.assert_allclose(blob, wanted, rtol=0, atol=allowed)
-
-
-def _batch(array: Array, passes: int) -> Array:
-    batch: Array = array[passes % len(array)]
+def _channels_last(batch: Array) -> Array:
     return np.moveaxis(batch, 1, -1) if batch.ndim == 4 else batch
 
 
-def _difference(
-    conversion: caffe2flax.Conversion,
-    model: Any,
-    recorded: Mapping[str, Array],
-    updates: int,
-) -> float:
-    variables = {
-        ".".join(map(str, path)): np.asarray(variable[...])
-        for path, variable in nnx.to_flat_state(nnx.state(model))
-    }
-    largest = 0.0
-    for blob in learnable_blobs(conversion):
-        place = f"{blob.layer}:{blob.index}"
-        wanted = recorded[f"iter{updates}:{place}"].reshape(blob.shape)
-        sensitivity = recorded.get(f"sensitivity20:{place}", recorded["sensitivity20"])
-        allowed = max(1e-5, 10 * float(sensitivity))
-        got = _as_blob(blob, variables[blob.variable])
-        largest = max(largest, float(np.abs(got - wanted).max()) / allowed)
-    return largest
+@jax.numpy_dtype_promotion("standard")  # as optax and training scripts need it
+def differences(folder: Path, name: str) -> list[float]:
+    """`Training.difference` after 1, 5 and 20 updates."""
+    net = folder / f"{name}.net.prototxt"
+    weights = folder / f"{name}.init.caffemodel"
+    training = Training(
+        caffe2flax.read_solver(folder / f"{name}.solver.prototxt"),
+        caffe2flax.convert(net, weights, phase="TRAIN"),
+        dict(np.load(folder / f"{name}.npz")),
+    )
+    found = []
+    for updates in range(max(CHECKED)):
+        training.update(updates)
+        if updates + 1 in CHECKED:
+            found.append(training.difference(f"iter{updates + 1}"))
+    training.compare_history("history20")
+    return found
 
 
-def _as_blob(blob: LearnableBlob, variable: Array) -> Array:
-    assert blob.way is not None
-    turned = variable.reshape(blob.way.dims).transpose(blob.way.axes)
-    return turned.reshape(blob.shape)
+@jax.numpy_dtype_promotion("standard")
+def resumed(folder: Path, name: str, state_file: str = "") -> float:
+    """`Training.difference` after ten updates from the solver state at ten."""
+    facts = json.loads((folder / "index.json").read_text())[name]
+    state = caffe2flax.read_solverstate(
+        folder / (state_file or f"{name}_iter_10.solverstate")
+    )
+    net = folder / f"{name}.net.prototxt"
+    weights = folder / f"{name}_iter_10.caffemodel"
+    recorded = dict(np.load(folder / f"{name}.npz"))
+    recorded.pop("loss", None)
+    training = Training(
+        caffe2flax.read_solver(folder / facts.get("resume", f"{name}.solver.prototxt")),
+        caffe2flax.convert(net, weights, phase="TRAIN"),
+        recorded,
+        state.iter,
+        state.current_step,
+    )
+    training.restore(state)
+    for updates in range(10, 20):
+        training.update(updates)
+    if "history20:0" in recorded:
+        training.compare_history("history20")
+    return training.difference("resumed20")
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     for path in sorted(folder.glob("*.npz")):
-        found = differences(folder, path.stem)
-        wrong = "" if max(found.values()) <= 1 else "  WRONG"
-        print(path.stem, *(f"{v:.4f}" for v in found.values()), wrong, flush=True)
+        snapshots = (folder / f"{path.stem}_iter_10.solverstate").exists()
+        found = (
+            [resumed(folder, path.stem)]
+            if snapshots
+            else differences(folder, path.stem)
+        )
+        wrong = "" if max(found) <= 1 else "  WRONG"
+        print(path.stem, *(f"{value:.4f}" for value in found), wrong, flush=True)
 
 
 if __name__ == "__main__":
