@@ -9,6 +9,7 @@ from caffe2flax.ir.registry import layer
 from caffe2flax.limits import Limits, limited
 from caffe2flax.training.blobs import multipliers
 from caffe2flax.training.snapshots import save_caffemodel
+from caffe2flax.training.solver import Solver, read_solver
 
 __version__ = VERSION
 
@@ -17,6 +18,7 @@ __all__ = [
     "ConversionError",
     "Limits",
     "Problem",
+    "Solver",
     "SolverState",
     "Span",
     "__version__",
@@ -27,6 +29,7 @@ __all__ = [
     "limited",
     "load",
     "multipliers",
+    "read_solver",
     "read_solverstate",
     "run",
     "save_caffemodel",

@@ -62,6 +62,7 @@ HEAVY = {
     "h5py",
     "jax",
     "lark",
+    "optax",
     "rich",
     "safetensors",
 }
@@ -215,7 +216,7 @@ def test_compile_knows_nothing_of_caffe() -> None:
     assert not lines(wrong)
 
 
-def test_only_operations_compile_and_the_runner_import_jax() -> None:
+def test_only_operations_compile_training_and_the_runner_import_jax() -> None:
     wrong = (
         found
         for found in ALL
@@ -242,7 +243,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert not {"jax", "flax"} & set(done.stdout.split())
+    assert not {"jax", "flax", "optax"} & set(done.stdout.split())
 
 
 def test_nothing_undeclared_is_imported() -> None:

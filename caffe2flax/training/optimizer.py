@@ -3,12 +3,15 @@ text for training scripts and for the API."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caffe2flax.conversion import Conversion
+from caffe2flax.training.blobs import learnable_blobs, multipliers
 from caffe2flax.training.parameter import SolverParameter
 from caffe2flax.training.rates import learning_rate_source, number
 
@@ -29,19 +32,20 @@ def optimizer_source(
     """The text of MULTIPLIERS and of `def make_optimizer(rate=learning_rate)`, which
     returns a transformation of optax for the module's nnx.Param state.
 
-    groups: (lr_mult, decay_mult) of each variable, by its path. freeze: patterns of
+    groups: (lr_mult, decay_mult) of each variable, by its path, as
+    `parameter_multipliers` has them. freeze: patterns of
     paths to put before them. The text uses `np`, `optax` and the functions of
     `library/rules.py`.
     """
     patterns = {**dict.fromkeys(freeze, (0.0, 0.0)), **_patterns(groups)}
     lines = [
         "MULTIPLIERS = {  # lr_mult, decay_mult: those of the first pattern that fits",
-        *(f'    "{name}": {_pair(pair)},' for name, pair in patterns.items()),
+        *(f"    {json.dumps(name)}: {_pair(pair)}," for name, pair in patterns.items()),
         "}",
         "",
         "",
         "def make_optimizer(rate=learning_rate):",
-        f'    """Caffe\'s {solver.type}; its state is the history of a solver state."""',
+        f'    """{solver.type} as in Caffe; its state is that of a snapshot."""',
         "",
         *_indented(_rule(solver, any(d for a, d in patterns.values() if not a)), 4),
         "",
@@ -137,25 +141,26 @@ def _whole(solver: SolverParameter) -> list[str]:
         ]
         lines += chain
         made = "optimizer"
-    if solver.iter_size > 1:
-        made = f"optax.MultiSteps({made}, {solver.iter_size})"
-        made += ".gradient_transformation()"
-    return [*lines, f"return {made}"]
+    if solver.iter_size == 1:
+        return [*lines, f"return {made}"]
+    if made != "optimizer":
+        lines.append(f"optimizer = {made}")
+    passes = f"optax.MultiSteps(optimizer, {solver.iter_size})"
+    return [*lines, f"return {passes}.gradient_transformation()"]
 
 
 def _patterns(groups: Mapping[str, Multipliers]) -> dict[str, Multipliers]:
     """The multipliers by patterns, special ones first: of single variables and whole
     layers, of all variables of a kind such as biases, of all others."""
     pairs = {name: (float(a), float(d)) for name, (a, d) in groups.items()}
-    common = Counter(pairs.values()).most_common(1)
-    rest = common[0][0] if common else (1.0, 1.0)
+    rest = _usual(Counter(pairs.values())) if pairs else (1.0, 1.0)
     kinds: dict[str, Counter[Multipliers]] = {}
     layers: dict[str, dict[str, Multipliers]] = {}
     for name, pair in pairs.items():
         layer, _, kind = name.rpartition(".")
         kinds.setdefault(kind, Counter())[pair] += 1
         layers.setdefault(layer, {})[name] = pair
-    usual = {kind: count.most_common(1)[0][0] for kind, count in kinds.items()}
+    usual = {kind: _usual(count) for kind, count in kinds.items()}
     found: dict[str, Multipliers] = {}
     for layer, own in layers.items():
         special = {n: p for n, p in own.items() if p != usual[n.rpartition(".")[2]]}
@@ -164,6 +169,20 @@ def _patterns(groups: Mapping[str, Multipliers]) -> dict[str, Multipliers]:
         found |= special
     found |= {f"*.{kind}": pair for kind, pair in usual.items() if pair != rest}
     return {**found, "*": rest}
+
+
+def _usual(counts: Counter[Multipliers]) -> Multipliers:
+    """The most frequent multipliers; of several, rather those that train."""
+    return max(counts, key=lambda pair: (counts[pair], pair == (1, 1), pair[0] != 0))
+
+
+def parameter_multipliers(conversion: Conversion) -> dict[str, Multipliers]:
+    """`multipliers` without the statistics of BatchNorm, which are no parameters.
+    Raises ConversionError as it does."""
+    blobs = learnable_blobs(conversion)
+    statistics = {blob.variable for blob in blobs if blob.statistic}
+    every = multipliers(conversion)
+    return {name: pair for name, pair in every.items() if name not in statistics}
 
 
 def optimizer(

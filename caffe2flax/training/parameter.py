@@ -149,9 +149,8 @@ class SolverParameter:
     @property
     def weight_files(self) -> tuple[str, ...]:
         """The files of `weights`, each of which may list several."""
-        return tuple(
-            path.strip() for entry in self.weights for path in entry.split(",") if path
-        )
+        paths = (path.strip() for entry in self.weights for path in entry.split(","))
+        return tuple(filter(None, paths))
 
 
 def _inline(

@@ -63,6 +63,8 @@ _FORMULAS = {
 
 def number(value: float) -> str:
     """Python text with the fewest digits that are `value` in float32."""
+    if not np.isfinite(value):
+        return f'float("{value}")'
     if value == int(value) and abs(value) < 2**24:
         return str(int(value))
     return repr(float(str(np.float32(value))))

@@ -11,10 +11,11 @@ from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.upgrade.solver import upgrade_solver
 from caffe2flax.ir.params import Params
-from caffe2flax.training.parameter import InlineNet, NetState
+from caffe2flax.training.parameter import InlineNet, NetState, SolverNet
 
 POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")
 TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+FORK_POLICIES = ("plateau", "stepearly", "multifixed")
 REGULARIZATIONS = ("L1", "L2")
 
 _WITH_GAMMA = ("step", "exp", "inv", "multistep", "sigmoid")
@@ -100,6 +101,8 @@ def read_fields(message: Message) -> Mapping[str, Any]:
     given.close()
     if not given.has("base_lr"):
         given.note("base_lr is not given: it is 0, and no weight will change")
+    if not given.has("max_iter"):
+        given.note("max_iter is not given: it is 0, and nothing is trained")
     return {**fields, "notes": tuple(given.notes)}
 
 
@@ -123,6 +126,11 @@ def _word(given: Params, name: str, default: str, known: tuple[str, ...]) -> str
 
 
 def _policy(given: Params) -> str:
+    word = given.get("lr_policy", "")
+    if word in FORK_POLICIES:
+        text = f"lr_policy {word!r} is that of a fork, and not supported; Caffe has "
+        given.error("lr_policy", text + ", ".join(POLICIES))
+        return "fixed"
     if given.has("lr_policy"):
         return _word(given, "lr_policy", "fixed", POLICIES)
     text = f"the solver needs lr_policy, one of {', '.join(POLICIES)}"
@@ -157,7 +165,7 @@ def _inline_nets(
     """Nets as messages: their layers are read where they are converted."""
     if not given.has(name) or given.message is None:
         return ()
-    nets = []
+    nets: list[InlineNet] = []
     for found in given.message.all(name):
         if not isinstance(found.value, Message):
             given.error(name, f"{name} is a message: write {name} {{ ... }}")
@@ -180,6 +188,13 @@ def _state(given: Params) -> NetState:
 
 
 _TRAIN_NETS = ("net", "net_param", "train_net", "train_net_param")
+
+
+def state_in(net: SolverNet, message: Message) -> NetState:
+    """What the layers of a net that a solver names are chosen by, once its file is
+    read: the solver's word, then that of the net's own `state`."""
+    own = _state(Params("the net", message).sub("state"))
+    return NetState(net.phase, net.level, net.stages).over(own)
 
 
 def _check_nets(given: Params, fields: Mapping[str, Any]) -> None:

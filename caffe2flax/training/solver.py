@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from caffe2flax.errors import optional
 from caffe2flax.frontend import prototxt
-from caffe2flax.frontend.source import PathOrText, at_hand, is_text
-from caffe2flax.training.blobs import multipliers
-from caffe2flax.training.optimizer import optimizer
+from caffe2flax.frontend.source import PathOrText, PipedText, at_hand, is_text
+from caffe2flax.training.optimizer import optimizer, parameter_multipliers
 from caffe2flax.training.parameter import SolverParameter
 from caffe2flax.training.rates import current_step, learning_rate
 from caffe2flax.training.reading import read_fields
@@ -57,7 +56,7 @@ class Solver(SolverParameter):
         """
         with optional("an optimizer", "optax", "train"):
             import optax  # noqa: F401
-        return optimizer(self, multipliers(conversion), start, step)
+        return optimizer(self, parameter_multipliers(conversion), start, step)
 
 
 def read_solver(source: PathOrText) -> Solver:
@@ -69,7 +68,8 @@ def read_solver(source: PathOrText) -> Solver:
     """
     source = at_hand(source)
     if isinstance(source, str) and _is_text(source):
-        return Solver(**read_fields(prototxt.parse(str(source), "<solver>")))
+        name = source.file if isinstance(source, PipedText) else "<solver>"
+        return Solver(**read_fields(prototxt.parse(str(source), name)))
     fields = {**read_fields(prototxt.read(source)), "file": fspath(source)}
     fields["snapshot_prefix"] = _prefix(source, fields["snapshot_prefix"])
     return Solver(**fields)

@@ -21,6 +21,8 @@ from caffe2flax.frontend.sniff import HDF5_MAGIC
 from caffe2flax.frontend.solverstate import read_solverstate
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 from caffe2flax.frontend.upgrade.rewrite import upgraded_text
+from caffe2flax.training.optimizer import optimizer_source
+from caffe2flax.training.rates import learning_rate_source
 from tests.fuzz import oracle, text, wire
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -64,6 +66,10 @@ def _texts() -> list[bytes]:
     folders = ("fuzz", "upgrade", "rules", "layers", "fork_layers")
     paths = [p for folder in folders for p in _files(folder, ".prototxt")]
     return [path.read_bytes() for path in paths]
+
+
+def _solvers() -> list[bytes]:
+    return [path.read_bytes() for path in _files("solver", ".solver.prototxt")]
 
 
 def _weights() -> list[bytes]:
@@ -139,6 +145,22 @@ def _attack_text(data: bytes, folder: Path) -> bool:
     except ConversionError as error:
         _check_places(error, path, data)
         return False
+    return True
+
+
+def _attack_solver(data: bytes, folder: Path) -> bool:
+    """Refused with a line that the file has, or its rate and its update compile."""
+    path = folder / "solver.prototxt"
+    path.write_bytes(data)
+    try:
+        solver = caffe2flax.read_solver(path)
+    except ConversionError as error:
+        _check_places(error, path, data)
+        return False
+    assert len(solver.test_nets) == len(solver.test_iter)
+    assert solver.training_net.phase in ("TRAIN", "TEST")
+    text = learning_rate_source(solver) + optimizer_source(solver, {"a.b": (1, 1)})
+    ast.parse(text)
     return True
 
 
@@ -241,6 +263,7 @@ TARGETS = {
     target.name: target
     for target in (
         Target("prototxt", _texts, _mutate_text, _attack_text),
+        Target("solver", _solvers, _mutate_text, _attack_solver),
         Target("caffemodel", _weights, wire.mutated, _attack_weights),
         Target("hdf5", _snapshots, wire.mutated_bytes, _attack_snapshot),
         Target("solverstate", _states, _mutate_state, _attack_state),

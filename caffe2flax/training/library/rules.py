@@ -40,7 +40,7 @@ def scale_by_adagrad(delta: float) -> optax.GradientTransformation:
     root."""
 
     def init(params: optax.Params) -> optax.ScaleByRssState:
-        return optax.ScaleByRssState(optax.tree.zeros_like(params))
+        return optax.ScaleByRssState(jax.tree.map(jnp.zeros_like, params))
 
     def update(
         updates: optax.Updates, state: optax.ScaleByRssState, params: Any = None
@@ -59,7 +59,7 @@ def scale_by_caffe_adam(
     corrected sqrt(v)."""
 
     def init(params: optax.Params) -> optax.ScaleByAdamState:
-        zeros = optax.tree.zeros_like(params)
+        zeros = jax.tree.map(jnp.zeros_like, params)
         return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
 
     def rest(beta: float, t: Array) -> Array:
