@@ -145,6 +145,7 @@ class _Builder:
             specs=read_specs(params),
             loss_weights=read_loss_weights(params, layer, len(tops)),
             propagate_down=() if self.force_backward else downward,
+            type=type_,
         )
         (self.sources if isinstance(layer, Source) else self.nodes).append(node)
 

@@ -70,6 +70,8 @@ class Node:
     weights: tuple[Weight, ...] = ()
     parts: tuple[Node, ...] = ()
     """The layers of the net that were folded into this one; empty where none was."""
+    type: str = ""
+    """The type that the net gives, which several classes of layers may share."""
 
     @property
     def layers(self) -> tuple[Node, ...]:

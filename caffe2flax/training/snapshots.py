@@ -36,6 +36,9 @@ Moments = Mapping[str, Mapping[str, Array]]
 HDF5 = ".h5"
 """How the name of a file ends that is written as HDF5."""
 
+MAX_MESSAGE = 2**31 - 1
+"""Bytes of the largest message of protobuf."""
+
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "SGD": ("trace",),
     "Nesterov": ("trace",),
@@ -56,8 +59,8 @@ def save_caffemodel(
 
     It has all layers of the net in `conversion`'s phase, and a shared blob under each
     of its layers. A file that is there is replaced, at once and whole. Raises
-    ConversionError where a variable is no permutation of a blob or is missing, and
-    OSError where the file cannot be written.
+    ConversionError where a variable is no permutation of a blob or is missing, where a
+    binary file would be too large for Caffe, and OSError where it cannot be written.
     """
     variables = arrays_of(model)
     table = blob_table(conversion, {n: x.shape for n, x in variables.items()})
@@ -69,6 +72,11 @@ def save_caffemodel(
         write_hdf5(path, lambda out: write_hdf5_caffemodel(out, table, variables))
         return
     content = proto_caffemodel(name, table, variables)
+    if len(content) > MAX_MESSAGE:
+        text = (
+            f"a .caffemodel of {len(content)} bytes, of which Caffe reads no more than"
+        )
+        raise ConversionError(f"{text} {MAX_MESSAGE}: a name that ends in .h5 is HDF5")
     write_stream(Path(path), lambda stream: stream.write(content))
 
 

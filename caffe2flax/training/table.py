@@ -11,7 +11,8 @@ from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Node
 from caffe2flax.ir.layout import Shape
-from caffe2flax.training.blobs import Key, LearnableBlob, learnable_blobs
+from caffe2flax.training.blobs import LearnableBlob, learnable_blobs
+from caffe2flax.training.places import Key
 from caffe2flax.training.ways import Way
 
 Entry = tuple[object, ...]
@@ -43,7 +44,7 @@ def blob_table(
     return tuple(
         (
             layer.name,
-            layer.layer.type,
+            layer.type,
             tuple(
                 _entry(held, (weight.owner, weight.index), weight.shape, layer.number)
                 for weight in layer.weights

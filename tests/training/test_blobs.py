@@ -98,13 +98,6 @@ def test_learnable_blobs_are_in_the_order_of_the_history() -> None:
     ]
 
 
-def test_shared_blobs_are_trained_in_one_way() -> None:
-    one = CONV % ("a", "data", "a", 'param { name: "w" lr_mult: 3 }')
-    other = CONV % ("b", "a", "b", 'param { name: "w" lr_mult: 1 }')
-    with pytest.raises(ConversionError, match="lr_mult"):
-        caffe2flax.convert(NET % (one + other, "b"), phase="TRAIN")
-
-
 @pytest.mark.parametrize("rates", ["", "param { lr_mult: 2 }"])
 def test_a_variable_of_several_blobs(
     rates: str, monkeypatch: pytest.MonkeyPatch
@@ -223,3 +216,38 @@ def test_parts_of_rows() -> None:
     }
     axes, *dims = (2, 1, 0), (1, 7, 4), (36, 5, 4)
     assert entries["ip.kernel"] == ((4, 187), axes, *dims)
+
+
+REFUSED = {
+    "lr_mult": (
+        'param { name: "w" lr_mult: 3 decay_mult: 1 }',
+        'param { name: "w" lr_mult: 1 decay_mult: 1 }',
+        6,
+        "param 'w' has lr_mult 3.0 elsewhere, not 1.0",
+    ),
+    "decay_mult": (
+        'param { name: "w" decay_mult: 0 }',
+        'param { name: "w" lr_mult: 1 decay_mult: 1 }',
+        6,
+        "param 'w' has decay_mult 0.0 elsewhere, not 1.0",
+    ),
+    "shape": (
+        'param { name: "w" lr_mult: 1 }',
+        'param { name: "w" }',
+        4,
+        r"cannot share param 'w' of layer 'a': its shape is \(4, 6\), not \(6, 4\)",
+    ),
+}
+"""What Caffe refuses of shared blobs: golden/solver/errors.json."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_shared_blobs_that_differ(name: str) -> None:
+    first, second, width, message = REFUSED[name]
+    text = f"""input: "data" input_shape {{ dim: 2 dim: 6 }}
+        layer {{ name: "a" type: "InnerProduct" bottom: "data" top: "a" {first}
+          inner_product_param {{ num_output: {width} }} }}
+        layer {{ name: "b" type: "InnerProduct" bottom: "a" top: "b" {second}
+          inner_product_param {{ num_output: 6 }} }}"""
+    with pytest.raises(ConversionError, match=message):
+        caffe2flax.convert(text, phase="TRAIN")

@@ -67,3 +67,9 @@ def test_a_plain_state_of_optax() -> None:
     state = transformation(1).init(params)
     (found,) = get_moments(state, ("trace",))
     assert found.keys() == NAMES
+
+
+def test_a_history_of_another_solver() -> None:
+    state = transformation(1).init(nnx.state(Net(nnx.Rngs(0)), nnx.Param))
+    with pytest.raises(ValueError, match="the state of another solver"):
+        set_moments(state, FIELDS, [{}], 1)

@@ -45,8 +45,8 @@ def from_history(
     if not blobs or len(history) % len(blobs):
         text = f"the history has {len(history)} blobs, the net has {len(blobs)}"
         raise ValueError(text)
-    for i, blob in enumerate(history):
-        path, (shape, *_) = list(blobs.items())[i % len(blobs)]
+    wanted = list(blobs.items()) * (len(history) // len(blobs))
+    for (path, (shape, *_)), blob in zip(wanted, history, strict=True):
         if np.size(blob) != np.prod(shape, dtype=int):
             text = f"{path}: shape {np.shape(blob)} in the history, not {shape}"
             raise ValueError(text)

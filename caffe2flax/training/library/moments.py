@@ -31,7 +31,11 @@ def set_moments(
     moments: Sequence[Mapping[str, Any]],
     updates: int,
 ) -> Any:
-    """The state of an optimizer with these moments, after so many updates."""
+    """The state of an optimizer with these moments, after so many updates. Raises
+    ValueError where it has more or fewer."""
+    if len(moments) != len(fields):
+        text = f"the history has {len(moments)} moments, the solver {len(fields)}"
+        raise ValueError(f"{text}: it is the state of another solver")
     given = dict(zip(fields, moments, strict=True))
 
     def leaf(path: Sequence[Any], old: Any) -> Any:
