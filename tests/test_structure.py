@@ -34,6 +34,7 @@ ORDER = (
     {"caffe2flax.weights"},
     {"caffe2flax.conversion"},
     {"caffe2flax.runner", "caffe2flax.drawing"},
+    {"caffe2flax.training"},
     {"caffe2flax.inspection", "caffe2flax.prediction"},
     {"caffe2flax.verification"},
     {"caffe2flax.api"},
@@ -45,6 +46,7 @@ ORDER = (
 """A module imports only earlier entries, and a package may import within itself."""
 
 OPS = "caffe2flax.ops"
+LIBRARY = "caffe2flax.training.library"
 CPU = "caffe2flax.cpu"
 RUNNER = "caffe2flax.runner"
 OBSERVE = "caffe2flax.verification.observe"
@@ -54,10 +56,16 @@ HEAVY = {
     "PIL",
     "flax",
     "google",
+    "grain",
     "graphviz",
     "h5py",
     "jax",
     "lark",
+    "lmdb",
+    "optax",
+    "orbax",
+    "plyvel",
+    "plyvel_next",
     "rich",
     "safetensors",
 }
@@ -193,6 +201,17 @@ def test_operations_stand_alone() -> None:
     assert not lines(wrong)
 
 
+def test_what_training_scripts_copy_stands_alone() -> None:
+    """Nor do they import caffe2flax; what these files import of one another is copied
+    too. They are imported inside of functions, as they need grain, lmdb and others."""
+    wrong = (
+        found
+        for found in OWN
+        if found.importer.startswith(LIBRARY) and not found.imported.startswith(LIBRARY)
+    )
+    assert not lines(wrong)
+
+
 def test_compile_knows_nothing_of_caffe() -> None:
     wrong = (
         found
@@ -207,7 +226,7 @@ def test_only_operations_compile_and_the_runner_import_jax() -> None:
         found
         for found in ALL
         if found.top in {"jax", "flax"}
-        and not found.importer.startswith((OPS, CPU))
+        and not found.importer.startswith((OPS, CPU, LIBRARY))
         and found.importer not in {RUNNER, OBSERVE, API}
     )
     assert not lines(wrong)
@@ -219,7 +238,7 @@ def test_heavy_packages_are_imported_where_they_are_used() -> None:
         for found in ALL
         if found.top in HEAVY
         and not found.lazy
-        and not found.importer.startswith((OPS, f"{CPU}."))
+        and not found.importer.startswith((OPS, f"{CPU}.", LIBRARY))
     )
     assert not lines(wrong)
 

@@ -35,7 +35,7 @@ def read_hdf5(wire: Wire) -> list[Entry]:
     Raises ConversionError if h5py is missing or the file is no such snapshot.
     """
     with optional("an HDF5 file", "h5py", "hdf5", wire.path):
-        import h5py  # type: ignore[import-untyped]
+        import h5py
     try:
         with h5py.File(wire.path, "r", locking=False) as file:
             return list(_Snapshot(wire, h5py).layers(file))
