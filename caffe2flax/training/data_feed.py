@@ -57,10 +57,9 @@ class Feed:
         reading ahead. axes: by blob, the order of Caffe's axes."""
         tops = [top for top in self.tops if blobs is None or top in blobs]
         items = (f"{literal(top)}: {self._item(top, axes)}" for top in tops)
-        lines = [*self.before]
-        if lines:
-            lines.append("")
-        lines += [
+        lines = [
+            *self.before,
+            "",
             "def prepare(record: Any, rng: np.random.Generator) -> dict[str, Any]:",
             *([f"    {self.record}"] if self.record else []),
             f"    return {{{', '.join(items)}}}",

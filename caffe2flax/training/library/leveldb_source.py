@@ -15,7 +15,7 @@ class LevelDb:
     Only one process may have it open, and it writes lock and log beside it.
     """
 
-    opened: ClassVar[WeakValueDictionary[str, LevelDb]] = WeakValueDictionary()
+    opened: ClassVar[WeakValueDictionary[str, Any]] = WeakValueDictionary()
 
     def __init__(self, path: str, color: bool | None = None):
         try:
