@@ -141,14 +141,15 @@ def _first(
     """In place of `batches`: the shapes of a batch, from the first records."""
     if not len(source):
         raise ValueError("there is no data")
-    if layer.type == "ImageData":
+    if feed.axes and layer.type == "ImageData":
         for file, _label in source.items[:LOOKED_FOR]:
             if not os.path.exists(file):
                 raise ValueError(f"{file} is not there")
     shapes: dict[str, Shape] = {}
     for i in range(min(size, len(source), COMPARED)):
         record = source[i]
-        _check(layer, record)
+        if feed.axes and layer.type in ("Data", "ImageData"):
+            _check(layer, record[0].shape)
         item = prepare(record, np.random.default_rng(0))
         for blob, array in item.items():
             shape = feed.shape(blob, size, array.shape)
@@ -251,11 +252,9 @@ def _misfit(layer: DataLayer, top: str, shape: Shape) -> str:
     return f"array {top!r} has items of {shape[1:]}, layer {layer.name!r} of {wanted}"
 
 
-def _check(layer: DataLayer, record: Any) -> None:
+def _check(layer: DataLayer, shape: Shape) -> None:
     """Raises ConversionError where `transform_param` does not fit the first image."""
-    if layer.type not in ("Data", "ImageData"):
-        return
-    (height, width, channels), transform = record[0].shape, layer.transform
+    (height, width, channels), transform = shape, layer.transform
     if transform.crop_size > min(height, width):
         text = f"crop_size {transform.crop_size} exceeds the image, {height} x {width}"
         raise layer.error(text, "crop_size")
