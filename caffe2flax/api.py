@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from caffe2flax import conversion
 from caffe2flax.conversion import Conversion, Weights, read_graph, weight_paths
 from caffe2flax.frontend import caffemodel
+from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.prototxt import read_text
 from caffe2flax.frontend.sniff import is_binary
 from caffe2flax.frontend.source import PathOrText, at_hand, carries_weights, is_text
@@ -19,6 +20,7 @@ from caffe2flax.options import ConversionOptions, NetOptions, check_options, one
 from caffe2flax.weights.variables import collect
 
 if TYPE_CHECKING:
+    import grain
     from flax import nnx
 
     from caffe2flax.inspection.net import Inspection, WeightsInspection
@@ -167,3 +169,52 @@ def run(
         **options,
     )
     return execute(converted, inputs, wanted)
+
+
+def data(
+    prototxt: PathOrText | Message,
+    phase: str = "TRAIN",
+    source: str | os.PathLike[str] | Mapping[str, Array] | None = None,
+    *,
+    level: int = 0,
+    stages: Sequence[str] | str = (),
+    shuffle: bool | None = None,
+    seed: int = 0,
+    axes: Mapping[str, Sequence[int]] | None = None,
+    share: tuple[int, int] | None = None,
+    threads: int = 4,
+    workers: int = 0,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> grain.IterDataset[dict[str, NDArray[np.float32]]]:
+    """Batches of the data layers of a net, without an end: float32 arrays by blob,
+    images channels last (N, H, W, C), labels (N,), as generated modules take them.
+
+    The order is that of the database or list, unless a layer or `shuffle` says
+    otherwise; the record behind the last is the first. The state of the dataset's
+    iterator is the place in the data.
+
+    source: what to read in place of what the net names: a database or list, or arrays
+    by blob in Caffe's axis order, as a dict or an .npz, for data and Input layers; they
+    are taken as they are, without `transform_param`. level, stages: as in conversions.
+    axes: by blob, which of Caffe's axes stands at each place; (0, 2, 3, 1) where there
+    are four. share: (index, count) of this process; by default as JAX has it. threads,
+    workers: threads and processes that prepare batches. input_shapes: by blob, where a
+    layer does not say its batch size. Raises ConversionError; in iterating ValueError,
+    with the file and the record.
+    """
+    from caffe2flax.training.data import data
+
+    return data(
+        prototxt,
+        phase,
+        source,
+        level=level,
+        stages=stages,
+        shuffle=shuffle,
+        seed=seed,
+        axes=axes,
+        share=share,
+        threads=threads,
+        workers=workers,
+        input_shapes=input_shapes,
+    )

@@ -4,108 +4,15 @@ what becomes of a record."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from math import gcd
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from caffe2flax.errors import ConversionError
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layout import Shape
 from caffe2flax.layers._fields import blob_shape, read_filler
+from caffe2flax.training.data_feed import IMAGES, Feed, number
 from caffe2flax.training.data_layers import DataLayer
-
-IMAGES = (0, 2, 3, 1)
-"""The axes of images as they are read: N, H, W, C."""
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """One source of a net's batches, as text.
-
-    path: what `source` is by default, None for none. source: the expression that reads
-    `{source}`. record: names that a record is taken apart into. blobs: by top, the
-    expression of its array for one item. axes: the order of Caffe's axes in it, where
-    that is not Caffe's. before: lines in front, for all records.
-    """
-
-    tops: tuple[str, ...]
-    path: str | None
-    source: str
-    record: str
-    blobs: Mapping[str, str]
-    batch: int
-    what: str
-    axes: Mapping[str, tuple[int, ...]]
-    before: tuple[str, ...] = ()
-    shuffle: bool = False
-    joined: tuple[str, ...] = ()
-    """Tops of which an item has several rows."""
-
-    def shape(self, top: str, size: int, item: Shape) -> Shape:
-        """Caffe's shape of a batch of `size` items, each of the shape `item`."""
-        if top in self.joined:
-            return (size * item[0], *item[1:])
-        axes = self.axes.get(top, tuple(range(len(item) + 1)))
-        return (size, *(item[axes.index(i) - 1] for i in range(1, len(axes))))
-
-    def function(
-        self,
-        name: str,
-        axes: Mapping[str, Sequence[int]],
-        blobs: Collection[str] | None,
-        whole: bool = True,
-    ) -> str:
-        """The definition of a function that returns the batches; not `whole`: without
-        reading ahead. axes: by blob, the order of Caffe's axes."""
-        tops = [top for top in self.tops if blobs is None or top in blobs]
-        items = (f"{literal(top)}: {self._item(top, axes)}" for top in tops)
-        lines = [*self.before]
-        if lines:
-            lines.append("")
-        lines += [
-            "def prepare(record: Any, rng: np.random.Generator) -> dict[str, Any]:",
-            *([f"    {self.record}"] if self.record else []),
-            f"    return {{{', '.join(items)}}}",
-            "",
-        ]
-        source = self.source.format(source="source")
-        call = f"batches({source}, prepare, {self.batch}, seed=seed, shuffle=shuffle)"
-        joined = tuple(top for top in self.joined if top in tops)
-        if joined:
-            call += f".map(lambda batch: join(batch, {literal(joined)}))"
-        lines.append(
-            f"return read_ahead({call}, workers=workers)" if whole else f"return {call}"
-        )
-        parameters = (
-            [] if self.path is None else [f"source: str = {literal(self.path)}"]
-        )
-        parameters += ["*", "seed: int = 0", f"shuffle: bool = {self.shuffle}"]
-        parameters += ["workers: int = 0"] * whole
-        head = f"def {name}({', '.join(parameters)}) -> Any:"
-        about = f'"""Batches of {self._about(tops)}."""'
-        body = "\n".join(f"    {line}" if line else "" for line in (about, *lines))
-        return f"{head}\n{body}\n"
-
-    def _about(self, tops: Sequence[str]) -> str:
-        *most, last = tops
-        return f"{', '.join(most)} and {last}" if most else last
-
-    def _item(self, top: str, axes: Mapping[str, Sequence[int]]) -> str:
-        """The expression of an item with its axes in the order of `axes`."""
-        text = self.blobs[top]
-        wanted = tuple(axes.get(top, ()))
-        have = self.axes.get(top, tuple(range(len(wanted))))
-        if not wanted or wanted == have:
-            return text
-        if wanted[0] or top in self.joined:
-            raise ConversionError(f"blob {top!r}: the batch is not its first axis")
-        return (
-            f"{text}.transpose({', '.join(str(have.index(i) - 1) for i in wanted[1:])})"
-        )
 
 
 def feed(layer: DataLayer, source: str | None) -> Feed:
@@ -143,13 +50,13 @@ def _database(layer: DataLayer, source: str | None) -> Feed:
     color = ""
     if transform.force_color or transform.force_gray:
         color = f", {transform.force_color}"
-    return _images(layer, path, f"{reader}({{source}}{color})", f"records of {backend}")
+    return _images(layer, path, f"{reader}(source{color})", f"records of {backend}")
 
 
 def _image_list(layer: DataLayer, source: str | None) -> Feed:
     path = source or os.fspath(layer.path("source"))
     params = layer.params
-    arguments = [f"folder={os.fspath(layer.folder)!r}"]
+    arguments = [f"folder={literal(os.fspath(layer.folder))}"]
     if root := params.get("root_folder", ""):
         arguments.append(f"root={literal(root)}")
     if params.get("new_height", 0):
@@ -157,7 +64,7 @@ def _image_list(layer: DataLayer, source: str | None) -> Feed:
         arguments.append(f"size={literal(size)}")
     if not params.get("is_color", True):
         arguments.append("color=False")
-    text = f"ImageList({{source}}, {', '.join(arguments)})"
+    text = f"ImageList(source, {', '.join(arguments)})"
     shuffle = params.get("shuffle", False)
     return _images(layer, path, text, "images of a list", shuffle)
 
@@ -227,13 +134,13 @@ def _windows(layer: DataLayer, source: str | None) -> Feed:
     arguments += [f"pad={pad}"] * bool(pad) + ["square=True"] * (mode == "square")
     image, *label = layer.tops
     call = ", ".join(["window", "rng", *arguments])
+    blobs = {image: f"window_image({call})"}
     return Feed(
         layer.tops,
         path,
-        f"Windows({{source}}, {settings})",
+        f"Windows(source, {settings})",
         "window = record[rng.integers(len(record))]",
-        {image: f"window_image({call})"}
-        | dict.fromkeys(label, "np.float32(window[1])"),
+        blobs | dict.fromkeys(label, "np.float32(window[1])"),
         layer.batch,
         "windows of images",
         {image: IMAGES},
@@ -247,7 +154,7 @@ def _hdf5(layer: DataLayer, source: str | None) -> Feed:
     return Feed(
         layer.tops,
         path,
-        f"Hdf5Rows({{source}}, {os.fspath(layer.folder)!r}, {names})",
+        f"Hdf5Rows(source, {literal(os.fspath(layer.folder))}, {names})",
         "",
         {top: f"record[{literal(top)}]" for top in layer.tops},
         layer.batch,
@@ -291,31 +198,6 @@ def _drawn(layer: DataLayer, filler: Filler, shape: Shape) -> str:
             return f"rng.normal({mean}, {std}, {literal(shape)}).astype(np.float32)"
     text = f"DummyData of filler {filler.type!r}: constant, uniform or gaussian"
     raise layer.error(text, "data_filler")
-
-
-def arrays_feed(path: str, tops: Mapping[str, int]) -> Feed:
-    """The text for arrays by blob, with the batch size of each. They are taken as they
-    are: `transform_param` is for images."""
-    size = gcd(*tops.values())
-    rows = {top: batch // size for top, batch in tops.items() if batch != size}
-    given = f", rows={rows!r}" if rows else ""
-    return Feed(
-        tuple(tops),
-        path,
-        f"Arrays(load_arrays({{source}}, {literal(tuple(tops))}){given})",
-        "",
-        {top: f"record[{literal(top)}]" for top in tops},
-        size,
-        "items of arrays",
-        {},
-        joined=tuple(rows),
-    )
-
-
-def number(value: float) -> str:
-    """The shortest literal of the same float32."""
-    stored = np.float32(value)
-    return repr(float(str(stored))) if np.isfinite(stored) else f'float("{stored}")'
 
 
 FEEDS: Mapping[str, Callable[[DataLayer, str | None], Feed]] = {

@@ -35,6 +35,8 @@ def batches(
     if shuffle:
         dataset = dataset.shuffle()
     dataset = dataset.repeat().random_map(prepare)[index::count]
+    if size == count:  # of so many batches grain cannot tell the number
+        return dataset.map(lambda item: stack([item]))
     return dataset.batch(size // count, batch_fn=stack)
 
 
@@ -66,7 +68,10 @@ def merge(*datasets: Any) -> Any:
     return pairs.map(lambda parts: {k: v for part in parts for k, v in part.items()})
 
 
-def join(batch: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """A batch in which the rows of items of several rows follow one another."""
-    rows = {name: np.concatenate(list(batch[name])) for name in names}
-    return {**batch, **rows}
+def join(dataset: Any, names: tuple[str, ...]) -> Any:
+    """Batches in which the rows of items of several rows follow one another."""
+
+    def joined(batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: np.concatenate(v) if k in names else v for k, v in batch.items()}
+
+    return dataset.map(joined)

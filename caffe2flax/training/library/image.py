@@ -15,17 +15,25 @@ def decode(data: bytes, color: bool | None = None) -> Any:
 
     formats = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF", "JPEG2000")
     image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
+    decoder = image.format
     if image.mode[0] in "IF":
         raise ValueError(f"pixels of more than 8 bits ({image.mode})")
-    mode = "RGB" if color else "L"
+    if color is False:
+        image.draft("L", image.size)  # a JPEG has its gray in it
     if color is None:
         alpha = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
         mode = "RGBA" if alpha else "L" if image.mode in ("1", "L") else "RGB"
     else:
         image = ImageOps.exif_transpose(image)
+        mode = "L" if not color and image.mode in ("1", "L") else "RGB"
     pixels = np.asarray(image.convert(mode))
     if mode == "L":
         return pixels[..., None]
+    if color is False:
+        sums = pixels @ np.array([4899, 9617, 1868]) + 2**13 >> 14
+        if decoder == "PNG":  # libpng rounds down
+            sums = pixels @ np.array([9797, 19234, 3737]) >> 15
+        return sums[..., None].astype(np.uint8)
     return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
 
 

@@ -18,8 +18,8 @@ class Lmdb:
 
     def __init__(self, path: str, color: bool | None = None):
         self.path, self.color = os.path.realpath(path), color
-        self.environment = self.opened.get(self.path)  # once in a process
         folder = os.path.isdir(self.path)
+        self.environment: Any = self.opened.get(self.path)  # once in a process
         if self.environment is None:
             self.environment = lmdb.open(
                 self.path, subdir=folder, readonly=True, lock=False, readahead=False
