@@ -17,12 +17,7 @@ from caffe2flax.codegen.module import (
     returns,
     signature,
 )
-from caffe2flax.codegen.names import (
-    NNX_ATTRIBUTES,
-    UNITTEST,
-    Namespace,
-    module_names,
-)
+from caffe2flax.codegen.names import attribute_names, module_names
 from caffe2flax.codegen.options import CLASSES, Option
 from caffe2flax.codegen.preprocess import preprocess_functions
 from caffe2flax.codegen.statements import commented, lines, shape_checks
@@ -158,8 +153,7 @@ def _bodies(train: Graph, tests: Sequence[Graph], deploy: Graph) -> list[Body]:
         for node in graph.nodes:
             weights.setdefault(node.number, node.weights)
     uses = Counter(weight for each in weights.values() for weight in each)
-    methods = {LOSSES, TRUNK, *metrics_names(len(tests))}
-    names = Namespace(NNX_ATTRIBUTES | UNITTEST | methods)
+    names = attribute_names(LOSSES, TRUNK, *metrics_names(len(tests)))
     bodies: list[Body] = []
     for graph in graphs:
         variables = name_variables(graph, None).of

@@ -1,1 +1,1 @@
-"""Training as in Caffe."""
+"""Training as Caffe trains: solvers, data and snapshots."""
