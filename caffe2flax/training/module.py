@@ -92,6 +92,7 @@ def convert_training(
         class_name,
         origin=origin(train.source),
         version=VERSION,
+        flat=options.get("flat", False),
     )
     return Conversion(
         class_name,
