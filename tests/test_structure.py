@@ -37,6 +37,7 @@ ORDER = (
     {"caffe2flax.training"},
     {"caffe2flax.inspection", "caffe2flax.prediction"},
     {"caffe2flax.verification"},
+    {"caffe2flax.training"},
     {"caffe2flax.api"},
     {"caffe2flax"},
     {"caffe2flax.demo"},

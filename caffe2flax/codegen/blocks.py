@@ -43,12 +43,18 @@ class Factored:
 
 
 def factor(
-    graph: Graph, blocks: Sequence[Block], names: Namespace, *, initialise: bool
+    graph: Graph,
+    blocks: Sequence[Block],
+    names: Namespace,
+    *,
+    initialise: bool,
+    zeros: bool = False,
 ) -> Factored:
-    """Turns `blocks` of `graph` into classes, named through `names`."""
+    """Turns `blocks` of `graph` into classes, named through `names`. initialise, zeros:
+    as in a `Site`."""
     kinds: dict[object, list[Instance]] = {}
     for block in blocks:
-        instance = _instance(block, graph, initialise)
+        instance = _instance(block, graph, initialise, zeros)
         kinds.setdefault(common_shape(instance), []).append(instance)
     groups = [group for group in kinds.values() if _pays_off(group)]
     calls: dict[int, Node] = {}
@@ -85,7 +91,7 @@ def _pays_off(group: Sequence[Instance]) -> bool:
     return len(group) * (lines - 2) > lines + CLASS_HEAD
 
 
-def _instance(block: Block, graph: Graph, initialise: bool) -> Instance:
+def _instance(block: Block, graph: Graph, initialise: bool, zeros: bool) -> Instance:
     """The block as a net of its own."""
     numbers = set(block.nodes)
     nodes = tuple(node for node in graph.nodes if node.number in numbers)
@@ -97,7 +103,8 @@ def _instance(block: Block, graph: Graph, initialise: bool) -> Instance:
         outputs=(block.output,),
         taps=(),
     )
-    return Instance(block, Body(part, initialise, _labels(block, nodes)))
+    body = Body(part, initialise, _labels(block, nodes), zeros=zeros)
+    return Instance(block, body)
 
 
 def _labels(block: Block, nodes: Sequence[Node]) -> Labels:

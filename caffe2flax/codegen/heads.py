@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.options import (
     CLASSES,
@@ -101,6 +102,8 @@ def _takes_any_width(body: Body, heads: frozenset[str]) -> bool:
             continue
         if all(shapes[value] == graph.shapes[value] for value in node.inputs):
             continue
+        if isinstance(node.layer, BlockCall):
+            return False
         try:
             for known in (shapes, larger):
                 tops = node.layer.infer(*(known[value] for value in node.inputs))

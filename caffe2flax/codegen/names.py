@@ -165,9 +165,10 @@ def module_names(*classes: str) -> Namespace:
     return Namespace({*library().definitions, PREPROCESS, *classes})
 
 
-def attribute_names() -> Namespace:
-    """For the attributes of a class: its modules, and its methods for layers."""
-    return Namespace(NNX_ATTRIBUTES | UNITTEST)
+def attribute_names(*others: str) -> Namespace:
+    """For the attributes of a class: its modules, and its methods for layers, beside
+    `others` that it has."""
+    return Namespace(NNX_ATTRIBUTES | UNITTEST | {*others})
 
 
 def variable_names() -> Namespace:

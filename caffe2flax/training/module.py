@@ -104,6 +104,7 @@ def convert_training(
         class_name,
         origin=origin(train.source),
         version=VERSION,
+        flat=options.get("flat", False),
     )
     return TrainingConversion(
         class_name,

@@ -183,7 +183,6 @@ imported below.
 """
 
 TRAIN_STEP = '''
-@partial(nnx.jit, donate_argnums=(0, 1))
 def train_step(
     model: {name}, optimizer: nnx.Optimizer, rngs: nnx.Rngs, batch: dict[str, Array]
 ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
@@ -197,6 +196,9 @@ def train_step(
     optimizer.update(model, grads)
     finite = {{name: jnp.isfinite(g).all() for name, g in named(grads).items()}}
     return total, losses, finite
+
+
+train_step = jitted(train_step)
 '''
 
 LOSS_STEP = '''

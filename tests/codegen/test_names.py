@@ -17,7 +17,7 @@ from tests.smallnets import net
 
 ROOT = Path(caffe2flax.__file__).parent
 COUNT = 60
-TEXT = {"_signature", "_dynamic", "_docstring", "_base_name"}
+TEXT = {"signature", "_dynamic", "_docstring", "_base_name"}
 """Functions that show a name as text, or put it to a Namespace."""
 
 
