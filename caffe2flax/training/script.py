@@ -196,9 +196,6 @@ def train_step(
     optimizer.update(model, grads)
     finite = {{name: jnp.isfinite(g).all() for name, g in named(grads).items()}}
     return total, losses, finite
-
-
-train_step = jitted(train_step)
 '''
 
 LOSS_STEP = '''
@@ -254,6 +251,7 @@ def main() -> None:
 
     optimizer = nnx.Optimizer(model, make_optimizer(rate), wrt=nnx.Param)
     rngs = nnx.Rngs(SEED)
+    step = jitted(train_step)
     data, tests = {data}, {tests}
     state = {{"model": model, "optimizer": optimizer, "rngs": rngs}}
     checkpoints, watch = Checkpoints(PREFIX), Watch()
@@ -271,10 +269,10 @@ def main() -> None:
     replicate(mesh, *state.values())
 
     def test() -> None:
-        for net, step in enumerate([{steps}]):
+        for net, metrics in enumerate([{steps}]):
             log(f"Iteration {{i}}, Testing net (#{{net}})")
             batches = (share(mesh, next(tests[net])) for _ in range(TEST_ITER[net]))
-            every = [step(model, batch) for batch in batches]
+            every = [metrics(model, batch) for batch in batches]
             weights = LOSS_WEIGHTS[1 + net]
             lines, outputs = shown("Test", mean_of(every), weights){test_loss}
             log(*lines, kind="test", iteration=i, net=net, outputs=outputs{test_entry})
@@ -290,7 +288,7 @@ def main() -> None:
         if TEST_INTERVAL and i % TEST_INTERVAL == 0 and (i or TEST_INITIALIZATION):
             test()
         passes = [
-            train_step(model, optimizer, rngs, share(mesh, next(data)))
+            step(model, optimizer, rngs, share(mesh, next(data)))
             for _ in range(ITER_SIZE)
         ]
         window.append(sum(total for total, *_ in passes) / ITER_SIZE)
