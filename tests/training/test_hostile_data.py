@@ -26,11 +26,10 @@ DATA = FIXTURES / "data"
 def test_bytes_that_are_no_datum(record: bytes) -> None:
     try:
         image, label = read_datum(record)
-    except Exception as error:
-        assert isinstance(error, ValueError | OSError), error
-    else:
-        assert image.ndim == 3
-        assert isinstance(label, int)
+    except (ValueError, OSError):
+        return
+    assert image.ndim == 3
+    assert isinstance(label, int)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_mean_files(shape: bytes, tmp_path: Path) -> None:
     path.write_bytes(shape + floats(1, 2, 3, 4))
     assert read_mean(str(path)).tolist() == [[[1, 3], [2, 4]]]
     path.write_bytes(shape + floats(1, 2, 3))
-    with pytest.raises(ValueError, match="mean.binaryproto: 3 values"):
+    with pytest.raises(ValueError, match=r"mean\.binaryproto: 3 values"):
         read_mean(str(path))
 
 

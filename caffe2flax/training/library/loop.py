@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +112,6 @@ class Signals:
         return wanted
 
 
-def jitted(step: Callable[..., Any]) -> Callable[..., Any]:
-    """nnx.jit, the model and the optimizer donated; by caffe2flax, where it is there,
-    which compiles to faster code on one CPU, and else is the same."""
-    try:
-        from caffe2flax import compile
-    except ImportError:
-        return nnx.jit(step, donate_argnums=(0, 1))
-    return compile(step, donate_argnums=(0, 1))
-
-
 def make_mesh(options: Any) -> Mesh:
     """All devices, or `--devices` of them, for the batch; of all processes that
     `--coordinator` joins."""
@@ -153,8 +143,12 @@ def share(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """A batch as arrays whose items lie on all devices; `batch` is this process's."""
     if mesh.size == 1:
         return {name: jax.numpy.asarray(array) for name, array in batch.items()}
+    count = mesh.size // jax.process_count()
+    for size in {len(array) for array in batch.values()}:
+        if size % count:
+            raise SystemExit(f"a batch of {size} cannot be shared by {count} devices")
     by_item = NamedSharding(mesh, PartitionSpec("data"))
-    put = jax.make_array_from_process_local_data
+    put: Any = jax.make_array_from_process_local_data
     return {name: put(by_item, np.asarray(array)) for name, array in batch.items()}
 
 
@@ -210,7 +204,7 @@ class Checkpoints:
         settings = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False
         )
-        self.manager = ocp.CheckpointManager(folder, options=settings)
+        self.manager: Any = ocp.CheckpointManager(folder, options=settings)
 
     def __contains__(self, i: object) -> bool:
         return bool(self.manager.latest_step() == i)
