@@ -97,7 +97,7 @@ def prepare(
     the net, weights, and the first record of each source. Raises ConversionError.
     """
     read = read_solver(solver)
-    folder = Path(read.file).parent if read.file else Path()
+    folder = Path(read.file).absolute().parent if read.file else Path.cwd()
     nets = [read.training_net, *read.test_nets]
     states = [_state(each, net, folder) for each in nets]
     for_tests = test_data or _arrays_only(data)
@@ -182,7 +182,7 @@ def _state(net: SolverNet, given: PathLike | None, folder: Path) -> NetState:
     if net.message is not None:
         source = net.message
     elif given is not None:
-        source = given
+        source = Path(given).absolute()
     else:
         assert net.file is not None
         source = _found(net.file, folder, "--net")
@@ -195,7 +195,7 @@ def _found(path: str, folder: Path, option: str) -> Path:
     places = [folder / path, folder / Path(path).name, Path(path)]
     for place in places:
         if place.is_file():
-            return place
+            return place.absolute()  # as scripts are run from any folder
     shown = ", ".join(str(place) for place in dict.fromkeys(places))
     text = f"{path!r} is not there (looked for {shown}): give it with {option}"
     raise ConversionError(Problem(text))
@@ -207,7 +207,6 @@ def _arrays_only(data: PathLike | None) -> PathLike | None:
 
 
 def _absolute(path: PathLike | None) -> str | None:
-    """As scripts are run from any folder."""
     return None if path is None else os.path.abspath(path)
 
 
