@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import lmdb
 import numpy as np
 from PIL import Image
 
+from tests import wireformat as wire
 from tests.docs import FAULTY, ROOT
 from tests.single import single
 from tests.test_networks import write_seeded
@@ -35,6 +37,7 @@ def make(folder: Path) -> None:
     (folder / "words.txt").write_text(words, encoding="utf-8")
     (folder / "mean.binaryproto").write_bytes(mean())
     np.savez(folder / "in.npz", data=data())
+    write_lmdb(folder / "train_lmdb")
 
 
 def arrays() -> dict[str, object]:
@@ -56,9 +59,19 @@ def pixels(height: int, width: int) -> np.ndarray:
     return RNG.integers(0, 255, (height, width, 3), np.uint8)
 
 
+def write_lmdb(path: Path) -> None:
+    """Twelve images of 40 x 36 with labels."""
+    with (
+        lmdb.open(str(path), map_size=2**22) as database,
+        database.begin(write=True) as t,
+    ):
+        for i in range(12):
+            numbers = [*enumerate((3, 40, 36), 1), (5, i % 10)]
+            record = b"".join(wire.integer(field, value) for field, value in numbers)
+            t.put(b"%04d" % i, record + wire.chunk(4, pixels(40, 36).tobytes()))
+
+
 def mean() -> bytes:
     """A mean image of 70 x 70 as a binaryproto."""
-    from tests import wireformat as wire
-
     values = np.full((3, 70, 70), 110.0).ravel()
     return wire.dims(1, 3, 70, 70) + wire.chunk(5, wire.floats(*values))

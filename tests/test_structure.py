@@ -56,6 +56,7 @@ API = "caffe2flax.api"
 """It names `nnx.Module` for type checkers."""
 HEAVY = {
     "PIL",
+    "absl",
     "flax",
     "google",
     "grain",

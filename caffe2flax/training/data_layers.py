@@ -120,7 +120,7 @@ def _gives(layer: object) -> bool:
 
 def _read(layer: Params, phase: str, folder: Path) -> DataLayer:
     type_ = layer.get("type", "")
-    params = layer.sub(PARAMETERS.get(type_, ""))
+    params = layer.sub(PARAMETERS.get(type_) or _with_batch_size(layer))
     tops = layer.all("top", str)
     return DataLayer(
         layer.get("name", ""),
@@ -134,6 +134,13 @@ def _read(layer: Params, phase: str, folder: Path) -> DataLayer:
         params.get("batch_size", 1 if type_ == "ImageData" else 0),
         layer.span() or Span(""),
     )
+
+
+def _with_batch_size(layer: Params) -> str:
+    """Which message of a layer of a fork has its batch size; "" where none has."""
+    fields = layer.message.fields if layer.message else ()
+    has = (f.name for f in fields if isinstance(f.value, Message))
+    return next((n for n in has if layer.sub(n).has("batch_size")), "")
 
 
 def batch_sizes(layer: DataLayer, shapes: Mapping[str, Shape]) -> dict[str, int]:

@@ -1,8 +1,12 @@
 """Batches as Caffe's data layers give them, recorded in fixtures/data."""
 
+import ast
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 
 import caffe2flax
 from caffe2flax import ConversionError
+from caffe2flax.codegen.library import loaded_names, read
 from caffe2flax.training.data import data_shapes, data_source
 from tests.golden import FIXTURES
 
@@ -189,6 +194,43 @@ def test_sources_survive_pickling(source: str, folder: Path) -> None:
     assert repr(after[2]) == repr(before[2])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data_rgb_test",
+        "data_mean_file_crop",
+        "data_leveldb",
+        "image_resize_crop",
+        "window_square",
+        "hdf5_types",
+        "dummy",
+    ],
+)
+def test_the_text_for_a_script_stands_alone(name: str, folder: Path) -> None:
+    library = read(file.read_text("utf-8") for file in sorted(LIBRARY.glob("*.py")))
+    text = data_source(folder / f"{name}.prototxt", "TEST", name="batches_of_net")
+    carried = library.needed(text)
+    whole = "\n\n\n".join([text, *(each.source for each in carried)])
+    used = loaded_names(ast.parse(whole)) & library.imports.keys()
+    imports = "\n".join(library.imports[each] for each in sorted(used))
+    program = f"from __future__ import annotations\n{imports}\n\n\n{whole}"
+    assert "caffe2flax" not in program.replace(str(folder), "")
+    space: dict[str, Any] = {}
+    exec(compile(program, "script", "exec"), space)
+    found = iter(space["batches_of_net"]())
+    wanted, _ = recorded(name)
+    for each, batch in zip(wanted, found, strict=False):
+        for blob, array in each.items():
+            assert np.array_equal(in_caffe_order(batch[blob]), array)
+
+
+def test_the_text_gives_blobs_as_the_module_takes_them(folder: Path) -> None:
+    net = folder / "data_rgb_test.prototxt"
+    text = data_source(net, "TEST", axes={"data": (0, 1, 2, 3)}, blobs=["data"])
+    assert ".transpose(2, 0, 1)" in text
+    assert 'label"' not in text
+
+
 NET = """
 layer { name: "d" type: "Data" top: "data" top: "label"
   data_param { source: "raw_rgb.lmdb" batch_size: 4 backend: LMDB } }
@@ -274,3 +316,30 @@ def test_layers_together_give_one_batch(folder: Path) -> None:
 def test_a_source_stands_for_that_of_the_net(folder: Path) -> None:
     with pytest.raises(ConversionError, match=r"mean of shape .*10, 12, 3"):
         batches("data_v1", folder, source=folder / "sizes.lmdb")
+
+
+def test_worker_processes_give_the_same_batches(folder: Path) -> None:
+    """In a process of its own, whose end waits for theirs."""
+    program = f"""
+import numpy as np
+import caffe2flax
+
+def main():
+    net = {str(folder / "random_crop_mirror.prototxt")!r}
+    alone = iter(caffe2flax.data(net, share=(0, 1)))
+    helped = iter(caffe2flax.data(net, share=(0, 1), workers=2))
+    for _ in range(3):
+        print(np.array_equal(next(alone)["data"], next(helped)["data"]))
+
+if __name__ == "__main__":
+    main()
+"""
+    (folder / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, folder / "program.py"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(caffe2flax.__file__).parents[1])},
+    )
+    assert done.stdout.split() == ["True"] * 3, done.stderr

@@ -3,9 +3,8 @@
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,12 +23,10 @@ DATA = FIXTURES / "data"
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_datum(record: bytes) -> None:
-    try:
+    with suppress(ValueError, OSError):
         image, label = read_datum(record)
-    except (ValueError, OSError):
-        return
-    assert image.ndim == 3
-    assert isinstance(label, int)
+        assert image.ndim == 3
+        assert isinstance(label, int)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +60,9 @@ def test_a_negative_label_and_floats() -> None:
 @pytest.mark.parametrize("shape", [dims(2, 1, 2), dims(1, 2, 1, 2)])
 def test_mean_files(shape: bytes, tmp_path: Path) -> None:
     path = tmp_path / "mean.binaryproto"
-    path.write_bytes(shape + floats(1, 2, 3, 4))
+    path.write_bytes(shape + chunk(5, floats(1, 2, 3, 4)))
     assert read_mean(str(path)).tolist() == [[[1, 3], [2, 4]]]
-    path.write_bytes(shape + floats(1, 2, 3))
+    path.write_bytes(shape + chunk(5, floats(1, 2, 3)))
     with pytest.raises(ValueError, match=r"mean\.binaryproto: 3 values"):
         read_mean(str(path))
 
@@ -140,11 +137,7 @@ def test_names_in_a_net_are_no_code(tmp_path: Path) -> None:
     top = 'x\'] or 1/0 #\\"\\"\\"\\n1/0'
     folder = shutil.copytree(DATA, tmp_path / "{1/0} '\"")
     net = folder / "net.prototxt"
-    net.write_text(
-        (folder / "data_keys.prototxt")
-        .read_text()
-        .replace('"data" top', f'"{top}" top')
-    )
-    batch: dict[str, Any] = next(iter(caffe2flax.data(net, "TEST", share=(0, 1))))
+    text = (folder / "data_keys.prototxt").read_text()
+    net.write_text(text.replace('top: "data"', f'top: "{top}"'))
+    batch = next(iter(caffe2flax.data(net, "TEST", share=(0, 1))))
     assert len(batch) == 2
-    assert isinstance(sys, ModuleType)

@@ -8,6 +8,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from absl import flags
 
 
 def batches(
@@ -58,6 +59,7 @@ def read_ahead(dataset: Any, threads: int = 4, workers: int = 0) -> Any:
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     dataset = dataset.to_iter_dataset(options)
     if workers:
+        flags.FLAGS.mark_as_parsed()  # grain's, which it reads for its processes
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers))
     return dataset
 

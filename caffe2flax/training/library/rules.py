@@ -59,8 +59,8 @@ def scale_by_caffe_adam(
     corrected sqrt(v)."""
 
     def init(params: optax.Params) -> optax.ScaleByAdamState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+        m, v = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), m, v)
 
     def rest(beta: float, t: Array) -> Array:
         """1 - beta^t, of which float32 would lose digits."""
