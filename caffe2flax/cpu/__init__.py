@@ -1,4 +1,4 @@
-"""Compiles a Flax module, or a function of JAX, for inference on this CPU.
+"""Compiles a Flax module, or a function of JAX, a training step too, for this CPU.
 
 This folder imports no other part of the package. JAX is imported when something is
 compiled.
@@ -24,10 +24,14 @@ def compile(
     thorough: bool = False,
     donate_argnums: int | Sequence[int] = (),
 ) -> Compiled:
-    """`model` with its current weights, as a function for inference.
+    """`model` with its current weights, as a function for inference; or a function that
+    differentiates, as a training step does.
 
     model: an nnx module in eval mode, a bound method of one (`model.logits`), or any
     function of arrays, whose own weights are those of its first call for each shape.
+    A function of Flax objects (models, optimizers) updates them, as under `nnx.jit`;
+    where a call changes more than values of variables, or returns these, it is
+    `nnx.jit(model)`.
     The result takes and returns the same trees of arrays as `model`; it is compiled at
     its first call for each shape. On this process's CPU, in float32, layers are fused
     and computed by faster methods, within 2e-5 of the largest number of an output;
@@ -35,7 +39,17 @@ def compile(
     `jax.jit(model)`: on GPU and TPU, for inputs that are traced, sharded, or on another
     device, under `jax.disable_jit`, `jax_debug_nans`, `jax_enable_x64` or a mesh.
 
-    check: compares with the plain function at the first call for each shape.
+    In a function that differentiates, or that takes Flax objects, convolutions whose
+    kernels are inputs are computed by faster methods, too, with their gradients and
+    those of maxima over windows: each within 2e-6. A whole step may differ by more, as
+    rounding can make another number of a window the largest. Bodies of `lax.scan` and
+    `lax.cond` stay as they are. Numbers of a weak type come back as float32.
+
+    donate_argnums: positional arguments whose arrays the call may overwrite, as in
+    `jax.jit`: a training step then takes no second copy of its weights. Of Flax objects
+    the arrays of variables that the call changes.
+    check: compares with the plain function at the first call for each shape; not meant
+    for training steps, see above.
     thorough: uses Winograd's algorithm wherever it is faster at run time; compiling may
     take several times as long.
 

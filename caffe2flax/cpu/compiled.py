@@ -129,14 +129,14 @@ class Compiled:
         closed, tree = self._source.trace(*args, **kwargs)
         if closed.effects:
             return "it has side effects"
-        if any(
-            aval.weak_type for aval in closed.out_avals if hasattr(aval, "weak_type")
-        ):
-            return "it gives numbers of a weak type"
         graph = graph_of(closed, self._source.weights, self._kept)
         capabilities, front = Capabilities.here(self._thorough), None
         if self._trains or training.differentiates(graph):
             return front, rewrite(graph, capabilities, trains=True), tree
+        if any(
+            aval.weak_type for aval in closed.out_avals if hasattr(aval, "weak_type")
+        ):
+            return "it gives numbers of a weak type"
         if end := batch.end_of_large(graph):
             first, graph = batch.cut(graph, end)
             front = rewrite(batch.of_two(first), capabilities)

@@ -49,9 +49,11 @@ def windows(graph: Graph, node: Node) -> Node | None:
 
 
 def power(graph: Graph, node: Node) -> Node | None:
-    """y^-0.75, and x / y^0.75: by roots."""
+    """y^-0.75, its derivative's y^-1.75, and x / y^0.75: by roots."""
     if is_power(node, -0.75):
         return replace_nodes(graph, [node], node.inputs[:1], kernels.inverse_power)
+    if is_power(node, -1.75):
+        return replace_nodes(graph, [node], node.inputs[:1], kernels.steeper_power)
     if node.op != "div":
         return None
     x, below = node.inputs

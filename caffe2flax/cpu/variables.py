@@ -32,7 +32,8 @@ class Inputs:
     """Inputs in slots: a slot is a variable, or a leaf outside variables.
 
     leaves: of each slot. tree: of all leaves. same: for each slot the first slot with
-    the same variable. donated: whether the slot belongs to a donated argument.
+    the same variable. donated: whether the slot may be used up: it is a variable of a
+    donated argument, or such an argument has no variables.
     """
 
     slots: list[Any]
@@ -67,8 +68,10 @@ def inputs_of(
         seen.setdefault(id(slot), i) if is_variable(slot) else i
         for i, slot in enumerate(slots)
     )
-    counts = [len(jax.tree.leaves(arg, is_leaf=is_variable)) for arg in args]
-    given = [n in donated for n, count in enumerate(counts) for _ in range(count)]
+    given: list[bool] = []
+    for number, arg in enumerate(args):
+        kinds = list(map(is_variable, flat(arg)[0]))
+        given += [number in donated and (kind or not any(kinds)) for kind in kinds]
     given += [False] * (len(slots) - len(given))
     return Inputs(slots, each, tree, same, tuple(given))
 
