@@ -205,4 +205,4 @@ def test_names_are_made_in_one_place() -> None:
 
 def annotated() -> set[str]:
     """Functions that only take a Namespace."""
-    return {"preprocess_functions", "factor", "_named", "_parameter"}
+    return {"preprocess_functions", "factor", "factor_alike", "_named", "_parameter"}

@@ -253,6 +253,76 @@ def test_a_net_that_is_none_in_test_is_deployed_as_in_training() -> None:
     assert set(found) == {"loss"}
 
 
+BLOCK = """
+layer {{ name: "b{i}/a" type: "Convolution" bottom: "{below}" top: "b{i}/a"
+  convolution_param {{ num_output: 3 kernel_size: 3 pad: 1
+    weight_filler {{ type: "msra" }} }} }}
+layer {{ name: "b{i}/bn" type: "BatchNorm" bottom: "b{i}/a" top: "b{i}/a" }}
+layer {{ name: "b{i}/s" type: "Scale" bottom: "b{i}/a" top: "b{i}/a" }}
+layer {{ name: "b{i}/c" type: "Convolution" bottom: "b{i}/a" top: "b{i}/c"
+  convolution_param {{ num_output: 3 kernel_size: 1 }} }}
+layer {{ name: "b{i}/sum" type: "Eltwise" bottom: "{below}" bottom: "b{i}/c"
+  top: "b{i}/sum" }}
+"""
+
+
+def test_blocks_that_all_nets_have_are_classes() -> None:
+    """Those of training alone, and what training alone reads inside one, are not."""
+    layers, below = net(x=(4, 3, 5, 5), label=(4,)), "x"
+    for i in range(1, 6):
+        layers += BLOCK.format(i=i, below=below)
+        below = f"b{i}/sum"
+    fc = FC.replace('"x"', f'"{below}"')
+    aux = 'name: "aux" type: "SoftmaxWithLoss" bottom: "{}" bottom: "label" top: "aux"'
+    aux += " include {{ phase: TRAIN }}"
+    inside = FC.replace('"fc"', '"in"').replace('"x"', '"b2/a"')
+    given = '{ num_output: 3 weight_filler { type: "xavier" } }'
+    text = layers + net(
+        f"{fc} {given}",
+        LOSS,
+        f"{inside} {given} include {{ phase: TRAIN }}",
+        aux.format("in"),
+    )
+    made = convert_training(NetState(text), filled=True)
+    flat = convert_training(NetState(text), filled=True, flat=True)
+    assert "class B(nnx.Module)" in made.source
+    assert "class B(" not in flat.source
+    assert "self.b2_a(" in made.source
+    inputs = sample(made.graph)
+    results = []
+    for each in (made, flat):
+        model = instantiate(each)
+        model.train()
+        losses = call(model.losses, made.graph, inputs)
+        model.eval()
+        results.append((losses, call(model.metrics, made.graph, inputs)))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+    assert set(results[0][0]) == {"loss", "aux"}
+
+
+def test_layers_may_have_the_names_of_methods() -> None:
+    layers, below = [], "x"
+    for name in ("losses", "metrics", "trunk", "total_loss", "rngs", "outputs"):
+        layer = FC.replace('"fc"', f'"{name}"').replace('"x"', f'"{below}"')
+        layers.append(f"{layer} {{ num_output: 3 }}")
+        below = name
+    text = net(*layers, LOSS.replace('"fc"', f'"{below}"'), x=(4, 6), label=(4,))
+    made = convert_training(NetState(text))
+    model = instantiate(made)
+    losses = call(model.losses, made.graph, sample(made.graph))
+    assert model.total_loss(losses) == pytest.approx(np.log(3))
+
+
+def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    text = net(f"{FC} {{ num_output: 3 }}", LOSS, x=(4, 6), label=(4,))
+    made = convert_training(NetState(text), filled=True)
+    wider = text.replace("dim: 6", "dim: 7")
+    convert_training(NetState(wider), filled=True).write(tmp_path)
+    cls: Any = load_class(made.name, made.source)
+    with pytest.raises(ValueError, match=r"fc.kernel is \(7, 3\).*not \(6, 3\)"):
+        cls.from_pretrained(next(tmp_path.glob("*.safetensors")))
+
+
 REFUSED = {
     "nothing counts in the loss": net(f"{FC} {{ num_output: 3 }}", x=(4, 6)),
     "'mbox' is left out, MultiBoxLoss serves training alone": net(
