@@ -60,7 +60,8 @@ def read_ahead(dataset: Any, threads: int = 4, workers: int = 0) -> Any:
     dataset = dataset.to_iter_dataset(options)
     if workers:
         flags.FLAGS.mark_as_parsed()  # grain's, which it reads for its processes
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers))
+        processes = grain.multiprocessing.MultiprocessingOptions(workers)
+        dataset = dataset.mp_prefetch(processes)
     return dataset
 
 

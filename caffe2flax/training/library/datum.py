@@ -12,7 +12,7 @@ import numpy as np
 from caffe2flax.training.library.image import decode
 
 
-def read_varint(message: bytes, at: int) -> tuple[int, int]:
+def wire_number(message: bytes, at: int) -> tuple[int, int]:
     """The number at a position, and the position behind it."""
     number = 0
     for i, byte in enumerate(message[at : at + 10]):
@@ -26,14 +26,14 @@ def wire_fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """The fields of a message of protobuf: (number, int or bytes)."""
     at = 0
     while at < len(message):
-        tag, at = read_varint(message, at)
+        tag, at = wire_number(message, at)
         if tag & 7 == 0:
-            value, at = read_varint(message, at)
+            value, at = wire_number(message, at)
             yield tag >> 3, value
             continue
         size = {1: 8, 5: 4}.get(tag & 7, -1)
         if tag & 7 == 2:
-            size, at = read_varint(message, at)
+            size, at = wire_number(message, at)
         if not 0 <= size <= len(message) - at:
             raise ValueError(f"no field at byte {at}")
         yield tag >> 3, message[at : at + size]
@@ -73,7 +73,7 @@ def read_mean(path: str) -> Any:
             for _, dims in wire_fields(value):
                 at = 0
                 while isinstance(dims, bytes) and at < len(dims):
-                    dim, at = read_varint(dims, at)
+                    dim, at = wire_number(dims, at)
                     shape.append(dim)
                 if isinstance(dims, int):
                     shape.append(dims)
