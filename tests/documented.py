@@ -20,7 +20,7 @@ RNG = np.random.default_rng(7)
 def make(folder: Path) -> None:
     """A net and its weights, photographs, arrays, and what else the documents name."""
     source = ROOT / "fixtures" / "docs"
-    for name in ("net.prototxt", "train_val.prototxt"):
+    for name in ("net.prototxt", "train_val.prototxt", "solver.prototxt"):
         shutil.copy(source / name, folder / name)
     write_seeded(folder / "net.prototxt", folder / "net.caffemodel")
     text = "squashed_sum_param { slope: 0.5 offset: 2 }"
@@ -37,7 +37,23 @@ def make(folder: Path) -> None:
     (folder / "words.txt").write_text(words, encoding="utf-8")
     (folder / "mean.binaryproto").write_bytes(mean())
     np.savez(folder / "in.npz", data=data())
+    for name in ("train_lmdb", "test_lmdb"):
+        write_database(folder / name)
     write_lmdb(folder / "train_lmdb")
+
+
+def write_database(path: Path) -> None:
+    """An LMDB of 20 small images of 10 classes."""
+    import lmdb
+
+    from tests import wireformat as wire
+
+    with lmdb.open(str(path), map_size=1 << 20) as env, env.begin(write=True) as out:
+        for i in range(20):
+            image = wire.chunk(4, pixels(36, 36).transpose(2, 0, 1).tobytes())
+            sizes = [wire.integer(n, size) for n, size in ((1, 3), (2, 36), (3, 36))]
+            record = b"".join([*sizes, image, wire.integer(5, i % 10)])
+            out.put(f"{i:08}".encode(), record)
 
 
 def arrays() -> dict[str, object]:
