@@ -206,7 +206,9 @@ def test_sources_survive_pickling(source: str, folder: Path) -> None:
         "dummy",
     ],
 )
-def test_the_text_for_a_script_stands_alone(name: str, folder: Path) -> None:
+def test_the_text_for_a_script_stands_alone(name: str, tmp_path: Path) -> None:
+    # Files of its own: another copy of the class cannot know that an LMDB is open.
+    folder = Path(shutil.copytree(DATA, tmp_path / "data"))
     library = read(file.read_text("utf-8") for file in sorted(LIBRARY.glob("*.py")))
     text = data_source(folder / f"{name}.prototxt", "TEST", name="batches_of_net")
     carried = library.needed(text)
