@@ -309,7 +309,7 @@ def main() -> None:
         for total, _, finite in passes:
             watch(i, total, finite)
         if DISPLAY and i % DISPLAY == 0:
-            loss, lr = mean(window), float(rate(i))
+            loss, lr = mean_loss(window), float(rate(i))
             lines, outputs = shown("Train", passes[-1][1], LOSS_WEIGHTS[0])
             lines = [f"Iteration {{i}}, loss = {{loss:.6g}}", *lines]
             lines += [f"Iteration {{i}}, lr = {{lr:.6g}}"]
@@ -328,7 +328,7 @@ def main() -> None:
         return
     if DISPLAY and i % DISPLAY == 0:
         window.append(loss_step(model, rngs, share(mesh, next(data))))
-        loss = mean(window)
+        loss = mean_loss(window)
         log(f"Iteration {{i}}, loss = {{loss:.6g}}", kind="end", iteration=i, loss=loss)
     if TEST_INTERVAL and i % TEST_INTERVAL == 0:
         test()

@@ -152,7 +152,7 @@ def share(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     return {name: put(by_item, np.asarray(array)) for name, array in batch.items()}
 
 
-def mean(numbers: Collection[Any]) -> float:
+def mean_loss(numbers: Collection[Any]) -> float:
     """Of numbers that may still lie on a device."""
     return sum(map(float, numbers)) / len(numbers)
 
