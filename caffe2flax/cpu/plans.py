@@ -100,15 +100,18 @@ def of_one(
 ) -> Plan | None:
     """A plan for a convolution with one group; None for XLA's own."""
     if window.of_kernel and window.plain:
-        numbers = math.prod(kernel[:-1]) * x[0] * math.prod(sizes)
-        if math.prod(sizes) > 1 and numbers > MOST_IN_PATCHES:
-            return None
-        name = "product of pixels" if math.prod(sizes) == 1 else "product of patches"
         product = onednn.turned_product if can.turned else derivatives.turned_product
         by = " by oneDNN" if can.turned else ""
-        return name + by, turned(
-            derivatives.kernel_gradient, window, sizes, product=product
-        )
+        numbers = math.prod(kernel[:-1]) * x[0] * math.prod(sizes)
+        gradient, name = derivatives.kernel_gradient, "product of patches"
+        if math.prod(sizes) == 1:
+            name = "product of pixels"
+        elif numbers > MOST_IN_PATCHES:
+            if x[0] > 4 or min(window.rhs_dilation) < 3:
+                return None
+            gradient = derivatives.kernel_gradient_in_blocks
+            name = "strides as channels, products of patches"
+        return name + by, turned(gradient, window, sizes, product=product)
     if max(window.gaps) > 1:
         if max(*window.strides, *window.rhs_dilation) > 1:
             return None

@@ -138,30 +138,24 @@ def test_the_script_stands_alone_and_keeps_its_edits(
 
 
 def test_devices_change_nothing(straight: Path, tmp_path: Path) -> None:
-    shutil.copytree(straight, tmp_path / "two")
-    shutil.rmtree(tmp_path / "two" / "stats_digits_checkpoints")
-    script = script_of(tmp_path / "two")
-    command = [sys.executable, script, "--devices", "2", "--max-iter", "1"]
-    subprocess.run(command, check=True, capture_output=True)
-    again = [sys.executable, script, "--max-iter", "1"]
-    first = tmp_path / "two" / "stats_digits_iter_1.caffemodel"
-    shutil.move(first, tmp_path / "first.caffemodel")
-    subprocess.run(again, check=True, capture_output=True)
-    assert_same(tmp_path / "first.caffemodel", first, 1e-6)
+    solver = "stats_digits.solver.prototxt"
+    done = train(solver, "-o", tmp_path, "--devices", 2, "--max-iter", 12)
+    assert done.returncode == 0, done.stderr
+    assert_same(straight / LAST, tmp_path / LAST, 1e-6)
 
 
 def test_sigint_takes_a_snapshot_and_ends(straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
     shutil.copytree(straight, folder)
     command = [sys.executable, script_of(folder), "--resume", "--max-iter", "100000"]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert run.stderr is not None
-    for line in run.stderr:
-        if "Iteration 50," in line:
-            run.send_signal(signal.SIGINT)
-            break
-    rest = run.stderr.read()
-    assert run.wait(60) == 0, rest
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if "Iteration 50," in line:
+                run.send_signal(signal.SIGINT)
+                break
+        rest = run.stderr.read()
+    assert run.returncode == 0, rest
     assert "Optimization stopped early." in rest
     assert log_of(folder)[-1]["kind"] == "stopped"
     (path,) = [p for p in folder.glob("*.solverstate") if "_12" not in p.name]

@@ -89,6 +89,15 @@ CONVS: dict[str, tuple[Sizes, Sizes, int, Any, int, int, tuple[str, str, str]]] 
         1,
         ("convolution by oneDNN", "product of patches", "in phases, patches"),
     ),
+    "large strides, large patches": (
+        (12, 83, 85, 3),
+        (11, 10, 3, 8),
+        3,
+        (2, 1),
+        1,
+        1,
+        ("convolution by oneDNN", "strides as channels", "in phases"),
+    ),
     "gaps between windows": (
         (2, 13, 14, 32),
         (2, 2, 32, 16),
