@@ -189,6 +189,14 @@ class Watch:
         raise SystemExit(f"iteration {i}: the loss is {float(total):.6g}{where}")
 
 
+def set_named(object_: Any, arrays: Mapping[str, Any]) -> None:
+    """Puts arrays into an nnx object, by their paths."""
+    paths = [path for path, _ in nnx.to_flat_state(nnx.state(object_))]
+    pairs = ((path, ".".join(map(str, path))) for path in paths)
+    given = [(path, arrays[name]) for path, name in pairs if name in arrays]
+    nnx.update(object_, nnx.from_flat_state(given))
+
+
 def named(state: Any) -> dict[str, Any]:
     """The arrays of an nnx state by their paths: "conv1.kernel"."""
     flat = nnx.to_flat_state(state)
@@ -211,7 +219,7 @@ class Checkpoints:
 
     def save(self, i: int, state: Mapping[str, Any], rest: Mapping[str, Any]) -> None:
         """state: nnx objects. rest: what JSON can hold."""
-        arrays = {name: nnx.as_pure(nnx.state(each)) for name, each in state.items()}
+        arrays = {name: jax.tree.leaves(nnx.state(x)) for name, x in state.items()}
         self.manager.save(
             i,
             args=ocp.args.Composite(
@@ -225,7 +233,7 @@ class Checkpoints:
         i = self.manager.latest_step()
         if i is None:
             return None
-        arrays = {name: nnx.as_pure(nnx.state(each)) for name, each in state.items()}
+        arrays = {name: jax.tree.leaves(nnx.state(x)) for name, x in state.items()}
         found = self.manager.restore(
             i,
             args=ocp.args.Composite(
@@ -233,5 +241,6 @@ class Checkpoints:
             ),
         )
         for name, each in state.items():
-            nnx.update(each, found["state"][name])
+            tree = jax.tree.structure(nnx.state(each))
+            nnx.update(each, jax.tree.unflatten(tree, found["state"][name]))
         return i, found["rest"]

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
 from caffe2flax.training.library.history import from_history
+from caffe2flax.training.library.loop import set_named
 from caffe2flax.training.library.moments import set_moments
 from caffe2flax.training.library.snapshots import to_variable
 
@@ -153,7 +153,7 @@ def restore(
         places = [named, Path(path).parent / named.name]
         net = next((place for place in places if place.is_file()), places[-1])
         given = from_caffemodel(table, read_caffemodel(net), shapes)
-        set_arrays(model, given)
+        set_named(model, given)
     moments, i = from_history(table, state.history, shapes), state.updates
     optimizer.opt_state = set_moments(optimizer.opt_state, fields, moments, i)
     return i, (i, state.current_step), state.history
@@ -163,11 +163,3 @@ def arrays_of(model: nnx.Module) -> dict[str, NDArray[Any]]:
     """The arrays of a model by their paths: "conv1.kernel"."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
     return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in flat}
-
-
-def set_arrays(model: nnx.Module, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Puts arrays into a model, by their paths."""
-    for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))):
-        name = ".".join(map(str, path))
-        if name in arrays:
-            leaf[...] = jnp.asarray(arrays[name], leaf.dtype)
