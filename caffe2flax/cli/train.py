@@ -25,8 +25,8 @@ USAGE = "train SOLVER.prototxt"
 NOTES = """\
 examples:
   caffe2flax train solver.prototxt
-  caffe2flax train solver.prototxt --weights net.caffemodel --set num_classes=20 \\
-      --freeze 'conv*' --data flowers_lmdb --test-data flowers_test_lmdb
+  caffe2flax train solver.prototxt --weights net.caffemodel --freeze 'conv*'
+  caffe2flax train solver.prototxt --data flowers_lmdb --set num_classes=20
   caffe2flax train solver.prototxt --snapshot net_iter_5000.solverstate
   caffe2flax train solver.prototxt --resume --max-iter 100
 
