@@ -102,7 +102,9 @@ def exp(at: Place, layer: Exp) -> str:
     outer = np.power(
         np.float32(np.e if natural else layer.base), np.float32(layer.shift)
     )
-    return scaled(at, at.op("Exp", scaled(at, at.x, float(inner))), float(outer), "factor")
+    return scaled(
+        at, at.op("Exp", scaled(at, at.x, float(inner))), float(outer), "factor"
+    )
 
 
 @writes(Log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,9 @@ SMALL = 1024
 ALIGNED = 4096
 """What the offsets of tensors beside the file are multiples of."""
 
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
+"""The numbers of these fields in onnx.proto."""
+
 
 def targets(
     translation: Translation, name: str, version: str, path: Path
@@ -34,65 +37,122 @@ def targets(
     installed."""
     with optional("the export to ONNX", "onnx", "onnx"):
         import onnx  # noqa: F401
-    tensors = translation.program.tensors
-    size = sum(4 * tensor.size for tensor in tensors.values())
+    read = {name for op in translation.program.operations for name in op.inputs}
+    every = translation.program.tensors
+    tensors = {name: tensor for name, tensor in every.items() if name in read}
     beside: dict[str, Array] = {}
-    if size > INSIDE:
-        beside = {n: t for n, t in tensors.items() if 4 * t.size >= SMALL}
+    if sum(map(_bytes, tensors.values())) > INSIDE:
+        beside = {n: t for n, t in tensors.items() if _bytes(t) >= SMALL}
     data = path.with_name(f"{path.name}.data")
-    offsets = _offsets(beside)
-    model = _model(translation, name, version, data.name, offsets)
+    graph = _graph(translation, name, data.name, _offsets(beside))
+    inside = {name: t for name, t in tensors.items() if name not in beside}
     made: dict[Path, Write] = {
-        path: lambda stream: stream.write(model.SerializeToString())
+        path: lambda stream: _write_model(stream, _model(version), graph, inside)
     }
     if beside:
-        made[data] = lambda stream: _write_beside(stream, beside, offsets)
+        made[data] = lambda stream: _write_beside(stream, beside)
     return made
 
 
-def _offsets(tensors: dict[str, Array]) -> dict[str, int]:
-    offsets, end = {}, 0
-    for name, tensor in tensors.items():
-        offsets[name] = end
-        end = -(-(end + 4 * tensor.size) // ALIGNED) * ALIGNED
-    return offsets
+def with_outputs(names: Sequence[str]) -> bytes:
+    """What makes values of a model its outputs, too, where it follows on the file."""
+    from onnx import GraphProto, ModelProto, TensorProto, helper
+
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    ]
+    made: bytes = ModelProto(graph=GraphProto(output=outputs)).SerializeToString()
+    return made
 
 
-def _write_beside(
-    stream: IO[bytes], tensors: dict[str, Array], offsets: dict[str, int]
-) -> None:
-    for name, tensor in tensors.items():
-        stream.seek(offsets[name])
-        stream.write(_in_memory(tensor).tobytes())
+def _bytes(tensor: Array) -> int:
+    return tensor.size * (8 if tensor.dtype.kind == "i" else 4)
 
 
 def _in_memory(tensor: Array) -> Array:
     """The tensor out of its file; all numbers but integers as float32."""
-    held = loaded(tensor)
-    kind = "<i8" if held.dtype.kind == "i" else "<f4"
+    kind = "<i8" if tensor.dtype.kind == "i" else "<f4"
     with np.errstate(over="ignore"):
-        return np.asarray(held, kind, order="C")
+        return np.asarray(loaded(tensor), kind, order="C")
 
 
-def _model(
-    translation: Translation,
-    name: str,
-    version: str,
-    data: str,
-    offsets: dict[str, int],
+def _offsets(tensors: Mapping[str, Array]) -> dict[str, int]:
+    """Where each tensor begins in the file beside the model."""
+    offsets, end = {}, 0
+    for name, tensor in tensors.items():
+        offsets[name] = end
+        end = -(-(end + _bytes(tensor)) // ALIGNED) * ALIGNED
+    return offsets
+
+
+def _write_beside(stream: IO[bytes], tensors: Mapping[str, Array]) -> None:
+    for name, offset in _offsets(tensors).items():
+        stream.seek(offset)
+        stream.write(_in_memory(tensors[name]).data)
+
+
+def _write_model(
+    stream: IO[bytes], model: Any, graph: Any, tensors: Mapping[str, Array]
+) -> None:
+    """Writes the model with one tensor after the other, of which memory holds one."""
+    heads = {name: _tensor(name, t).SerializeToString() for name, t in tensors.items()}
+    parts: list[tuple[bytes, str]] = []
+    for name, tensor in tensors.items():
+        data = _field(RAW_DATA, _bytes(tensor))
+        size = len(heads[name]) + len(data) + _bytes(tensor)
+        parts.append((_field(INITIALIZER, size) + heads[name] + data, name))
+    given = graph.SerializeToString()
+    size = len(given) + sum(len(head) + _bytes(tensors[n]) for head, n in parts)
+    stream.write(model.SerializeToString() + _field(GRAPH, size) + given)
+    for head, name in parts:
+        stream.write(head)
+        stream.write(_in_memory(tensors[name]).data)
+
+
+def _field(number: int, size: int) -> bytes:
+    """What a field of `size` bytes begins with in a protobuf message."""
+    return bytes([*_varint(number << 3 | 2), *_varint(size)])
+
+
+def _varint(number: int) -> Iterator[int]:
+    while number > 0x7F:
+        yield number & 0x7F | 0x80
+        number >>= 7
+    yield number
+
+
+def _model(version: str) -> Any:
+    """A model but for its graph."""
+    from onnx import ModelProto, helper
+
+    return ModelProto(
+        ir_version=IR_VERSION,
+        opset_import=[helper.make_opsetid("", OPSET)],
+        producer_name="caffe2flax",
+        producer_version=version,
+    )
+
+
+def _tensor(name: str, array: Array) -> Any:
+    """A tensor but for its numbers."""
+    from onnx import TensorProto
+
+    integers = array.dtype.kind == "i"
+    kind = TensorProto.INT64 if integers else TensorProto.FLOAT
+    return TensorProto(name=name, dims=array.shape, data_type=kind)
+
+
+def _graph(
+    translation: Translation, name: str, data: str, offsets: Mapping[str, int]
 ) -> Any:
-    """The model; tensors with an offset are in the file `data`."""
+    """The graph with the tensors that are in the file `data` only."""
     from onnx import TensorProto, helper
 
-    def tensor(name: str, array: Array) -> Any:
-        made = TensorProto(name=name, dims=array.shape)
-        integers = array.dtype.kind == "i"
-        made.data_type = TensorProto.INT64 if integers else TensorProto.FLOAT
-        if name not in offsets:
-            made.raw_data = _in_memory(array).tobytes()
-            return made
+    def outside(name: str, offset: int) -> Any:
+        array = translation.program.tensors[name]
+        made = _tensor(name, array)
         made.data_location = TensorProto.EXTERNAL
-        facts = {"location": data, "offset": offsets[name], "length": 4 * array.size}
+        facts = {"location": data, "offset": offset, "length": _bytes(array)}
         for key, value in facts.items():
             made.external_data.add(key=key, value=str(value))
         return made
@@ -112,20 +172,10 @@ def _model(
             for port in given
         ]
 
-    program = translation.program
-    read = {name for op in program.operations for name in op.inputs}
-    graph = helper.make_graph(
-        [node(operation) for operation in program.operations],
+    return helper.make_graph(
+        [node(operation) for operation in translation.program.operations],
         name,
         ports(translation.inputs),
         ports(translation.outputs),
-        [tensor(n, array) for n, array in program.tensors.items() if n in read],
+        [outside(name, offset) for name, offset in offsets.items()],
     )
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        producer_name="caffe2flax",
-        producer_version=version,
-    )
-    model.ir_version = IR_VERSION
-    return model

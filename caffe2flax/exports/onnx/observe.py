@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from caffe2flax.conversion import Conversion
 from caffe2flax.errors import optional
+from caffe2flax.exports.onnx.model import with_outputs
 from caffe2flax.exports.onnx.program import Array
 from caffe2flax.exports.onnx.translate import Translation
 from caffe2flax.verification.observe import Observed
@@ -29,7 +30,9 @@ def observe(
     given = {port.name: port.value for port in translation.inputs}
     computed = {name for op in translation.program.operations for name in op.outputs}
     wanted = sorted({name for name in names.values() if name in computed})
-    session = _session(onnxruntime, path, wanted)
+    outputs = {port.name for port in translation.outputs}
+    others = [name for name in wanted if name not in outputs]
+    session = _session(onnxruntime, path, others)
     arrays = {
         name: np.asarray(inputs[value.blob], np.float32, order="C")
         for name, value in given.items()
@@ -41,22 +44,13 @@ def observe(
     return Observed({value: known[name] for value, name in names.items()})
 
 
-def _session(onnxruntime: Any, path: Path, wanted: list[str]) -> Any:
-    """A session of the model that gives all of `wanted`, which keeps ONNX Runtime from
-    joining layers."""
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    known = {output.name for output in model.graph.output}
-    model.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in wanted
-        if name not in known
-    )
+def _session(onnxruntime: Any, path: Path, wanted: Sequence[str]) -> Any:
+    """A session of the model that also gives `wanted`."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors only
     folder = "session.model_external_initializers_file_folder_path"
     options.add_session_config_entry(folder, str(path.parent.resolve()))
+    content = path.read_bytes() + with_outputs(wanted)
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        content, options, providers=["CPUExecutionProvider"]
     )
