@@ -47,7 +47,9 @@ def sigmoid(at: Place, layer: Sigmoid) -> str:
 
 @writes(TanH)
 def tanh(at: Place, layer: TanH) -> str:
-    return at.op("Tanh", at.x)
+    # Beyond +-20 it is +-1; some programs compute exp(2 x), which overflows.
+    low, high = at.constant("low", -20.0), at.constant("high", 20.0)
+    return at.op("Tanh", at.op("Clip", at.x, low, high))
 
 
 @writes(AbsVal)
@@ -57,7 +59,9 @@ def absval(at: Place, layer: AbsVal) -> str:
 
 @writes(BNLL)
 def bnll(at: Place, layer: BNLL) -> str:
-    return at.op("Softplus", at.x)
+    # Some programs compute exp(x) for a large x, which overflows.
+    low = at.op("Neg", at.op("Abs", at.x))
+    return at.op("Add", at.op("Relu", at.x), at.op("Softplus", low))
 
 
 @writes(Swish)
