@@ -91,18 +91,21 @@ def export(
     to: str,
     path: str | os.PathLike[str] | None = None,
     batch: int | str | None = None,
+    bundle: bool = False,
     verify: bool = False,
     force: bool = False,
     **options: Unpack[NetOptions],
 ) -> Export:
     """Writes a net for other programs.
 
-    to: "onnx" is a model in Caffe's names and axis order. path: the file; by default
-    the name of the net with the ending. batch: a number, "dynamic" for any, or None for
-    any where the layers allow it. verify: runs what was written, and compares every
-    layer with the reference. force: whether files are replaced. Without weights the
-    fillers give them. Options: see `caffe2flax.options`. Raises ConversionError, which
-    names all layers that the format cannot say exactly, and FileExistsError.
+    to: "onnx" is a model in Caffe's names and axis order, "stablehlo" a program of the
+    module that runs without Flax. path: the file of the model, or the folder of the
+    program; by default it has the name of the net. batch: a number, "dynamic" for any,
+    or None for any where the layers allow it. bundle: whether a program contains its
+    weights. verify: runs what was written, and compares what it computes with the
+    reference. force: whether files are replaced. Without weights the fillers give them.
+    Options: see `caffe2flax.options`. Raises ConversionError, which names all layers
+    that the form cannot say exactly, and FileExistsError.
     """
     from caffe2flax.exports.export import export
 
@@ -113,6 +116,7 @@ def export(
         to=to,
         path=path,
         batch=batch,
+        bundle=bundle,
         verify=verify,
         force=force,
         **options,

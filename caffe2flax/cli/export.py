@@ -22,24 +22,27 @@ USAGE = "export NET.prototxt [WEIGHTS.caffemodel ...] --to FORM"
 NOTES = """\
 examples:
   caffe2flax export net.prototxt net.caffemodel --to onnx -o net.onnx --verify
-  caffe2flax export net.prototxt net.caffemodel --to onnx --batch 1 -o net1.onnx
+  caffe2flax export net.prototxt net.caffemodel --to stablehlo -o program --bundle
 
 onnx is a model of opset 17 with Caffe's blob names and axis order (N, C, H, W). Layers
-that it cannot say exactly are all named, and nothing is written. Without weights the
-fillers give them.
+that it cannot say exactly are all named, and nothing is written. stablehlo is a folder
+with the module as a program for CPU, GPU and TPU, which runs with JAX but without Flax.
+Without weights the fillers give them.
 """
 
 
 def add_parser(commands: Any) -> None:
     command = add_command(commands, USAGE, "write a net for other programs", NOTES, run)
     add_net(command)
-    command.add_argument("--to", choices=("onnx",), required=True, help="the form")
+    command.add_argument(
+        "--to", choices=("onnx", "stablehlo"), required=True, help="the form"
+    )
     command.add_argument(
         "-o",
         dest="path",
         metavar="PATH",
         type=Path,
-        help="the file (default: the net's name with .onnx, here)",
+        help="the file for onnx, else the folder (default: the net's name)",
     )
     command.add_argument("--name", type=class_name, help="name of the model")
     command.add_argument(
@@ -49,10 +52,15 @@ def add_parser(commands: Any) -> None:
         help="how many images at once (default: any number, where the layers allow it)",
     )
     command.add_argument(
+        "--bundle",
+        action="store_true",
+        help="put the weights into the program, not beside it",
+    )
+    command.add_argument(
         "--verify",
         action="store_true",
-        help="run what was written and compare every layer with the reference; exit "
-        "status 1 when a layer breaks",
+        help="run what was written and compare it with the reference; exit status 1 "
+        "when a layer breaks",
     )
     add_force(command, "files that exist")
     add_selection(command)
@@ -70,6 +78,7 @@ def run(options: argparse.Namespace) -> Outcome:
             to=options.to,
             path=options.path,
             batch=options.batch,
+            bundle=options.bundle,
             verify=options.verify,
             force=options.force,
             **selection(options, name=options.name),

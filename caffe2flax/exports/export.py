@@ -12,9 +12,11 @@ from typing import Unpack
 from caffe2flax.codegen.names import module_stem
 from caffe2flax.conversion import VERSION, Conversion, Weights, convert
 from caffe2flax.errors import ConversionError
+from caffe2flax.exports import stablehlo
 from caffe2flax.exports.onnx.model import targets
 from caffe2flax.exports.onnx.observe import observe
 from caffe2flax.exports.onnx.translate import translate
+from caffe2flax.exports.stablehlo import program
 from caffe2flax.files.atomic import write_all
 from caffe2flax.frontend.source import PathOrText
 from caffe2flax.ir.graph import Graph
@@ -24,8 +26,9 @@ from caffe2flax.verification.inputs import noise
 from caffe2flax.verification.report import Report, verify_conversion
 
 Batch = int | str | None
-FORMS = ("onnx",)
+FORMS = ("onnx", "stablehlo")
 ANY = "dynamic"
+ONE_BATCH = "it takes the batch of the file only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ def export(
     to: str,
     path: str | os.PathLike[str] | None,
     batch: Batch,
+    bundle: bool,
     verify: bool,
     force: bool,
     **options: Unpack[NetOptions],
@@ -68,6 +72,16 @@ def export(
         options["input_shapes"] = {**given, **_shapes(conversion.graph, batch)}
         conversion = convert(prototxt, weights, filled=True, **options)
     dynamic = None if batch is None else batch == ANY
+    if to == "stablehlo":
+        folder = Path(path or module_stem(conversion.name))
+        return to_stablehlo(
+            conversion,
+            folder,
+            dynamic=dynamic,
+            bundle=bundle,
+            verify=verify,
+            force=force,
+        )
     target = Path(path or f"{module_stem(conversion.name)}.onnx")
     return to_onnx(conversion, target, dynamic=dynamic, verify=verify, force=force)
 
@@ -98,9 +112,34 @@ def to_onnx(
     write_all(files, force)
     notes = list(conversion.notes)
     if dynamic is None and not translation.dynamic:
-        notes.append("the model takes the batch of the file only")
+        notes.append(ONE_BATCH)
     report = None
     if verify:
         watch = partial(observe, path, translation)
         report = verify_conversion(conversion, noise(conversion.graph, {}), watch)
+    return Export(tuple(files), tuple(notes), report)
+
+
+def to_stablehlo(
+    conversion: Conversion,
+    folder: Path,
+    *,
+    dynamic: bool | None,
+    bundle: bool = False,
+    verify: bool = False,
+    force: bool = False,
+) -> Export:
+    """Writes a conversion as a StableHLO program; see `program` for `dynamic` and
+    `bundle`. Raises ConversionError, and errors as `write_all`."""
+    made = program(conversion, dynamic=dynamic, bundle=bundle)
+    files = stablehlo.targets(conversion, made, module_stem(conversion.name), folder)
+    write_all(files, force)
+    notes = list(conversion.notes)
+    if dynamic is None and not made.dynamic:
+        notes.append(ONE_BATCH)
+    report = None
+    if verify:
+        inputs = noise(conversion.graph, {})
+        only = ("of a program only the outputs are compared",)
+        report = verify_conversion(conversion, inputs, made.observe, notes=only)
     return Export(tuple(files), tuple(notes), report)
