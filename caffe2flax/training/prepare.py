@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from caffe2flax.training.nets import (
 )
 from caffe2flax.training.optimizer import optimizer_source
 from caffe2flax.training.parameter import SolverNet
+from caffe2flax.training.places import places
 from caffe2flax.training.rates import learning_rate_source
 from caffe2flax.training.script import Script, TestNet
 from caffe2flax.training.snapshots import FIELDS
@@ -162,6 +163,7 @@ def prepare(
         fields=FIELDS[read.type],
         weights=_loss_weights(made.graph),
         inputs=[v.blob for v in made.arguments],
+        hidden=_hidden(made.graph),
         tests=[
             TestNet([v.blob for v in graph.arguments], _loss_weights(graph))
             for graph in tests
@@ -235,8 +237,8 @@ def _model(made: TrainingConversion, settings: Mapping[str, object]) -> str:
 def _with_frozen(
     made: TrainingConversion, patterns: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """The multipliers, 0 for the layers of these patterns. Raises ConversionError for
-    one that no layer fits."""
+    """The multipliers, 0 for the layers of these patterns, and for layers that only
+    tests have. Raises ConversionError for a pattern that no layer fits."""
     found = dict(multipliers(made))
     layers = {b.variable: b.layer for b in learnable_blobs(made) if b.variable}
     problems = []
@@ -254,7 +256,23 @@ def _with_frozen(
         found |= dict.fromkeys(frozen, (0.0, 0.0))
     if problems:
         raise ConversionError(problems)
-    return found
+    return found | dict.fromkeys(_tested_only(made), (0.0, 0.0))
+
+
+def _tested_only(made: TrainingConversion) -> list[str]:
+    """The variables of layers that the net in TRAIN lacks."""
+    trained = {node.number for node in made.graph.nodes}
+    nodes = (node for test in made.tests for node in test.nodes)
+    only = tuple(node for node in nodes if node.number not in trained)
+    return list(places(replace(made, graph=replace(made.graph, nodes=only))))
+
+
+def _hidden(graph: Graph) -> list[str]:
+    """The blobs that count in the loss and are no outputs of Caffe's net, as a layer
+    reads them."""
+    nodes = (*graph.nodes, *(dropped.node for dropped in graph.remarks.dropped))
+    read = {value for node in nodes for value in node.inputs}
+    return [v.blob for v in graph.outputs if v in read]
 
 
 def _loss_weights(graph: Graph) -> dict[str, float]:

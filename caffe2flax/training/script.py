@@ -14,6 +14,7 @@ from caffe2flax.ir.call import literal
 from caffe2flax.ir.syntax import parse_module
 from caffe2flax.training.rates import COUNTED, number
 from caffe2flax.training.script_text import (
+    DIFFS,
     ENTRY,
     JITTED,
     LOSS_STEP,
@@ -48,7 +49,8 @@ class Script:
     `train_batches`, `test_batches`, `test_1_batches`, ... blobs: of the table BLOBS;
     empty where no snapshots in Caffe's formats can be written. fields: those of optax's
     state that are Caffe's history. weights: blob -> loss_weight. inputs: the blobs that
-    `losses` takes, in its order.
+    `losses` takes, in its order. hidden: those that it returns and Caffe does not
+    print.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Script:
     fields: Sequence[str]
     weights: Mapping[str, float]
     inputs: Sequence[str]
+    hidden: Sequence[str]
     tests: Sequence[TestNet]
     shuffle: bool
 
@@ -102,12 +105,18 @@ class Script:
         weights = [self.weights, *(test.weights for test in self.tests)]
         shown = ", ".join(literal_map(each) for each in weights)
         yield f"LOSS_WEIGHTS = [{shown}]  # in training, then in tests"
+        if self.hidden:
+            hidden = literal(tuple(self.hidden))
+            yield f"HIDDEN = {hidden}  # they count, but are no outputs of Caffe's net"
         if self.blobs:
             yield f"HISTORY = {literal(tuple(self.fields))}"
 
     def _steps(self) -> Iterable[str]:
         given = _given(self.inputs)
-        yield TRAIN_STEP.format(name=self.name, given=given)
+        shown = "losses"
+        if self.hidden:
+            shown = "{name: losses[name] for name in losses.keys() - HIDDEN}"
+        yield TRAIN_STEP.format(name=self.name, given=given, shown=shown)
         yield JITTED
         yield LOSS_STEP.format(name=self.name, given=given)
         for i, test in enumerate(self.tests):
@@ -120,10 +129,13 @@ class Script:
         shuffle = "seed=SEED, shuffle=True" if self.shuffle else "seed=SEED"
         reads = ", ".join(f"iter(test{_suffix(i)}_batches(seed=SEED))" for i in tests)
         moved = ", *begun" if solver.lr_policy == "multistep" else ""
-        count = f"current_step(i - 1{moved})" if solver.lr_policy in COUNTED else "0"
+        current = f"current_step(i - 1{moved})" if solver.lr_policy in COUNTED else "0"
+        format_ = "binary"
         write = f"write_snapshot(PREFIX, {literal(self.name)}, *saved)"
         if solver.snapshot_format == "HDF5":
-            write = "write_hdf5_snapshot(PREFIX, *saved)"
+            format_, write = "hdf5", "write_hdf5_snapshot(PREFIX, *saved)"
+        diffs = DIFFS if solver.snapshot_diff else ""
+        save = SAVE.format(count=current, write=write, diffs=diffs, format=format_)
         return MAIN.format(
             name=self.name,
             model=self.model,
@@ -133,7 +145,7 @@ class Script:
             steps=steps,
             test_loss=TEST_LOSS if solver.test_compute_loss else "",
             test_entry=", total_loss=total" if solver.test_compute_loss else "",
-            save=SAVE.format(count=count, write=write) if self.blobs else "",
+            save=save if self.blobs else "",
             restore=RESTORE if self.blobs else NO_RESTORE,
         )
 

@@ -26,7 +26,7 @@ def train_step(
 
     def loss(model: {name}, rngs: nnx.Rngs) -> tuple[Array, dict[str, Array]]:
         losses = model.losses({given}, rngs=rngs)
-        return model.total_loss(losses), losses
+        return model.total_loss(losses), {shown}
 
     (total, losses), grads = nnx.value_and_grad(loss, has_aux=True)(model, rngs)
     optimizer.update(model, grads)
@@ -60,15 +60,16 @@ SAVE = """
         if jax.process_index() == 0:
             moments = get_moments(optimizer.opt_state, HISTORY)
             history = to_history(BLOBS, moments, kept)
-            saved = i, BLOBS, arrays_of(model), history, {count}
-            net, solver_state = {write}
-            for kind, path in (("snapshot", net), ("snapshot_state", solver_state)):
-                log(f"Snapshotting to {{path}}", kind=kind, file=path.name)"""
+            saved = i, BLOBS, arrays_of(model), history, {count}{diffs}
+            log_snapshot(log, {write}, "{format}")"""
+
+DIFFS = ", last_update(optimizer)"
 
 RESTORE = """
-        i, begun, kept = restore(options.snapshot, BLOBS, HISTORY, model, optimizer)
         path = options.snapshot
-        log(f"Restoring from {path}", kind="restore", file=path)"""
+        i, begun, kept = restore(path, BLOBS, HISTORY, model, optimizer)
+        log(f"Restoring from {path}", kind="restore", file=path)
+        log(*doubts(HISTORY, kept))"""
 
 NO_RESTORE = """
         raise SystemExit("--snapshot: this net's blobs are not in BLOBS")"""
@@ -95,7 +96,7 @@ def main() -> None:
     window = deque[Any](maxlen=AVERAGE_LOSS)
     if options.snapshot:{restore}
     elif options.resume and (found := checkpoints.restore(state)):
-        i, rest = found
+        i, rest, kept = found
         begun = rest["begun"]
         window.extend(rest["window"])
         for each, position in zip([data, *tests], rest["data"], strict=True):
@@ -116,7 +117,7 @@ def main() -> None:
         watch.finish()
         rest = {{"begun": begun, "window": [float(loss) for loss in window]}}
         rest["data"] = [each.get_state() for each in (data, *tests)]
-        checkpoints.save(i, state, rest){save}
+        checkpoints.save(i, state, rest, kept){save}
 
     log("Solving {name}")
     while i < end and not signals.ends:
