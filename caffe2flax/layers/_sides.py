@@ -90,7 +90,9 @@ def _first(params: Params) -> str:
 def refuse_quantised(params: Params) -> None:
     """An error where a layer of the fork computes in integers."""
     changed = [
-        name for name, plain in QUANTISED.items() if params.get(name, plain) != plain
+        name
+        for name, plain in QUANTISED.items()
+        if any(value != plain for value in params.all(name, float))
     ]
     changed += [name for name in SWITCHES if params.get(name, False)]
     if params.choice("saturate", *SATURATE) != "None":
