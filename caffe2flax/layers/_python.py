@@ -87,3 +87,11 @@ def whole(params: Params, words: Words, key: str) -> int:
         params.error("param_str", f"{key} in param_str is a number, not {shown}")
         return 0
     return int(text)
+
+
+def test_alone(params: Params) -> None:
+    """Refuses a layer whose part in training is not known."""
+    if params.phase == "TRAIN":
+        name = params.get("module", "")
+        text = f"{name} is known for TEST alone: convert the net as TEST"
+        params.error("module", text)
