@@ -22,10 +22,11 @@ from caffe2flax.codegen.names import attribute_names, module_names
 from caffe2flax.codegen.options import CLASSES, Option
 from caffe2flax.codegen.preprocess import preprocess_functions
 from caffe2flax.codegen.sharedmethod import RNGS, TRUNK, SharedMethod
-from caffe2flax.codegen.trunk import Trunk, needed
+from caffe2flax.codegen.trunk import Trunk
 from caffe2flax.codegen.variables import name_variables
 from caffe2flax.ir.call import Code, literal
 from caffe2flax.ir.graph import Graph, Weight
+from caffe2flax.passes.unused import needed
 
 LOSSES, METRICS = "losses", "metrics"
 
