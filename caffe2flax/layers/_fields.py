@@ -49,11 +49,11 @@ def read_filler(given: Params) -> Filler:
     refused = []
     if type_ not in FILLERS:
         text = f"filler {type_!r} is none of {', '.join(FILLERS)}"
-        refused.append(Problem(text, given.span("type")))
+        refused.append(Problem(text, given.span("type"), "unsupported"))
         type_ = "constant"
     for name in filter(given.has, FORK_FIELDS):
         text = f"{name} in {given.name} is not known to Caffe's fillers"
-        refused.append(Problem(text, given.span(name)))
+        refused.append(Problem(text, given.span(name), "unsupported"))
     for problem in refused:
         given.note(
             f"{problem.span}: {problem.message}; a filler does not count where a file "

@@ -270,7 +270,9 @@ class Convolution3D(Convolution):
         given = older_or_own(params, "convolution_param")
         given.ignore("filter_group")
         if given.get("group", 1) != 1:
-            given.error("group", "the fork that has this type does nothing with group")
+            given.unsupported(
+                "group", "the fork that has this type does nothing with group"
+            )
         size, depth = (
             given.require("kernel_size", int),
             given.require("kernel_depth", int),

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, ambiguous
 from caffe2flax.ir.abilities import Aligned, PassesValues, Rearranges
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.coordinates import CoordinateMap, Pointwise, Spatial
@@ -197,7 +197,7 @@ class Crop(Layer, Spatial, Aligned, Rearranges):
         if self.derived == "auto" or not any(given):
             return replace(self, offset=given, derived=""), ""
         if not wide:
-            raise ConversionError(
+            raise ambiguous(
                 f"Crop without crop_param: in some forks the offset {given} follows "
                 "from the layers above, in Caffe 1.0 it is 0, and nothing here tells "
                 f"which: {listed('Crop')}. Choose one with --dialect Crop=MEANING"
