@@ -40,9 +40,18 @@ DIALECTS: Mapping[str, Mapping[str, str]] = {
         "normalized": "Caffe 1.0: loss_param says what the sum is divided by",
         "batch": "older Caffe: the sum is divided by the batch size",
     },
+    "DepthwiseConvolution": {
+        "depthwise": "without group: as many groups as channels, as the fork's GPU "
+        "code and the weights (C, 1, k, k) of most files have it",
+        "full": "without group: an ordinary convolution, as the fork's CPU code",
+    },
     "Upsample": {
         "unpool": "a maximum goes where the pooling mask says",
         "nearest": "each pixel is repeated",
+    },
+    "Warp": {
+        "coordinates": "LiteFlowNet: the second bottom holds columns and rows",
+        "flow": "PWC-Net: the second bottom is added to each pixel's own place",
     },
 }
 """Layer types with several meanings: each meaning by its name, with what it is."""
