@@ -41,9 +41,10 @@ DIALECTS: Mapping[str, Mapping[str, str]] = {
         "batch": "older Caffe: the sum is divided by the batch size",
     },
     "DepthwiseConvolution": {
-        "depthwise": "without group: as many groups as channels, as the fork's GPU "
-        "code and the weights (C, 1, k, k) of most files have it",
-        "full": "without group: an ordinary convolution, as the fork's CPU code",
+        "depthwise": "without group: on the GPU the fork computes a depthwise one with "
+        "the first C kernels; give group: C",
+        "full": "without group: on the CPU the fork computes a full convolution; give "
+        "type: Convolution",
     },
     "Upsample": {
         "unpool": "a maximum goes where the pooling mask says",

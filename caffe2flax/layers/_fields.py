@@ -120,10 +120,16 @@ class Sliding:
         """`engine` and `force_nd_im2col` are ignored: the result is the same."""
         params.ignore("engine", "force_nd_im2col")
         params.suggest("kernel_size")
+        # Of video-caffe: a number for each axis.
+        shapes = (
+            blob_shape(params.sub(f"{name}_shape"))
+            for name in ("kernel", "stride", "pad")
+        )
+        kernel, stride, pad = shapes
         return cls(
-            _per_axis(params, "kernel_size", "kernel"),
-            _per_axis(params, "stride", "stride"),
-            _per_axis(params, "pad", "pad", missing=0),
+            kernel or _per_axis(params, "kernel_size", "kernel"),
+            stride or _per_axis(params, "stride", "stride"),
+            pad or _per_axis(params, "pad", "pad", missing=0),
             params.all("dilation", int),
             params.get("axis", 1),
         )

@@ -42,6 +42,7 @@ MATRIX = 2**19
 in the cache."""
 
 
+@register("NdConvolution", "convolution_param")
 @register("Convolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
 class Convolution(Layer, Spatial, Windowed, Abbreviated):
@@ -250,13 +251,17 @@ class DepthwiseConvolution(ConvolutionDepthwise):
     @classmethod
     def parse(cls, params: Params) -> Self:
         parsed = super(DepthwiseConvolution, cls).parse(params)
-        if not params.has("group") and parsed.num_output > 1:
-            params.error(
-                None,
-                "without group, the fork that has this type does one thing on CPU and "
-                "another on GPU: give as many groups as channels",
-            )
-        return parsed
+        meaning = params.dialect("DepthwiseConvolution")
+        if params.has("group") or parsed.num_output == 1 or meaning == "depthwise":
+            return parsed
+        if not meaning:
+            params.undecided("DepthwiseConvolution")
+        return replace(parsed, group=1)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if self.group == 1:
+            return Convolution.infer(self, *inputs)
+        return super(DepthwiseConvolution, self).infer(*inputs)
 
 
 @register("CONVOLUTION3D", "convolution_param")
