@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
     from caffe2flax.exports.export import Export
+    from caffe2flax.extraction.features import Features
     from caffe2flax.inspection.net import Inspection, WeightsInspection
     from caffe2flax.inspection.where import LayerLocation
     from caffe2flax.verification.report import Report
@@ -176,6 +177,27 @@ def load(
 
     model: nnx.Module = instantiate(conversion.convert(prototxt, weights, **options))
     return model
+
+
+def features(
+    prototxt: PathOrText,
+    weights: Weights | None,
+    blobs: Sequence[str] | str,
+    **options: Unpack[NetOptions],
+) -> Features:
+    """A function of images (N, H, W, C) that returns these blobs, by Caffe's names, and
+    computes nothing behind the last of them.
+
+        features = caffe2flax.features("net.prototxt", "net.caffemodel", ["conv5"])
+        features(images)["conv5"]  # (N, H, W, C)
+
+    Values are those of Caffe when its net has run: behind layers that work in place.
+    Images may have any size that this part of the net takes. blobs: a name, several, or
+    "all". Options: see `caffe2flax.options`. Raises ConversionError.
+    """
+    from caffe2flax.extraction.features import features
+
+    return features(prototxt, weights, blobs, **options)
 
 
 def run(

@@ -22,7 +22,8 @@ from caffe2flax.layers.convolution import (
 )
 from caffe2flax.layers.deconvolution import Deconvolution
 from caffe2flax.layers.im2col import Im2col
-from caffe2flax.layers.pooling import SPP, Pooling, StochasticPooling
+from caffe2flax.layers.pooling import Pooling, StochasticPooling
+from caffe2flax.layers.spp import SPP
 
 PIXEL = (Window(1),)
 
