@@ -130,7 +130,7 @@ BY_SHAPE = {
     "Embed": {"input_dim"},
     "ExpandDimsND": {"added"},
     "Flatten": {"axis", "end_axis"},
-    "Interp": {"height", "width", "zoom", "shrink"},
+    "Interp": {"height", "width", "zoom", "shrink", "full_zoom"},
     "MirrorPad": {"images"},
     "Parameter": {"shape"},
     "Pooling": {"ceil"},
