@@ -9,11 +9,9 @@ from safetensors.flax import load_file
 
 
 def load_weights(model: nnx.Module, path: str | Path, fresh: str = "") -> None:
-    """Fills `model` from a file, which must fit, or from the one of this module's name
-    in a folder; `fresh` may differ and starts anew."""
-    if Path(path).is_dir():
-        path = Path(path, Path(__file__).with_suffix(".safetensors").name)
-    weights, leaves = load_file(path), list[Any]()
+    """Fills `model` from a file, which must fit; `fresh` may differ and starts anew."""
+    file = next(Path(path).glob(f"{Path(__file__).stem}.safetensors"), path)  # a folder
+    weights, leaves = load_file(file), list[Any]()
     wrong = [f"{k} is {x.dtype}" for k, x in weights.items() if x.dtype.kind in "biuc"]
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape
@@ -29,12 +27,10 @@ def load_weights(model: nnx.Module, path: str | Path, fresh: str = "") -> None:
 
 
 def load_trained(model: nnx.Module, path: str | Path, fresh: Sequence[str]) -> None:
-    """Fills `model` from a file, which must fit, or from the one of this module's name
-    in a folder; layers of `fresh` that have another width there stay as they were
-    drawn."""
-    if Path(path).is_dir():
-        path = Path(path, Path(__file__).with_suffix(".safetensors").name)
-    weights, leaves, wrong = load_file(path), list[Any](), list[str]()
+    """Fills `model` from a file, which must fit; layers of `fresh` that have another
+    width there stay as they were drawn."""
+    file = next(Path(path).glob(f"{Path(__file__).stem}.safetensors"), path)  # a folder
+    weights, leaves, wrong = load_file(file), list[Any](), list[str]()
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape
         array = weights.pop(name, None)
