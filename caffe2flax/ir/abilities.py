@@ -61,6 +61,34 @@ class Probabilities:
     of_classes: ClassVar[bool] = False
     """The classes exclude one another, as in Softmax."""
 
+    def class_axis(self, rank: int) -> int:
+        """The axis of a bottom of `rank` axes that has an entry for each class."""
+        return 1
+
+
+class PerClass(ABC):
+    """A layer that may have a parameter which is a multiple of the number of
+    classes."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def with_classes(self, count: int, other: int) -> Layer | None:
+        """This layer for `other` classes in place of `count`; None where no parameter
+        follows from that."""
+
+
+class ScoresByClass(PerClass):
+    """A layer that says itself how many classes its bottoms have scores of."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def scored(self) -> tuple[tuple[int, ...], int]:
+        """The bottoms whose size follows from the number of classes, and that
+        number."""
+
 
 class Rearranges:
     """A layer that moves, repeats or leaves out entries of axes. What it computes may

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import Abbreviated, Windowed
+from caffe2flax.ir.abilities import Abbreviated, PerClass, Windowed
 from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, same
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, shrinking
 from caffe2flax.ir.filler import Filler
@@ -44,7 +44,7 @@ in the cache."""
 
 @register("Convolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Convolution(Layer, Spatial, Windowed, Abbreviated):
+class Convolution(Layer, Spatial, Windowed, Abbreviated, PerClass):
     """y[o, i] = b[o] + sum of w[o, c, k] * x[c, stride * i + dilation * k - pad]."""
 
     abbreviation = "conv"
@@ -106,6 +106,12 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
 
     def coordinate_map(self) -> CoordinateMap | None:
         return shrinking(self.sliding.windows((1,) * 4))
+
+    def with_classes(self, count: int, other: int) -> Convolution | None:
+        times, rest = divmod(self.num_output, count)
+        return (
+            None if rest or self.group > 1 else replace(self, num_output=times * other)
+        )
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         first = self.sliding.channel_axis(shape) + 1

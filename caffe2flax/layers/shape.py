@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Self
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import Rearranges
+from caffe2flax.ir.abilities import PerClass, Rearranges
 from caffe2flax.ir.layer import canonical_axis
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
@@ -40,7 +40,7 @@ class Flatten(ReshapeLayer):
 
 @layer("Reshape", "reshape_param")
 @dataclass(frozen=True, slots=True)
-class Reshape(ReshapeLayer, Rearranges):
+class Reshape(ReshapeLayer, Rearranges, PerClass):
     """`num_axes` axes from `axis` become `shape`: 0 copies, -1 takes what remains."""
 
     dims: Shape = ()
@@ -59,6 +59,12 @@ class Reshape(ReshapeLayer, Rearranges):
         if num_axes < -1:
             params.error("num_axes", f"num_axes must be -1 or more, not {num_axes}")
         return cls(dims, params.get("axis", 0), num_axes)
+
+    def with_classes(self, count: int, other: int) -> Reshape | None:
+        if self.dims.count(count) != 1:
+            return None
+        dims = tuple(other if dim == count else dim for dim in self.dims)
+        return replace(self, dims=dims)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
