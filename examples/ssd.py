@@ -90,7 +90,7 @@ class SSD(nnx.Module):
         )
 
     def __call__(self, data: Array) -> Array:
-        check_shape("data", data, "N", 160, 160, 3)
+        check_shape("data", data, "N", "H", "W", 3)
         conv1 = nnx.relu(self.conv1(data))  # (N, 80, 80, 16)
         pool1 = nnx.max_pool(conv1, (2, 2), (2, 2))  # (N, 40, 40, 16)
 
@@ -102,13 +102,9 @@ class SSD(nnx.Module):
         conv5 = nnx.relu(self.conv5(conv4))  # (N, 5, 5, 64)
         conv4_norm = self.conv4_norm(conv4)
         conv4_norm_mbox_loc = self.conv4_norm_mbox_loc(conv4_norm)  # (N, 10, 10, 16)
-        conv4_norm_mbox_loc_perm = conv4_norm_mbox_loc
-        # (N, 1600)
-        conv4_norm_mbox_loc_flat = lax.collapse(conv4_norm_mbox_loc_perm, 1)
+        conv4_norm_mbox_loc_flat = lax.collapse(conv4_norm_mbox_loc, 1)  # (N, 1600)
         conv4_norm_mbox_conf = self.conv4_norm_mbox_conf(conv4_norm)  # (N, 10, 10, 12)
-        conv4_norm_mbox_conf_perm = conv4_norm_mbox_conf
-        # (N, 1200)
-        conv4_norm_mbox_conf_flat = lax.collapse(conv4_norm_mbox_conf_perm, 1)
+        conv4_norm_mbox_conf_flat = lax.collapse(conv4_norm_mbox_conf, 1)  # (N, 1200)
         # (1, 2, 1600)
         conv4_norm_mbox_priorbox = prior_boxes(
             conv4_norm.shape[1:3],
@@ -120,11 +116,9 @@ class SSD(nnx.Module):
             flip=True,
         )
         conv5_mbox_loc = self.conv5_mbox_loc(conv5)  # (N, 5, 5, 16)
-        conv5_mbox_loc_perm = conv5_mbox_loc
-        conv5_mbox_loc_flat = lax.collapse(conv5_mbox_loc_perm, 1)  # (N, 400)
+        conv5_mbox_loc_flat = lax.collapse(conv5_mbox_loc, 1)  # (N, 400)
         conv5_mbox_conf = self.conv5_mbox_conf(conv5)  # (N, 5, 5, 12)
-        conv5_mbox_conf_perm = conv5_mbox_conf
-        conv5_mbox_conf_flat = lax.collapse(conv5_mbox_conf_perm, 1)  # (N, 300)
+        conv5_mbox_conf_flat = lax.collapse(conv5_mbox_conf, 1)  # (N, 300)
         # (1, 2, 400)
         conv5_mbox_priorbox = prior_boxes(
             conv5.shape[1:3],
@@ -147,7 +141,8 @@ class SSD(nnx.Module):
         mbox_priorbox = jnp.concatenate(
             [conv4_norm_mbox_priorbox, conv5_mbox_priorbox], axis=-1
         )
-        mbox_conf_reshape = mbox_conf.reshape(-1, 500, self.num_classes)  # (N, 500, 3)
+        # (N, 500, 3)
+        mbox_conf_reshape = mbox_conf.reshape(len(mbox_conf), -1, self.num_classes)
         mbox_conf_softmax = nnx.softmax(mbox_conf_reshape)
         mbox_conf_flatten = lax.collapse(mbox_conf_softmax, 1)  # (N, 1500)
         # (1, 1, N*8, 7)

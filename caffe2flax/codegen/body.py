@@ -192,7 +192,7 @@ class Body:
             value = node.outputs[0]
             self._starts[value] = self._start(node, nested)
             shallow = len(inside) < DEEPEST
-            if shallow and self._nests(node, readers.get(value, ())):
+            if shallow and self._nests(node, readers.get(value, ()), expression):
                 self._pending[value] = expression
                 self._inside[value] = inside
                 continue
@@ -251,14 +251,16 @@ class Body:
             return (False,) * len(node.inputs)
         return tuple(not down for down in node.propagate_down)
 
-    def _nests(self, node: Node, following: tuple[Node, ...]) -> bool:
-        """Whether an in-place layer is all that reads this output: then the call goes
-        inside."""
+    def _nests(self, node: Node, following: tuple[Node, ...], expression: str) -> bool:
+        """Whether the call goes inside of another: where an in-place layer is all that
+        reads this output, or where it would only be another name of its input."""
         if len(node.outputs) != 1 or len(following) != 1 or node.carried:
             return False
         value = node.outputs[0]
         if value in self.graph.returned:
             return False
+        if expression in map(self.variables.get, node.inputs):
+            return True
         tops = following[0].outputs
         return any(top.blob == value.blob for top in tops)
 

@@ -274,13 +274,11 @@ def _interpolating(option: Option) -> list[str]:
     if not enlarging:
         return []
     default = f"{literal(option.name)}, {option.default}"
-    layers = f"({', '.join(enlarging)}{',' * (len(enlarging) == 1)})"
-    draw = "bilinear()(nnx.Rngs(0).params(), layer.kernel.shape)"
-    return [
-        f"    if options.get({default}) != {option.default}:",
-        f"        for layer in {layers}:",
-        f"            layer.kernel[...] = {draw}",
-    ]
+    lines = [f"    if options.get({default}) != {option.default}:"]
+    for layer in enlarging:
+        draw = f"bilinear()(nnx.Rngs(0).params(), {layer}.kernel.shape)"
+        lines.append(f"        {layer}.kernel[...] = {draw}")
+    return lines
 
 
 def listed(names: Sequence[str]) -> str:

@@ -66,6 +66,12 @@ class Reshape(ReshapeLayer, Rearranges, PerClass):
         dims = tuple(other if dim == count else dim for dim in self.dims)
         return replace(self, dims=dims)
 
+    def inferred(self, shape: Shape) -> int | None:
+        if -1 not in self.dims:
+            return None
+        start = self.axis if self.axis >= 0 else len(shape) + self.axis + 1
+        return start + self.dims.index(-1)
+
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
         rank = len(shape)
