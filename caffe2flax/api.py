@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import grain
     from flax import nnx
 
+    from caffe2flax.exports.export import Export
     from caffe2flax.extraction.features import Features
     from caffe2flax.inspection.net import Inspection, WeightsInspection
     from caffe2flax.inspection.where import LayerLocation
@@ -80,6 +81,41 @@ def verify(
         tolerance=tolerance,
         module=module,
         compiled=compiled,
+        **options,
+    )
+
+
+def export(
+    prototxt: PathOrText,
+    weights: Weights | None = None,
+    *,
+    to: str,
+    path: str | os.PathLike[str] | None = None,
+    batch: int | str | None = None,
+    verify: bool = False,
+    force: bool = False,
+    **options: Unpack[NetOptions],
+) -> Export:
+    """Writes a net for other programs.
+
+    to: "onnx" is a model in Caffe's names and axis order. path: the file; by default
+    the name of the net with the ending. batch: a number, "dynamic" for any, or None for
+    any where the layers allow it. verify: runs what was written, and compares every
+    layer with the reference. force: whether files are replaced. Without weights the
+    fillers give them. Options: see `caffe2flax.options`. Raises ConversionError, which
+    names all layers that the format cannot say exactly, and FileExistsError.
+    """
+    from caffe2flax.exports.export import export
+
+    check_options(options, NetOptions)
+    return export(
+        at_hand(prototxt),
+        weights,
+        to=to,
+        path=path,
+        batch=batch,
+        verify=verify,
+        force=force,
         **options,
     )
 

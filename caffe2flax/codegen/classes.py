@@ -11,14 +11,9 @@ from typing import NamedTuple
 from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.names import identifier
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import (
-    Aligned,
-    PerClass,
-    Probabilities,
-    ScoresByClass,
-    WritesMethod,
-)
+from caffe2flax.ir.abilities import Aligned, Probabilities, WritesMethod
 from caffe2flax.ir.call import Call, Code, is_literal, literal
+from caffe2flax.ir.classes import PerClass, ScoresByClass
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Layer, Site
 from caffe2flax.ir.layout import Operand

@@ -48,9 +48,10 @@ def emit_training(
     version: str,
     flat: bool = False,
 ) -> Module:
-    """The module `name`: `__call__` computes `deploy`, `losses` what counts in the loss
-    of `train`, `metrics`, `metrics_1`, ... the outputs of `tests`. Layers of one number
-    are one, and their weights those of `train`. Its fillers are those of the prototxt.
+    """The module `name`: `__call__` computes `deploy`, `losses` the outputs of `train`
+    and what counts in its loss, `metrics`, `metrics_1`, ... the outputs of `tests`.
+    Layers of one number are one, and their weights those of `train`. Its fillers are
+    those of the prototxt.
 
     `origin` is the file that the docstring names; `flat`: repeated blocks are written
     out. Raises ConversionError where a layer differs between the nets.
@@ -66,7 +67,7 @@ def emit_training(
         bodies = _bodies(train, tests, deploy)
         trunk = _trunk(bodies)
     (body, *tested), deployed = bodies[:-1], bodies[-1]
-    objective = counted(train)
+    objective = returned(train)
     shared = SharedMethod.choose(trunk, objective, tests, body, deployed)
     options = find_training_options(bodies)
     cls = [f"class {name}(nnx.Module):", f'    """{signature(deploy, deployed)}"""']
@@ -77,7 +78,7 @@ def emit_training(
         LOSSES,
         objective,
         body,
-        "What Caffe minimises, by blob and unweighted: see `total_loss`.",
+        "What Caffe prints in training, by blob: losses, unweighted, and scores.",
         [RNGS],
     )
     cls += ["", *total_loss(replace(objective, taps=()), always=True)]
@@ -103,10 +104,11 @@ def emit_training(
     )
 
 
-def counted(train: Graph) -> Graph:
-    """The net up to what counts in its loss: `losses` computes that."""
-    weighted = {value.blob for node in train.nodes for value, _ in node.weighted}
-    return needed(train, [v for v in train.outputs if v.blob in weighted])
+def returned(train: Graph) -> Graph:
+    """The net up to what it returns and what counts in its loss: `losses` computes
+    that. An input that nothing reads is not computed."""
+    given = set(train.arguments)
+    return needed(train, [v for v in train.outputs if v not in given])
 
 
 def _metrics(

@@ -6,8 +6,9 @@
     class Dropout(Elementwise, Stochastic):
         ...
 
-A layer type names them among its bases, beside `Layer`. One more is in coordinates.py:
-`Spatial`, for layers whose top has pixels that correspond to pixels of the bottom.
+A layer type names them among its bases, beside `Layer`. More are in coordinates.py,
+`Spatial` for layers whose top has pixels that correspond to pixels of the bottom, and
+in classes.py, `PerClass` for layers that may depend on a number of classes.
 """
 
 from __future__ import annotations
@@ -64,30 +65,6 @@ class Probabilities:
     def class_axis(self, rank: int) -> int:
         """The axis of a bottom of `rank` axes that has an entry for each class."""
         return 1
-
-
-class PerClass(ABC):
-    """A layer that may have a parameter which is a multiple of the number of
-    classes."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def with_classes(self, count: int, other: int) -> Layer | None:
-        """This layer for `other` classes in place of `count`; None where no parameter
-        follows from that."""
-
-
-class ScoresByClass(PerClass):
-    """A layer that says itself how many classes its bottoms have scores of."""
-
-    __slots__ = ()
-
-    @property
-    @abstractmethod
-    def scored(self) -> tuple[tuple[int, ...], int]:
-        """The bottoms whose size follows from the number of classes, and that
-        number."""
 
 
 class Rearranges:

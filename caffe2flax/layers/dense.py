@@ -10,8 +10,9 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.files.mapped import loaded
-from caffe2flax.ir.abilities import Abbreviated, PerClass, ReadsWeights
+from caffe2flax.ir.abilities import Abbreviated, ReadsWeights
 from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, literal
+from caffe2flax.ir.classes import PerClass
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site, canonical_axis
 from caffe2flax.ir.layout import Layout, Merged, Operand, Shape

@@ -7,7 +7,8 @@ from math import prod
 from typing import Self
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import PerClass, Rearranges
+from caffe2flax.ir.abilities import Rearranges
+from caffe2flax.ir.classes import PerClass
 from caffe2flax.ir.layer import canonical_axis
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params

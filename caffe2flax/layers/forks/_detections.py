@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.abilities import ScoresByClass
 from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.classes import ScoresByClass
 from caffe2flax.ir.layer import Array, Layer, Site
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
@@ -106,6 +106,12 @@ class Detections(Layer, ScoresByClass):
         if count != self.num_classes or self.background >= count:
             return None
         return replace(self, num_classes=other)
+
+    @property
+    def foreground(self) -> range:
+        """The numbers of the classes; the background's, where it is not the first, is
+        among them."""
+        return range(1 if self.background == 0 else 0, self.num_classes)
 
     def _priors(self, *inputs: Shape) -> int:
         """How many prior boxes there are. Raises ConversionError."""
