@@ -52,7 +52,8 @@ def folded(title: str, content: str) -> str:
 
 
 def source(code: str) -> str:
-    return f'<pre style="text-align:left">{text(code)}</pre>'
+    style = "text-align:left;font-family:monospace"
+    return f'<pre style="{style}">{text(code)}</pre>'
 
 
 def noted(notes: Iterable[str]) -> list[tuple[str, str]]:
@@ -67,7 +68,7 @@ def drawn(picture: Picture) -> str:
     except ConversionError:
         return ""
     svg = content[content.index("<svg") :]
-    return f'<div style="background:white;overflow:auto;max-height:40em">{svg}</div>'
+    return f'<div style="background:white">{svg}</div>'
 
 
 def drawn_unasked(picture: Picture) -> str:
