@@ -109,7 +109,7 @@ def _write(
         try:
             made = _called(place, node)
         except ConversionError as error:
-            problems += node.fail(error).problems
+            problems += [p.of("unsupported") for p in node.fail(error).problems]
             made = [f"{node.name}/{i}" for i in range(len(node.outputs))]
         names.update(zip(node.outputs, made, strict=True))
     if problems:
