@@ -16,7 +16,7 @@ from caffe2flax.ir.call import Call, Code, is_literal, literal
 from caffe2flax.ir.classes import PerClass, ScoresByClass
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Layer, Site
-from caffe2flax.ir.layout import Operand
+from caffe2flax.ir.layout import Operand, Shape
 
 CLASSES = "num_classes"
 LINEAR = "nnx.Linear"
@@ -153,25 +153,37 @@ def _points(graph: Graph) -> Iterator[tuple[Value, int, bool]]:
     scored = False
     for node in (*graph.nodes, *left_out):
         layer = node.layer
-        if not all(value in graph.shapes for value in node.inputs[:2]):
+        shape = graph.shapes.get(node.inputs[0]) if node.inputs else None
+        if shape is None:
             continue
-        shapes = [graph.shapes[value] for value in node.inputs[:2]]
         if isinstance(layer, ScoresByClass):
             bottoms, count = layer.scored
-            yield from ((node.inputs[i], count, False) for i in bottoms)
-            scored = True
+            found = [(node.inputs[i], count, False) for i in bottoms]
+            yield from (point for point in found if point[0] in graph.shapes)
         elif isinstance(layer, Probabilities) and layer.of_classes:
-            axis = layer.class_axis(len(shapes[0]))
-            yield node.inputs[0], shapes[0][axis], True
-            scored = True
-        elif layer.metric and len(shapes) > 1 and len(shapes[0]) > 1:
-            yield node.inputs[0], shapes[0][1], True
-            scored = True
+            yield node.inputs[0], shape[layer.class_axis(len(shape))], True
+        elif layer.metric and _takes_labels(layer, shape):
+            yield node.inputs[0], shape[1], True
+        else:
+            continue
+        scored = True
     if not scored and len(graph.outputs) == 1:
         value = graph.outputs[0]
         shape = graph.shapes[value]
         if len(shape) > 1 and _ends_in_scores(graph, value):
             yield value, shape[1], True
+
+
+def _takes_labels(layer: Layer, scores: Shape) -> bool:
+    """Whether a loss or a score compares a number for each class with one label, not
+    with as many numbers."""
+    if len(scores) < 2 or scores[1] < 2:
+        return False
+    try:
+        layer.infer(scores, (scores[0], 1, *scores[2:]))
+    except (ConversionError, ValueError, TypeError):
+        return False
+    return True
 
 
 def _ends_in_scores(graph: Graph, value: Value) -> bool:
