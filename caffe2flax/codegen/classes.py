@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from caffe2flax.codegen.blockcall import BlockCall
-from caffe2flax.codegen.names import identifier
+from caffe2flax.codegen.names import argument_names
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.abilities import Aligned, Probabilities, WritesMethod
 from caffe2flax.ir.call import Call, Code, is_literal, literal
@@ -133,15 +133,15 @@ def find_classes(graph: Graph, *, initialise: bool) -> tuple[Classes, ...]:
         if heads and _widened(graph, heads, CLASSES, count, initialise):
             found.setdefault(count, {}).update({node.number: node for node in heads})
     done: list[Classes] = []
+    names = argument_names(())
     for count, heads_of in found.items():
         heads = sorted(heads_of.values(), key=lambda node: node.number)
         name = CLASSES
         if len(found) > 1:
-            name = f"{identifier(heads[-1].name)}_classes"
+            name = names.claim(heads[-1].name, suffix="_classes")
         made = _widened(graph, heads, name, count, initialise)
         taken = {number for other in done for number in other.nodes}
-        names = {other.name for other in done}
-        if made and taken.isdisjoint(made.nodes) and made.name not in names:
+        if made and taken.isdisjoint(made.nodes):
             done.append(made)
     return tuple(done)
 
