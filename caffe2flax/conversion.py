@@ -126,7 +126,7 @@ def convert(
         graph = read_graph(
             prototxt,
             array_shapes=array_shapes,
-            weight_shapes=_shapes_in(files),
+            weight_shapes=shapes_in(files),
             **options,
         )
     if files or filled:
@@ -159,7 +159,7 @@ def convert(
     )
 
 
-def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
+def shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
     """The shapes of the blobs in weight files, by layer."""
     return {
         layer.name: tuple(blob.shape for blob in layer.blobs)

@@ -151,3 +151,11 @@ def closest(word: str, candidates: Iterable[str], problems: Sized = ()) -> str:
     known = {c.casefold(): c for c in islice(candidates, 1000) if c != word}
     matches = get_close_matches(word.casefold(), known, n=1)
     return f"; did you mean {known[matches[0]]}?" if matches else ""
+
+
+def is_misspelt(word: str, candidates: Iterable[str]) -> bool:
+    """Whether a candidate is so similar to `word` that it must have been meant:
+    `crop_sise` for `crop_size`, but not `source2` for `source`."""
+    letters = word.casefold().rstrip("0123456789_")
+    known = [c for c in islice(candidates, 1000) if c.casefold() != letters]
+    return len(word) <= 64 and bool(get_close_matches(letters, known, cutoff=0.88))

@@ -12,7 +12,6 @@ from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.frontend.upgrade.v1 import type_of_enum
 from caffe2flax.ir.abilities import Source, WritesMethod
 from caffe2flax.ir.common_fields import (
-    COMMON_FIELDS,
     check_blobs,
     read_loss_weights,
     read_specs,
@@ -24,7 +23,8 @@ from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.refused import REFUSED
-from caffe2flax.ir.registry import LAYERS, PARAMETERS, find_layer
+from caffe2flax.ir.read_layer import is_data, read_layer
+from caffe2flax.ir.registry import LAYERS, find_layer
 from caffe2flax.ir.transform import Transform
 from caffe2flax.options import one_or_more
 
@@ -126,6 +126,7 @@ class _Builder:
         tops = tops or self._automatic_top(type_, name)
         inputs = self._connect(bottoms, name, params)
         outputs = self._produce(tops, bottoms, inputs, name, message.span)
+        params.prepares_data = is_data(find_layer(type_, len(bottoms)))
         params.transform = read_transform(params)
         layer = self._parse(params, type_, bottoms, tops)
         if layer is None:
@@ -230,41 +231,12 @@ class _Builder:
                 params.span("type") or Span("")
             )
             return None
-        own, *others = PARAMETERS.get(type_) or ("",)
-        known = {name for names in PARAMETERS.values() for name in names}
-        params.ignore(*COMMON_FIELDS, *others)
-        for name in dict.fromkeys(f.name for f in _message(params).fields):
-            if name in known and name not in (own, *others):
-                params.ignore(name)
-                self._note(params, f"{name} has no meaning in a {type_} layer")
         check_blobs(params, type_, cls, bottoms, tops)
-        before = len(params.problems)
-        params.bottoms, params.tops = len(bottoms), len(tops)
         params.bottom_types = tuple(self.blob_types.get(blob, "") for blob in bottoms)
         self.blob_types.update(dict.fromkeys(tops, type_))
-        params.in_place = bool(set(bottoms) & set(tops))
         params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)
         params.notes = self.notes
-        main = (
-            params.sub(own)
-            if own
-            else replace(params, name=type_, message=None, parent=params)
-        )
-        try:
-            layer = cls.parse(main)
-        except ConversionError as error:
-            self.problems += [problem.at(params.span()) for problem in error.problems]
-            return None
-        if type(layer) is not cls:  # one of several meanings of the type
-            check_blobs(params, type_, type(layer), bottoms, tops)
-        if params.in_place and not layer.in_place:
-            params.error(None, f"a {type_} layer cannot work in place")
-        return layer if len(params.problems) == before else None
-
-    def _note(self, params: Params, text: str) -> None:
-        self.notes.append(
-            f"{params.span()}: {text}; Caffe passes it over, and so do we"
-        )
+        return read_layer(params, type_, cls, bottoms, tops)
 
     def report_unsupported(self) -> None:
         """One problem for each unknown type."""

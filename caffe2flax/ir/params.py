@@ -9,23 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+import re
 
-from caffe2flax.errors import ConversionError, Problem, Span, closest
-from caffe2flax.frontend.descriptors import FieldSpec, schema
+from caffe2flax.errors import ConversionError, Problem, Span, closest, is_misspelt
 from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.scalar import (
-    INTEGERS,
     T,
     converted,
     is_integer,
     shown,
     to_integer,
 )
-from caffe2flax.ir.dialects import WITHOUT_EFFECT, listed
+from caffe2flax.ir.dialects import IMAGES, WITHOUT_EFFECT, listed
+from caffe2flax.ir.field_types import integer_range, is_beyond, wanted
 from caffe2flax.ir.transform import Transform
 
-MESSAGES = {"the net": "NetParameter", "the solver": "SolverParameter"}
-"""The names of what stands at the top of a file -> its message in Caffe's schema."""
+SIZES = re.compile("size|crop|height|width|channel|shape|dim|length|frames", re.I)
+"""What is in the names of fields that may set the shape of an input."""
 
 
 @dataclass(slots=True)
@@ -56,6 +56,9 @@ class Params:
     """The names of the fields of the net itself."""
     bottom_types: tuple[str, ...] = ()
     """The types of the layers that compute the bottoms; "" for an input."""
+    prepares_data: bool = False
+    """Whether the fields say how data is read and prepared, which is the caller's part:
+    unknown ones are passed over, with a note."""
     parent: Params | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -134,10 +137,9 @@ class Params:
 
     def _check_ignored(self, found: Field, value: Scalar) -> None:
         """Caffe's parser refuses a number beyond its type wherever it stands."""
-        if not is_integer(value) or value.kind == "string" or not self._beyond(found):
+        if not is_integer(value) or value.kind == "string":
             return
-        spec = self._specs().get(found.name)
-        if spec is not None and spec.type in INTEGERS:
+        if is_beyond(found, self.path) and integer_range(found.name, self.path):
             self._convert(found, 0)
 
     def span(self, name: str | None = None) -> Span | None:
@@ -187,8 +189,7 @@ class Params:
         """Adds the note that the file itself decides the `meaning` of the type, and
         why."""
         text = f"{type_} taken as {meaning!r}: {why}; --dialect {type_}=... overrides"
-        if text not in self.notes:
-            self.note(text)
+        self._note_once(text)
         return meaning
 
     def undecided(self, type_: str) -> None:
@@ -209,7 +210,9 @@ class Params:
         fields = self.message.fields if self.message else ()
         first = {f.name: f.span for f in reversed(fields)}
         for name, span in reversed(first.items()):
-            if name not in self._known and not self._has_no_effect(name):
+            if name in self._known or self._has_no_effect(name):
+                continue
+            if not (self.prepares_data and self._is_passed_over(name)):
                 text = f"unknown field {name} in {self.name}{self._hint(name)}"
                 self.problems.append(Problem(text, span))
         for child in self._children:
@@ -241,10 +244,25 @@ class Params:
         about = WITHOUT_EFFECT.get(self.name, {}).get(name)
         if about is None:
             return False
-        text = f"{name} in {self.name} is about {about}: passed over"
+        self._note_once(f"{name} in {self.name} is about {about}: passed over")
+        return True
+
+    def _is_passed_over(self, name: str) -> bool:
+        """Whether the field is none of those that count, misspelt; if so, adds a
+        note."""
+        given = {found.name for found in self.message.fields} if self.message else set()
+        counting = (known for known in self._known if known not in given)
+        if is_misspelt(name, counting):
+            return False
+        text = f"{name} in {self.name} is about {IMAGES}: passed over"
+        if SIZES.search(name):
+            text += "; where it changes the size of an input, --input-shape says it"
+        self._note_once(text)
+        return True
+
+    def _note_once(self, text: str) -> None:
         if text not in self.notes:
             self.note(text)
-        return True
 
     def _fields(self, name: str) -> Iterator[Field]:
         self._known[name] = None
@@ -270,47 +288,14 @@ class Params:
         value, type_ = found.value, type(default)
         if isinstance(value, Scalar):
             known = converted(value, type_)
-            if known is not None and not (type_ is int and self._beyond(found)):
+            if known is not None and not (
+                type_ is int and is_beyond(found, self.path)
+            ):
                 return known
-        self.refuse(found, f"{found.name} is {self._wanted(found, type_)}")
+        self.refuse(found, f"{found.name} is {wanted(found, type_, self.path)}")
         return default
 
-    def _wanted(self, found: Field, type_: type[T]) -> str:
-        """What belongs into the field, and not what stands there."""
-        value = found.value
-        wanted = {bool: "true or false", int: "an integer", float: "a number"}
-        text = f"{wanted.get(type_, 'a string')}, not {shown(value)}"
-        if not isinstance(value, Scalar):
-            return text
-        if type_ is str:
-            return f'{text}; write "{value.text}"' if value.kind == "word" else text
-        if value.kind == "string":
-            plain = converted(replace(value, kind="number"), type_) is not None
-            return f"{text}; leave out the quotes" if plain else text
-        if type_ is int and is_integer(value):
-            low, high = self._range(found.name)
-            return f"an integer from {low} to {high}, not {shown(value)}"
-        return text
-
-    def _beyond(self, found: Field) -> bool:
-        """Whether an integer is beyond the type of the field."""
-        assert isinstance(found.value, Scalar)
-        number = to_integer(found.value.text)
-        if 0 <= number <= INTEGERS["int32"][1]:
-            return False  # it fits every type: there is no need to look this one up
-        low, high = self._range(found.name)
-        return not low <= number <= high
-
-    def _range(self, name: str) -> tuple[int, int]:
-        spec = self._specs().get(name)
-        return INTEGERS.get(spec.type if spec else "", INTEGERS["int32"])
-
-    def _specs(self) -> Mapping[str, FieldSpec]:
-        """The fields of the message by Caffe's schema; none where it lacks it."""
-        if self.parent is None:
-            message = MESSAGES.get(self.name, "")
-        else:
-            spec = self.parent._specs().get(self.name)
-            message = spec.refers if spec else ""
-        fields = schema().messages.get(message, {})
-        return {spec.name: spec for spec in fields.values()}
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The names of the messages around this one, and its own."""
+        return (*(self.parent.path if self.parent else ()), self.name)

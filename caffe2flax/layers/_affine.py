@@ -111,7 +111,7 @@ def initializer(
 ) -> Code | None:
     """A blob's initializer; None where none is `given` or it is the `usual` one."""
     return (
-        Code(filler.known().initializer(shape)) if given and filler != usual else None
+        Code(filler.initializer(shape)) if given and filler != usual else None
     )
 
 

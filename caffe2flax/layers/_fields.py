@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.errors import ConversionError, Problem, is_misspelt
 from caffe2flax.ir.call import Call, Code
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Blob, Site, canonical_axis
@@ -22,16 +22,16 @@ FILLERS = (
     "bilinear",
 )
 
-FORK_FIELDS = (
-    "alpha",
-    "bias",
-    "diag_val",
-    "file",
-    "num_groups",
-    "scale",
-    "scale_factors",
+FILLER_FIELDS = (
+    "type",
+    "value",
+    "min",
+    "max",
+    "mean",
+    "std",
+    "sparse",
+    "variance_norm",
 )
-"""What forks added to FillerParameter."""
 
 
 def filler(params: Params, name: str, value: float = 0.0) -> Filler:
@@ -43,21 +43,26 @@ def filler(params: Params, name: str, value: float = 0.0) -> Filler:
 
 
 def read_filler(given: Params) -> Filler:
-    """A FillerParameter message. Types and fields of forks are noted, and an error
-    where no file holds the weights."""
+    """A FillerParameter message. Types and fields of forks are noted, as they only say
+    where training starts; they are an error where they fill a blob of a net that is
+    trained or run."""
     type_ = given.get("type", "constant")
+    known = type_ in FILLERS
     refused = []
-    if type_ not in FILLERS:
+    if not known:
         text = f"filler {type_!r} is none of {', '.join(FILLERS)}"
         refused.append(Problem(text, given.span("type")))
         type_ = "constant"
-    for name in filter(given.has, FORK_FIELDS):
-        text = f"{name} in {given.name} is not known to Caffe's fillers"
-        refused.append(Problem(text, given.span(name)))
+    fields = given.message.fields if given.message else ()
+    for name in dict.fromkeys(f.name for f in fields):
+        if name not in FILLER_FIELDS and not is_misspelt(name, FILLER_FIELDS):
+            given.ignore(name)
+            text = f"{name} in {given.name} is not known to Caffe's fillers"
+            refused.append(Problem(text, given.span(name)))
     for problem in refused:
         given.note(
-            f"{problem.span}: {problem.message}; a filler does not count where a file "
-            "holds the weights"
+            f"{problem.span}: {problem.message}; it only says where training starts: "
+            "passed over"
         )
     return Filler(
         type_,
@@ -68,7 +73,7 @@ def read_filler(given: Params) -> Filler:
         std=given.get("std", 1.0),
         sparse=given.get("sparse", -1),
         variance_norm=given.choice("variance_norm", "FAN_IN", "FAN_OUT", "AVERAGE"),
-        given=True,
+        given=known,
         refused=tuple(refused),
     )
 
@@ -231,8 +236,6 @@ def initialisers(
     `at.zeros`."""
     if not at.initialise:
         return {}
-    for blob in blobs:
-        blob.filler.known()
     inits: dict[str, object] = {}
     if blobs[0].filler.given or at.zeros:
         inits["kernel_init"] = kernel_init

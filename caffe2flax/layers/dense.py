@@ -190,10 +190,10 @@ class Embed(Layer):
         inits = {}
         if at.initialise:
             inits["embedding_init"] = Code(
-                weight.filler.known().initializer(weight.shape)
+                weight.filler.initializer(weight.shape)
             )
         if at.initialise and bias and bias[0].filler != Filler():
-            inits["bias_init"] = Code(bias[0].filler.known().initializer(bias[0].shape))
+            inits["bias_init"] = Code(bias[0].filler.initializer(bias[0].shape))
         function = "BiasedEmbed" if self.bias else "nnx.Embed"
         sizes = (self.input_dim, self.num_output)
         return Call.of(function, *sizes, **inits, dtype=DTYPE, rngs=RNGS)

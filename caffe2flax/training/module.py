@@ -10,7 +10,14 @@ from typing import Unpack
 from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.names import module_names
 from caffe2flax.codegen.training import counted, emit_training
-from caffe2flax.conversion import VERSION, Conversion, Weights, read_graph, weight_paths
+from caffe2flax.conversion import (
+    VERSION,
+    Conversion,
+    Weights,
+    read_graph,
+    shapes_in,
+    weight_paths,
+)
 from caffe2flax.errors import ConversionError, Problem, UnknownShape, closest
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.caffemodel import WeightFile
@@ -31,7 +38,7 @@ from caffe2flax.passes.phases import (
 )
 from caffe2flax.passes.shapes import infer_shapes
 from caffe2flax.passes.unused import drop_unused, keep_metrics
-from caffe2flax.weights.variables import Variables, collect
+from caffe2flax.weights.variables import Variables, check_fillers, collect
 
 TRAIN, TEST = "TRAIN", "TEST"
 
@@ -95,6 +102,8 @@ def convert_training(
     _check_loss(first)
     every = all_layers(first, [*tested, deploy])
     held = bool(files) or filled
+    if not held:
+        check_fillers(every)
     blobs, notes = collect(every, files) if held else ({}, ())
     class_name = module_names().claim(first.name)
     module = emit_training(
@@ -189,7 +198,7 @@ def _read_all(
             _read(state, phase, {**options, "input_shapes": own})
             for (state, phase), own in zip(states, shapes, strict=True)
         ]
-    weight_shapes = _weight_shapes(files)
+    weight_shapes = shapes_in(files)
     return [
         replace(
             graph,
@@ -291,12 +300,3 @@ def _check_shapes(given: Mapping[str, object], nets: Sequence[Graph]) -> None:
     ]
     if problems:
         raise ConversionError(problems)
-
-
-def _weight_shapes(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
-    return {
-        layer.name: tuple(blob.shape for blob in layer.blobs)
-        for file in files
-        for layer in file.layers
-        if [*layer.numbered] == [*range(len(layer.blobs))]
-    }

@@ -50,6 +50,13 @@ def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str
     return blobs | filled, notes
 
 
+def check_fillers(graph: Graph) -> None:
+    """Raises ConversionError where a filler of the graph is not known in full."""
+    fillers = dict.fromkeys(w.filler for node in graph.nodes for w in node.weights)
+    if problems := [problem for filler in fillers for problem in filler.refused]:
+        raise ConversionError(problems)
+
+
 def check_filled(weights: Iterable[Weight]) -> None:
     """Raises ConversionError where weights that no file holds would take too much
     memory: a line of text can ask for any number of them."""

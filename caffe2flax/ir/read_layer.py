@@ -1,0 +1,58 @@
+"""A layer's messages -> the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import Source
+from caffe2flax.ir.common_fields import COMMON_FIELDS, check_blobs
+from caffe2flax.ir.layer import Layer
+from caffe2flax.ir.params import Params
+from caffe2flax.ir.registry import PARAMETERS
+
+
+def is_data(cls: type[Layer] | None) -> bool:
+    """Whether layers of this class read data, which is not the module's part."""
+    return cls is not None and issubclass(cls, Source) and cls.reads_data
+
+
+def read_layer(
+    params: Params,
+    type_: str,
+    cls: type[Layer],
+    bottoms: Sequence[str],
+    tops: Sequence[str],
+) -> Layer | None:
+    """The layer of `type_` with the fields of its messages; None where something is
+    wrong with them, which `params` then has as problems."""
+    assert params.message is not None
+    own, *others = PARAMETERS.get(type_) or ("",)
+    known = {name for names in PARAMETERS.values() for name in names}
+    params.ignore(*COMMON_FIELDS, *others)
+    for name in dict.fromkeys(f.name for f in params.message.fields):
+        if name in known and name not in (own, *others):
+            params.ignore(name)
+            params.note(
+                f"{params.span()}: {name} has no meaning in a {type_} layer; Caffe "
+                "passes it over, and so do we"
+            )
+    before = len(params.problems)
+    params.bottoms, params.tops = len(bottoms), len(tops)
+    params.in_place = bool(set(bottoms) & set(tops))
+    main = (
+        params.sub(own)
+        if own
+        else replace(params, name=type_, message=None, parent=params)
+    )
+    try:
+        layer = cls.parse(main)
+    except ConversionError as error:
+        params.problems += [p.at(params.span()) for p in error.problems]
+        return None
+    if type(layer) is not cls:  # one of several meanings of the type
+        check_blobs(params, type_, type(layer), bottoms, tops)
+    if params.in_place and not layer.in_place:
+        params.error(None, f"a {type_} layer cannot work in place")
+    return layer if len(params.problems) == before else None
