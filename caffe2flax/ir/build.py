@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.message import Message, Scalar
@@ -22,8 +22,8 @@ from caffe2flax.ir.graph import CallerShapes, Graph, Node, Remarks, Value
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
-from caffe2flax.ir.refused import REFUSED
 from caffe2flax.ir.read_layer import is_data, read_layer
+from caffe2flax.ir.refused import REFUSED
 from caffe2flax.ir.registry import LAYERS, find_layer
 from caffe2flax.ir.transform import Transform
 from caffe2flax.options import one_or_more

@@ -78,8 +78,8 @@ def _resize(params: Params) -> tuple[int, int]:
         size = max(sizes)
         shown = "{} x {}".format(*size)
         params.note(
-            f"{params.span('resize_param')}: images are resized to one of "
-            f"{len(sizes)} sizes at random: {shown} is taken, --input-shape says another"
+            f"{params.span('resize_param')}: images are resized to one of {len(sizes)} "
+            f"sizes at random: {shown} is taken, --input-shape says another"
         )
     return max(sizes) if sizes else read_sides(params, "new")
 

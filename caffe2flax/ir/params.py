@@ -7,9 +7,9 @@ its line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-import re
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest, is_misspelt
 from caffe2flax.frontend.message import Field, Message, Scalar
@@ -288,9 +288,7 @@ class Params:
         value, type_ = found.value, type(default)
         if isinstance(value, Scalar):
             known = converted(value, type_)
-            if known is not None and not (
-                type_ is int and is_beyond(found, self.path)
-            ):
+            if known is not None and not (type_ is int and is_beyond(found, self.path)):
                 return known
         self.refuse(found, f"{found.name} is {wanted(found, type_, self.path)}")
         return default

@@ -189,9 +189,7 @@ class Embed(Layer):
         weight, *bias = self.blobs()
         inits = {}
         if at.initialise:
-            inits["embedding_init"] = Code(
-                weight.filler.initializer(weight.shape)
-            )
+            inits["embedding_init"] = Code(weight.filler.initializer(weight.shape))
         if at.initialise and bias and bias[0].filler != Filler():
             inits["bias_init"] = Code(bias[0].filler.initializer(bias[0].shape))
         function = "BiasedEmbed" if self.bias else "nnx.Embed"

@@ -45,7 +45,7 @@ def drop_unused(graph: Graph) -> Graph:
     without_top = [node for node in graph.nodes if not node.outputs]
     dropped = [Dropped(node, "it has no top") for node in without_top]
     training = graph.phase != "TEST"
-    labels = _labels(graph)
+    labels = label_values(graph)
     reasons = _reasons(graph, nodes, set() if training else labels)
     if training and not reasons:
         return _without(graph, nodes, dropped, ())
@@ -111,7 +111,7 @@ def _is_returned(node: Node, graph: Graph) -> bool:
     return not graph.returned.isdisjoint(node.outputs)
 
 
-def _labels(graph: Graph) -> set[Value]:
+def label_values(graph: Graph) -> set[Value]:
     """Values computed from the tops of data layers by layers without weights, where no
     layer with weights reads those tops."""
     sources = [node for node in graph.inputs if _is_training_data(node.layer)]
