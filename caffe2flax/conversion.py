@@ -14,10 +14,10 @@ from caffe2flax.codegen.module import Module, emit
 from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
 from caffe2flax.frontend import caffemodel
-from caffe2flax.frontend.borrow_inputs import borrow_inputs
+from caffe2flax.frontend.borrow_inputs import borrow_inputs, declare_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.frontend.message import Message
-from caffe2flax.frontend.select import left_out, select
+from caffe2flax.frontend.select import left_out, select, stage_names
 from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.source import (
     NetSource,
@@ -47,6 +47,8 @@ from caffe2flax.weights.variables import Variables, collect, note_flax_initialis
 
 Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 VERSION = "0.1.0"
+DEPLOY = "deploy"
+"""The stage in which DIGITS uses a net to predict."""
 RANDOM_WEIGHTS = "no weights are given: random ones are used"
 
 
@@ -118,17 +120,12 @@ def convert(
     module will run on, by blob. Raises ConversionError.
     """
     prototxt = at_hand(prototxt)
-    graph = read_graph(prototxt, array_shapes=array_shapes, **options)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in weight_paths(weights)]
-    if graph.sizes.assumed and files:
-        graph = read_graph(
-            prototxt,
-            array_shapes=array_shapes,
-            weight_shapes=shapes_in(files),
-            **options,
-        )
+    graph = read_graph(
+        prototxt, array_shapes=array_shapes, weight_shapes=shapes_in(files), **options
+    )
     if files or filled:
         blobs, notes = collect(graph, files)
     else:
@@ -195,12 +192,10 @@ def read_graph(
     check_dialects(dialect)
     if not isinstance(source, Message):
         source = at_hand(source)
-    message, skipped = read_net(source)
     phase = options.get("phase", "TEST")
     level, stages = options.get("level", 0), one_or_more(options.get("stages", ()))
-    net = upgrade(inline_net(message, phase=phase) or message)
-    if carries_weights(source):
-        net = as_written(net)
+    net, skipped = _whole_net(source, phase)
+    staged = () if stages or net.has("state") else _note_stages(net)
     net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
     others = left_out(net, phase=phase, level=level, stages=stages)
     net = select(net, phase=phase, level=level, stages=stages)
@@ -208,6 +203,7 @@ def read_graph(
         blob: tuple(map(int, shape))
         for blob, shape in (options.get("input_shapes") or {}).items()
     }
+    net = declare_inputs(net, shapes)
     graph = build(
         net,
         phase=phase,
@@ -221,10 +217,39 @@ def read_graph(
         left_out=others,
     )
     graph = replace(graph, name=options.get("name") or graph.name)
-    done = run_passes(graph, passes).with_notes(*skipped, *borrowed)
+    done = run_passes(graph, passes).with_notes(*skipped, *borrowed, *staged)
     return with_transform(
         done, one_or_more(options.get("mean", ())), options.get("scale")
     )
+
+
+def _whole_net(source: NetSource, phase: str) -> tuple[Message, tuple[str, ...]]:
+    """The net in the current format, with the layers of all phases, and notes."""
+    message, skipped = read_net(source)
+    net = upgrade(inline_net(message, phase=phase) or message)
+    return (as_written(net) if carries_weights(source) else net), tuple(skipped)
+
+
+def deploy_stages(
+    source: PathOrText, stages: Sequence[str] | str = (), phase: str = "TEST"
+) -> tuple[str, ...]:
+    """`stages`; in TEST, where there are none, "deploy" if the net has layers for it:
+    so a net of several stages is used to predict. Raises ConversionError."""
+    given = tuple(one_or_more(stages))
+    if given or phase != "TEST":
+        return given
+    net, _ = _whole_net(at_hand(source), "TEST")
+    return (DEPLOY,) if DEPLOY in stage_names(net) else ()
+
+
+def _note_stages(net: Message) -> tuple[str, ...]:
+    """A note on the stages of a net of which none is given."""
+    names = stage_names(net)
+    if not names:
+        return ()
+    hint = f"; --stage {DEPLOY} is the net that predicts" if DEPLOY in names else ""
+    listed = ", ".join(names)
+    return (f"some layers are for a stage, of which none is given: {listed}{hint}",)
 
 
 def _default_name(source: NetSource) -> str:

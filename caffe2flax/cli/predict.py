@@ -169,8 +169,10 @@ def _prepared(
     options: argparse.Namespace,
 ) -> tuple[Conversion, Recipe, tuple[str, ...]]:
     from caffe2flax import convert
+    from caffe2flax.conversion import deploy_stages
     from caffe2flax.prediction import preparation
 
+    stages = deploy_stages(options.net, options.stages, options.phase)
     known = options.mean if isinstance(options.mean, tuple) else ()
     mean = preparation.read_mean(options.mean) if options.mean and not known else None
     blob = options.features or options.scores
@@ -178,7 +180,7 @@ def _prepared(
         options.net,
         options.weights,
         taps=(blob,) if blob else (),
-        **selection(options, mean=known, scale=options.scale),
+        **selection(options, mean=known, scale=options.scale, stages=stages),
     )
     recipe, notes = preparation.recipe(
         conversion.graph,

@@ -130,12 +130,16 @@ def run(options: argparse.Namespace) -> Outcome:
 def _drawing(options: argparse.Namespace) -> bytes:
     """The net as SVG; empty where Graphviz is not installed, or where the drawing is
     too large for a page."""
-    from caffe2flax.conversion import read_graph
+    from caffe2flax.conversion import deploy_stages, read_graph
     from caffe2flax.drawing.dot import render
     from caffe2flax.drawing.picture import DRAWN, picture
 
     try:
-        graph = read_graph(options.net, passes=DRAWN, **selection(options))
+        chosen = selection(options)
+        if options.module is None:
+            stages = deploy_stages(options.net, options.stages, options.phase)
+            chosen = selection(options, stages=stages)
+        graph = read_graph(options.net, passes=DRAWN, **chosen)
         drawn = render(picture(graph), "svg")
     except ConversionError:
         return b""

@@ -52,6 +52,7 @@ def build(
         phase=phase,
         dialects=dialects or {},
         shapes=caller_shapes.input_shapes,
+        weights=caller_shapes.weight_shapes,
         types=_texts(net, "type"),
         declared=frozenset(f.name for f in net.fields),
     )
@@ -132,7 +133,8 @@ class _Builder:
         if layer is None:
             return
         if params.transform is not None:
-            self._prepare(params.transform, tops[0] if tops else name)
+            blob = tops[0] if tops else name
+            self._prepare(params.transform.to(params.shapes.get(blob, ())), blob)
         downward = params.all("propagate_down", bool)
         if downward and len(downward) != len(bottoms):
             params.error("propagate_down", "give propagate_down once for each bottom")
@@ -174,6 +176,7 @@ class _Builder:
             value = self.latest.get(blob)
             if value is None:
                 hint = closest(blob, self.latest, self.problems)
+                hint = hint or f"; --input-shape {blob}=N,... makes it an input"
                 hint = self.left_out.get(blob) or f"which no layer makes{hint}"
                 text = f"layer {name!r} reads blob {blob!r}, {hint}"
                 self.problems.append(Problem(text, span))

@@ -50,6 +50,8 @@ class Params:
     """The meaning that the caller chose for a type with several meanings."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes that the caller gives, by blob."""
+    weights: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    """Shapes of the blobs in the weight files, by layer."""
     types: frozenset[str] = frozenset()
     """The layer types of the net."""
     declared: frozenset[str] = frozenset()

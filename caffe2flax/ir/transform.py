@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,18 @@ class Transform:
         """Height and width of crops; 0 for one that is not cropped."""
         height, width = self.crop_sides
         return height or self.crop_size, width or self.crop_size
+
+    def to(self, shape: tuple[int, ...]) -> Transform:
+        """This, for images of a `shape` (N, C, H, W) that the caller gives; as it is
+        for any other shape."""
+        if len(shape) != 4 or not all(self.crop):
+            return self
+        height, width = shape[2:]
+        return (
+            self
+            if self.crop == (height, width)
+            else replace(self, crop_size=0, crop_sides=(height, width))
+        )
 
     def describe(self, phase: str = "TEST") -> str:
         """The steps in their order as English, "" where there are none."""

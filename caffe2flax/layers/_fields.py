@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from caffe2flax.errors import ConversionError, Problem, is_misspelt
 from caffe2flax.ir.call import Call, Code
@@ -199,15 +201,36 @@ def windows(
     )
 
 
-def output_counts(params: Params) -> tuple[int, int]:
-    """num_output and group of a Convolution or Deconvolution."""
+def count_outputs(params: Params, of_weight: Callable[[Shape], int]) -> int:
+    """num_output; where the file leaves it out, that of the bias in the weight files,
+    or what `of_weight` says of the shape of their first blob."""
+    assert params.parent is not None
+    shapes = params.weights.get(params.parent.get("name", ""), ())
+    if params.has("num_output") or not shapes:
+        num_output = params.require("num_output", int)
+        if num_output < 1 and params.has("num_output"):
+            params.error("num_output", f"num_output must be positive, not {num_output}")
+        return num_output
+    num_output = prod(shapes[1]) if len(shapes) > 1 else of_weight(shapes[0])
+    where = params.span() or params.parent.span()
+    params.note(f"{where}: num_output is not given; the weights have {num_output}")
+    return max(num_output, 1)
+
+
+def output_counts(params: Params, *, transposed: bool = False) -> tuple[int, int]:
+    """num_output and group of a Convolution, or of a Deconvolution, which is
+    `transposed`."""
     group = params.get("group", 1)
-    num_output = params.require("num_output", int)
-    if num_output < 1 and params.has("num_output"):
-        params.error("num_output", f"num_output must be positive, not {num_output}")
     if group < 1:
         params.error("group", f"group must be positive, not {group}")
-    elif num_output % group:
+        group = 1
+
+    def outputs(weight: Shape) -> int:
+        first = (weight[1:2] if transposed else weight[:1]) or (1,)
+        return first[0] * (group if transposed else 1)
+
+    num_output = count_outputs(params, outputs)
+    if num_output % group:
         params.error(
             "group", f"num_output {num_output} is no multiple of group {group}"
         )

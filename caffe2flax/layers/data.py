@@ -108,9 +108,9 @@ class Data(Stored):
         params.choice("backend", "LEVELDB", "LMDB")
         _superseded(params)
         channels, (height, width) = channel_count(params), image_size(params)
-        if height and width and not channels:
+        blob = (*top_names(params), "")[0]
+        if height and width and not channels and blob not in params.shapes:
             channels = 3
-            blob = top_names(params)[0]
             params.note(
                 f"{blob}: taken to have 3 channels, which its database says; "
                 f"--input-shape {blob}=N,C,H,W decides otherwise"

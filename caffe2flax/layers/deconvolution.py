@@ -53,7 +53,7 @@ class Deconvolution(Layer, Spatial):
     def parse(cls, params: Params) -> Self:
         if params.bottoms != params.tops:
             params.error(None, "as many tops as bottoms are needed")
-        num_output, group = output_counts(params)
+        num_output, group = output_counts(params, transposed=True)
         return cls(
             num_output,
             Sliding.parse(params),

@@ -17,7 +17,7 @@ from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site, canonical_axi
 from caffe2flax.ir.layout import Layout, Merged, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-from caffe2flax.layers._fields import filler, initialisers
+from caffe2flax.layers._fields import count_outputs, filler, initialisers
 
 ROWS = 2**18
 """How many weights the reference converts to float64 at a time."""
@@ -41,14 +41,16 @@ class InnerProduct(Layer, ReadsWeights, Abbreviated):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        num_output = params.require("num_output", int)
-        if num_output < 1 and params.has("num_output"):
-            params.error("num_output", f"num_output must be positive, not {num_output}")
+        transpose = params.get("transpose", False)
+
+        def outputs(weight: Shape) -> int:
+            return (1, 1, *weight)[-1 if transpose else -2]
+
         return cls(
-            num_output,
+            count_outputs(params, outputs),
             bias=params.get("bias_term", True),
             first_axis=params.get("axis", 1),
-            transpose=params.get("transpose", False),
+            transpose=transpose,
             weight_filler=filler(params, "weight_filler"),
             bias_filler=filler(params, "bias_filler"),
         )
