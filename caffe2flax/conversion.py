@@ -111,6 +111,7 @@ def convert(
     filled: bool = False,
     default_blobs: Callable[[Graph], Blobs] | None = None,
     array_shapes: Mapping[str, Shape] | None = None,
+    passes: Sequence[Pass] = PASSES,
     **options: Unpack[ConversionOptions],
 ) -> Conversion:
     """Converts a net, as `caffe2flax.convert` describes.
@@ -124,7 +125,11 @@ def convert(
         weights = prototxt
     files = [caffemodel.read(path) for path in weight_paths(weights)]
     graph = read_graph(
-        prototxt, array_shapes=array_shapes, weight_shapes=shapes_in(files), **options
+        prototxt,
+        array_shapes=array_shapes,
+        weight_shapes=shapes_in(files),
+        passes=passes,
+        **options,
     )
     if files or filled:
         blobs, notes = collect(graph, files)

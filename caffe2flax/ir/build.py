@@ -12,7 +12,6 @@ from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.frontend.upgrade.v1 import type_of_enum
 from caffe2flax.ir.abilities import Source, WritesMethod
 from caffe2flax.ir.common_fields import (
-    check_blobs,
     read_loss_weights,
     read_specs,
     read_transform,
@@ -234,7 +233,6 @@ class _Builder:
                 params.span("type") or Span("")
             )
             return None
-        check_blobs(params, type_, cls, bottoms, tops)
         params.bottom_types = tuple(self.blob_types.get(blob, "") for blob in bottoms)
         self.blob_types.update(dict.fromkeys(tops, type_))
         params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)

@@ -10,7 +10,7 @@ from caffe2flax.ir.abilities import Source
 from caffe2flax.ir.common_fields import COMMON_FIELDS, check_blobs
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.params import Params
-from caffe2flax.ir.registry import PARAMETERS
+from caffe2flax.ir.registry import PARAMETERS, find_variant
 
 
 def is_data(cls: type[Layer] | None) -> bool:
@@ -38,7 +38,6 @@ def read_layer(
                 f"{params.span()}: {name} has no meaning in a {type_} layer; Caffe "
                 "passes it over, and so do we"
             )
-    before = len(params.problems)
     params.bottoms, params.tops = len(bottoms), len(tops)
     params.in_place = bool(set(bottoms) & set(tops))
     main = (
@@ -46,6 +45,9 @@ def read_layer(
         if own
         else replace(params, name=type_, message=None, parent=params)
     )
+    cls = find_variant(type_, main) or cls
+    check_blobs(params, type_, cls, bottoms, tops)
+    before = len(params.problems)
     try:
         layer = cls.parse(main)
     except ConversionError as error:
