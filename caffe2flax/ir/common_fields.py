@@ -45,7 +45,7 @@ def read_transform(layer: Params) -> Transform | None:
         mirror=params.get("mirror", False),
         force_color=params.get("force_color", False),
         force_gray=params.get("force_gray", False),
-        crop_sides=read_sides(params, "crop"),
+        crop_sides=read_size(params, "crop"),
         resize=_resize(params),
         augmented=tuple(name for name in AUGMENTATIONS if params.has(name)),
     )
@@ -56,7 +56,7 @@ def read_transform(layer: Params) -> Transform | None:
     return transform
 
 
-def read_sides(params: Params, name: str) -> tuple[int, int]:
+def read_size(params: Params, name: str) -> tuple[int, int]:
     """Height and width as forks give them, `crop_height` or `crop_h`; 0 for one that is
     not given."""
     sizes = []
@@ -81,7 +81,7 @@ def _resize(params: Params) -> tuple[int, int]:
             f"{params.span('resize_param')}: images are resized to one of {len(sizes)} "
             f"sizes at random: {shown} is taken, --input-shape says another"
         )
-    return max(sizes) if sizes else read_sides(params, "new")
+    return max(sizes) if sizes else read_size(params, "new")
 
 
 def _resized(params: Params) -> tuple[int, int]:

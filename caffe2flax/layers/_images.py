@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caffe2flax.ir.common_fields import read_sides
+from caffe2flax.ir.common_fields import read_size
 from caffe2flax.ir.params import Params
 
 
@@ -17,9 +17,9 @@ def image_size(params: Params) -> tuple[int, int]:
     resize = transform.resize if transform else (0, 0)
     choices = (
         crop,
-        read_sides(params, "crop"),
+        read_size(params, "crop"),
         resize,
-        read_sides(params, "new"),
+        read_size(params, "new"),
         (size(params, "height"), size(params, "width")),
     )
     rows, columns = (

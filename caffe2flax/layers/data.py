@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from caffe2flax.errors import ConversionError, UnknownShape
 from caffe2flax.ir.abilities import Source
-from caffe2flax.ir.common_fields import read_sides
+from caffe2flax.ir.common_fields import read_size
 from caffe2flax.ir.layer import Arity
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
@@ -131,7 +131,7 @@ class ImageData(Stored):
         batch = size(params, "batch_size", 1)
         if not batch:
             params.error("batch_size", "batch_size must be positive")
-        new = read_sides(params, "new")
+        new = read_size(params, "new")
         if bool(new[0]) is not bool(new[1]):
             params.error(None, "give both new_height and new_width, or neither")
         color = 3 if params.get("is_color", True) else 1
