@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Unpack
@@ -13,12 +14,12 @@ from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.module import Module, emit
 from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
+from caffe2flax.errors import ConversionError, reading
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs, declare_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.frontend.message import Message
-from caffe2flax.frontend.select import left_out, select, stage_names
-from caffe2flax.frontend.snapshot import as_written
+from caffe2flax.frontend.select import left_out, select
 from caffe2flax.frontend.source import (
     NetSource,
     PathOrText,
@@ -26,13 +27,13 @@ from caffe2flax.frontend.source import (
     carries_weights,
     is_text,
     origin,
-    read_net,
 )
-from caffe2flax.frontend.upgrade import inline_net, upgrade
+from caffe2flax.frontend.stages import note_stages, whole_net
 from caffe2flax.ir.build import build
 from caffe2flax.ir.dialects import check_dialects
 from caffe2flax.ir.graph import CallerShapes, Graph
 from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.until import advice, check_ends, up_to
 from caffe2flax.layers import register_all
 from caffe2flax.layers.stub import Stub
 from caffe2flax.options import ConversionOptions, check_options, one_or_more
@@ -47,8 +48,6 @@ from caffe2flax.weights.variables import Variables, collect, note_flax_initialis
 
 Weights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 VERSION = "0.1.0"
-DEPLOY = "deploy"
-"""The stage in which DIGITS uses a net to predict."""
 RANDOM_WEIGHTS = "no weights are given: random ones are used"
 
 
@@ -187,7 +186,7 @@ def read_graph(
 
     array_shapes: the shapes of the arrays that the net will run on, by blob.
     weight_shapes: those of the blobs in the weight files, by layer. Raises
-    ConversionError.
+    ConversionError, which advises where to cut the net if that is all it takes.
     """
     check_options(options)
     dialect = options.get("dialect") or {}
@@ -197,64 +196,71 @@ def read_graph(
     check_dialects(dialect)
     if not isinstance(source, Message):
         source = at_hand(source)
-    phase = options.get("phase", "TEST")
-    level, stages = options.get("level", 0), one_or_more(options.get("stages", ()))
-    net, skipped = _whole_net(source, phase)
-    staged = () if stages or net.has("state") else _note_stages(net)
-    net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
-    others = left_out(net, phase=phase, level=level, stages=stages)
-    net = select(net, phase=phase, level=level, stages=stages)
     shapes: dict[str, Shape] = {
         blob: tuple(map(int, shape))
         for blob, shape in (options.get("input_shapes") or {}).items()
     }
-    net = declare_inputs(net, shapes)
+    given = CallerShapes(shapes, dict(array_shapes or {}), dict(weight_shapes or {}))
+    with reading():
+        net, others, notes = _select(source, options, shapes)
+        net = up_to(net, one_or_more(options.get("until", ())), others)
+        made = partial(_made, source, given, passes, others, options)
+        try:
+            graph = made(net)
+        except ConversionError as error:
+            lines = advice(net, error.problems, made) if passes else ()
+            raise ConversionError(error.problems, lines) from error.__cause__
+    return with_transform(
+        graph.with_notes(*notes),
+        one_or_more(options.get("mean", ())),
+        options.get("scale"),
+    )
+
+
+def _select(
+    source: NetSource, options: ConversionOptions, shapes: Mapping[str, Shape]
+) -> tuple[Message, Mapping[str, str], tuple[str, ...]]:
+    """The net with the layers of its phase, level and stages; the blobs of the others,
+    as `left_out` says; and notes."""
+    phase = options.get("phase", "TEST")
+    level, stages = options.get("level", 0), one_or_more(options.get("stages", ()))
+    net, skipped = whole_net(source, phase)
+    staged = () if stages or net.has("state") else note_stages(net)
+    net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
+    others = left_out(net, phase=phase, level=level, stages=stages)
+    net = select(net, phase=phase, level=level, stages=stages)
+    return declare_inputs(net, shapes), others, (*skipped, *borrowed, *staged)
+
+
+def _made(
+    source: NetSource,
+    given: CallerShapes,
+    passes: Sequence[Pass],
+    others: Mapping[str, str],
+    options: ConversionOptions,
+    net: Message,
+    until: Sequence[str] | None = None,
+) -> Graph:
+    """The graph of a net after `passes`. `until`: its outputs; by default those of the
+    options."""
+    if until is None:
+        until = one_or_more(options.get("until", ()))
     graph = build(
         net,
-        phase=phase,
-        caller_shapes=CallerShapes(
-            shapes, dict(array_shapes or {}), dict(weight_shapes or {})
-        ),
+        phase=options.get("phase", "TEST"),
+        caller_shapes=given,
         taps=options.get("taps", ()),
-        dialects=dialect,
+        until=until,
+        dialects=options.get("dialect") or {},
         stub=Stub if options.get("stub_unsupported") else None,
         name=_default_name(source),
         left_out=others,
     )
     graph = replace(graph, name=options.get("name") or graph.name)
-    done = run_passes(graph, passes).with_notes(*skipped, *borrowed, *staged)
-    return with_transform(
-        done, one_or_more(options.get("mean", ())), options.get("scale")
-    )
-
-
-def _whole_net(source: NetSource, phase: str) -> tuple[Message, tuple[str, ...]]:
-    """The net in the current format, with the layers of all phases, and notes."""
-    message, skipped = read_net(source)
-    net = upgrade(inline_net(message, phase=phase) or message)
-    return (as_written(net) if carries_weights(source) else net), tuple(skipped)
-
-
-def deploy_stages(
-    source: PathOrText, stages: Sequence[str] | str = (), phase: str = "TEST"
-) -> tuple[str, ...]:
-    """`stages`; in TEST, where there are none, "deploy" if the net has layers for it:
-    so a net of several stages is used to predict. Raises ConversionError."""
-    given = tuple(one_or_more(stages))
-    if given or phase != "TEST":
-        return given
-    net, _ = _whole_net(at_hand(source), "TEST")
-    return (DEPLOY,) if DEPLOY in stage_names(net) else ()
-
-
-def _note_stages(net: Message) -> tuple[str, ...]:
-    """A note on the stages of a net of which none is given."""
-    names = stage_names(net)
-    if not names:
-        return ()
-    hint = f"; --stage {DEPLOY} is the net that predicts" if DEPLOY in names else ""
-    listed = ", ".join(names)
-    return (f"some layers are for a stage, of which none is given: {listed}{hint}",)
+    done = run_passes(graph, passes)
+    if passes:
+        check_ends(done, until)
+    return done
 
 
 def _default_name(source: NetSource) -> str:

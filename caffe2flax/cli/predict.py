@@ -233,7 +233,7 @@ def _convert(
     options: argparse.Namespace, mean: tuple[float, ...], taps: Sequence[str]
 ) -> Conversion:
     from caffe2flax import convert
-    from caffe2flax.conversion import deploy_stages
+    from caffe2flax.frontend.stages import deploy_stages
 
     stages = deploy_stages(options.net, options.stages, options.phase)
     chosen = selection(options, mean=mean, scale=options.scale, stages=stages)

@@ -130,9 +130,10 @@ def run(options: argparse.Namespace) -> Outcome:
 def _drawing(options: argparse.Namespace) -> bytes:
     """The net as SVG; empty where Graphviz is not installed, or where the drawing is
     too large for a page."""
-    from caffe2flax.conversion import deploy_stages, read_graph
+    from caffe2flax.conversion import read_graph
     from caffe2flax.drawing.dot import render
     from caffe2flax.drawing.picture import DRAWN, picture
+    from caffe2flax.frontend.stages import deploy_stages
 
     try:
         chosen = selection(options)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.errors import ConversionError, Problem, Span, closest, unknown
 from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.frontend.upgrade.v1 import type_of_enum
 from caffe2flax.ir.abilities import Source, WritesMethod
@@ -25,6 +25,7 @@ from caffe2flax.ir.read_layer import is_data, read_layer
 from caffe2flax.ir.refused import REFUSED
 from caffe2flax.ir.registry import LAYERS, find_layer
 from caffe2flax.ir.transform import Transform
+from caffe2flax.ir.unread import report_unread
 from caffe2flax.options import one_or_more
 
 
@@ -34,14 +35,16 @@ def build(
     phase: str = "TEST",
     caller_shapes: CallerShapes,
     taps: Sequence[str] | str = (),
+    until: Sequence[str] = (),
     dialects: Mapping[str, str] | None = None,
     stub: type[Layer] | None = None,
     name: str = "",
     left_out: Mapping[str, str] | None = None,
 ) -> Graph:
     """The graph of an upgraded and filtered net. `name` is the default for a net
-    without a name; `stub` is the class for unknown types, if any. `left_out`: by blob,
-    which layer makes it that the filter left out, and how to keep that.
+    without a name; `stub` is the class for unknown types, if any. `until`: the blobs
+    that are its outputs, if not all that no layer reads. `left_out`: by blob, which
+    layer makes it that the filter left out, and how to keep that.
 
     Raises ConversionError with the problems of all layers.
     """
@@ -67,7 +70,7 @@ def build(
     params.problems, params.notes = builder.problems, builder.notes
     for layer in params.subs("layer"):
         builder.add(layer)
-    params._report_unread()
+    report_unread(params)
     builder.report_unsupported()
     builder.check_in_place()
     if not builder.nodes and not builder.sources and not builder.problems:
@@ -81,7 +84,7 @@ def build(
         phase=phase,
         inputs=tuple(builder.sources),
         nodes=tuple(builder.nodes),
-        outputs=builder.outputs(),
+        outputs=tuple(builder.latest[blob] for blob in until) or builder.outputs(),
         blobs=dict(builder.latest),
         taps=tapped,
         transforms=builder.transforms,
@@ -237,7 +240,7 @@ class _Builder:
         self.blob_types.update(dict.fromkeys(tops, type_))
         params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)
         params.notes = self.notes
-        return read_layer(params, type_, cls, bottoms, tops)
+        return read_layer(params, type_, cls, bottoms, tops, self.stub)
 
     def report_unsupported(self) -> None:
         """One problem for each unknown type."""
@@ -246,10 +249,11 @@ class _Builder:
             modern = type_of_enum(type_)
             hint = f"; did you mean {modern}?" if modern else ""
             hint = hint or closest(type_, LAYERS, self.problems)
+            kind = "unsupported" if reason else unknown(type_, hint)
             hint = f": {reason}" if reason else hint
             again = f" ({len(spans)} layers)" if len(spans) > 1 else ""
             text = f"layer type {type_} is not supported{again}{hint}"
-            self.problems.append(Problem(text, spans[0]))
+            self.problems.append(Problem(text, spans[0], kind))
 
     def check_input_shapes(self, shapes: Mapping[str, Shape]) -> None:
         stubs = (n for n in self.nodes if isinstance(n.layer, WritesMethod))

@@ -7,12 +7,17 @@ its line.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from caffe2flax.errors import ConversionError, Problem, Span, closest, is_misspelt
+from caffe2flax.errors import (
+    ConversionError,
+    Kind,
+    Problem,
+    Span,
+    closest,
+)
 from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.scalar import (
     T,
@@ -21,12 +26,10 @@ from caffe2flax.frontend.scalar import (
     shown,
     to_integer,
 )
-from caffe2flax.ir.dialects import IMAGES, WITHOUT_EFFECT, listed
+from caffe2flax.ir.dialects import listed
 from caffe2flax.ir.field_types import integer_range, is_beyond, wanted
 from caffe2flax.ir.transform import Transform
-
-SIZES = re.compile("size|crop|height|width|channel|shape|dim|length|frames", re.I)
-"""What is in the names of fields that may set the shape of an input."""
+from caffe2flax.ir.unread import report_unread
 
 
 @dataclass(slots=True)
@@ -65,16 +68,17 @@ class Params:
     parent: Params | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    _known: dict[str, None] = field(default_factory=dict, init=False)
-    _children: list[Params] = field(default_factory=list, init=False)
+    known: dict[str, None] = field(default_factory=dict, init=False)
+    """The fields that were read."""
+    children: list[Params] = field(default_factory=list, init=False)
     _wrong: set[str] = field(default_factory=set, init=False)
     """Fields whose value is a problem already."""
-    _missing: dict[str, Problem] = field(default_factory=dict, init=False)
-    _suggested: list[str] = field(default_factory=list, init=False)
+    lacking: dict[str, Problem] = field(default_factory=dict, init=False)
+    suggested: list[str] = field(default_factory=list, init=False)
 
     def has(self, name: str) -> bool:
         """Whether the field is given; it still has to be read."""
-        self._known[name] = None
+        self.known[name] = None
         return self.message is not None and self.message.has(name)
 
     def get(self, name: str, default: T) -> T:
@@ -139,7 +143,7 @@ class Params:
 
     def ignore(self, *names: str) -> None:
         """Marks fields as read that do not change what the layer computes."""
-        self._known.update(dict.fromkeys(names))
+        self.known.update(dict.fromkeys(names))
         for found in self.message.fields if self.message else ():
             if found.name in names and isinstance(found.value, Scalar):
                 self._check_ignored(found, found.value)
@@ -161,11 +165,22 @@ class Params:
     def error(self, name: str | None, message: str) -> None:
         """Records a problem at the field `name`, or at the message; not where it may
         follow from a value, or a number of blobs, that is refused already."""
+        self._report(name, message, None)
+
+    def _report(self, name: str | None, message: str, kind: Kind | None) -> None:
         if name in self._wrong or (name is None and self._wrong):
             return
-        if name is None and self.parent is not None and self.parent._missing:
+        if name is None and self.parent is not None and self.parent.lacking:
             return
-        self.problems.append(Problem(message, self.span(name)))
+        self.problems.append(Problem(message, self.span(name), kind))
+
+    def unsupported(self, name: str | None, message: str) -> None:
+        """As `error`, for what a fork computes and is not converted."""
+        self._report(name, message, "unsupported")
+
+    def ambiguous(self, name: str | None, message: str) -> None:
+        """As `error`, for what the file leaves open."""
+        self._report(name, message, "ambiguous")
 
     def refuse(self, found: Field, message: str) -> None:
         """Records what is wrong with a value; it is the only problem of its field."""
@@ -174,21 +189,26 @@ class Params:
 
     def missing(self, name: str, message: str = "") -> None:
         """Records that the field is not given; a misspelt one is reported instead."""
-        if name in self._missing:
+        if name in self.lacking:
             return
         problem = Problem(message or f"{self.name} needs {name}", self.span())
-        self._missing[name] = problem
+        self.lacking[name] = problem
         self.problems.append(problem)
 
     def suggest(self, name: str) -> None:
         """Marks a field that is rather meant by a misspelt one than others are, where
         it is not given."""
         if not self.has(name):
-            self._suggested.append(name)
+            self.suggested.append(name)
 
     def note(self, text: str) -> None:
         """Records something that the user should know."""
         self.notes.append(text)
+
+    def note_once(self, text: str) -> None:
+        """Records something that the user should know, unless it was said."""
+        if text not in self.notes:
+            self.note(text)
 
     def dialect(self, type_: str) -> str:
         """The meaning that the caller chose for the layer type; "" where none was."""
@@ -198,12 +218,12 @@ class Params:
         """Adds the note that the file itself decides the `meaning` of the type, and
         why."""
         text = f"{type_} taken as {meaning!r}: {why}; --dialect {type_}=... overrides"
-        self._note_once(text)
+        self.note_once(text)
         return meaning
 
     def undecided(self, type_: str) -> None:
         """Records the problem that the file does not decide the meaning of the type."""
-        self.error(
+        self.ambiguous(
             None,
             f"{type_} has several meanings, and nothing here tells which: "
             f"{listed(type_)}. Choose one with --dialect {type_}=MEANING",
@@ -211,70 +231,12 @@ class Params:
 
     def close(self) -> None:
         """Raises ConversionError with every problem, unread fields among them."""
-        self._report_unread()
+        report_unread(self)
         if self.problems:
             raise ConversionError(self.problems)
 
-    def _report_unread(self) -> None:
-        fields = self.message.fields if self.message else ()
-        first = {f.name: f.span for f in reversed(fields)}
-        for name, span in reversed(first.items()):
-            if name in self._known or self._has_no_effect(name):
-                continue
-            if not (self.prepares_data and self._is_passed_over(name)):
-                text = f"unknown field {name} in {self.name}{self._hint(name)}"
-                self.problems.append(Problem(text, span))
-        for child in self._children:
-            if child.message is not None:
-                child._report_unread()
-
-    def _hint(self, name: str) -> str:
-        """What an unknown field is taken for: rather one that is missing, which is then
-        no problem of its own."""
-        for child in self._children:
-            if child.message is None and closest(name, [child.name], self.problems):
-                for lacking in list(child._missing):
-                    child._excuse(lacking)
-        for lacking in self._missing:
-            if hint := closest(name, [lacking], self.problems):
-                self._excuse(lacking)
-                return hint
-        for expected in self._suggested:
-            if hint := closest(name, [expected], self.problems):
-                return hint
-        return closest(name, self._known, self.problems)
-
-    def _excuse(self, name: str) -> None:
-        self.problems.remove(self._missing.pop(name))
-
-    def _has_no_effect(self, name: str) -> bool:
-        """Whether the field is one of a fork that changes no value; if so, adds a note,
-        once."""
-        about = WITHOUT_EFFECT.get(self.name, {}).get(name)
-        if about is None:
-            return False
-        self._note_once(f"{name} in {self.name} is about {about}: passed over")
-        return True
-
-    def _is_passed_over(self, name: str) -> bool:
-        """Whether the field is none of those that count, misspelt; if so, adds a
-        note."""
-        given = {found.name for found in self.message.fields} if self.message else set()
-        counting = (known for known in self._known if known not in given)
-        if is_misspelt(name, counting):
-            return False
-        text = f"{name} in {self.name} is about {IMAGES}: passed over"
-        if SIZES.search(name):
-            text += "; where it changes the size of an input, --input-shape says it"
-        self._note_once(text)
-        return True
-
-    def _note_once(self, text: str) -> None:
-        if text not in self.notes:
-            self.note(text)
-
     def _fields(self, name: str) -> Iterator[Field]:
-        self._known[name] = None
+        self.known[name] = None
         return self.message.all(name) if self.message else iter(())
 
     def _single(self, name: str) -> Field | None:
@@ -290,7 +252,7 @@ class Params:
             self.error(name, f"{name} is a message: write {name} {{ ... }}")
             message = None
         child = replace(self, name=name, message=message, parent=self)
-        self._children.append(child)
+        self.children.append(child)
         return child
 
     def _convert(self, found: Field, default: T) -> T:

@@ -24,9 +24,11 @@ def read_layer(
     cls: type[Layer],
     bottoms: Sequence[str],
     tops: Sequence[str],
+    stub: type[Layer] | None = None,
 ) -> Layer | None:
     """The layer of `type_` with the fields of its messages; None where something is
-    wrong with them, which `params` then has as problems."""
+    wrong with them, which `params` then has as problems. `stub`: the class for a layer
+    that is not supported, if any."""
     assert params.message is not None
     own, *others = PARAMETERS.get(type_) or ("",)
     known = {name for names in PARAMETERS.values() for name in names}
@@ -40,18 +42,21 @@ def read_layer(
             )
     params.bottoms, params.tops = len(bottoms), len(tops)
     params.in_place = bool(set(bottoms) & set(tops))
-    main = (
-        params.sub(own)
-        if own
-        else replace(params, name=type_, message=None, parent=params)
-    )
+    bare = replace(params, name=type_, message=None, parent=params)
+    main = params.sub(own) if own else bare
     cls = find_variant(type_, main) or cls
     check_blobs(params, type_, cls, bottoms, tops)
     before = len(params.problems)
+    layer: Layer | None = None
     try:
         layer = cls.parse(main)
     except ConversionError as error:
         params.problems += [p.at(params.span()) for p in error.problems]
+    found = params.problems[before:]
+    if stub and found and all(p.kind == "unsupported" for p in found):
+        del params.problems[before:]
+        return stub.parse(bare)
+    if layer is None:
         return None
     if type(layer) is not cls:  # one of several meanings of the type
         check_blobs(params, type_, type(layer), bottoms, tops)

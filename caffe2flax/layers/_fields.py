@@ -54,14 +54,14 @@ def read_filler(given: Params) -> Filler:
     refused = []
     if not known:
         text = f"filler {type_!r} is none of {', '.join(FILLERS)}"
-        refused.append(Problem(text, given.span("type")))
+        refused.append(Problem(text, given.span("type"), "unsupported"))
         type_ = "constant"
     fields = given.message.fields if given.message else ()
     for name in dict.fromkeys(f.name for f in fields):
         if name not in FILLER_FIELDS and not is_misspelt(name, FILLER_FIELDS):
             given.ignore(name)
             text = f"{name} in {given.name} is not known to Caffe's fillers"
-            refused.append(Problem(text, given.span(name)))
+            refused.append(Problem(text, given.span(name), "unsupported"))
     for problem in refused:
         given.note(
             f"{problem.span}: {problem.message}; it only says where training starts: "
@@ -132,10 +132,16 @@ class Sliding:
         """
         params.ignore("engine", "force_nd_im2col")
         params.suggest("kernel_size")
+        # Of video-caffe: a number for each axis.
+        shapes = (
+            blob_shape(params.sub(f"{name}_shape"))
+            for name in ("kernel", "stride", "pad")
+        )
+        kernel, stride, pad = shapes
         return cls(
-            _per_axis(params, "kernel_size", "kernel"),
-            _per_axis(params, "stride", "stride"),
-            _per_axis(params, "pad", "pad", missing=0),
+            kernel or _per_axis(params, "kernel_size", "kernel"),
+            stride or _per_axis(params, "stride", "stride"),
+            pad or _per_axis(params, "pad", "pad", missing=0),
             params.all("dilation", int),
             params.get("axis", 1),
             read_sides(params, signed=True) if sides else AS_GIVEN,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 
-from caffe2flax.errors import ConversionError, Problem, UnknownShape
+from caffe2flax.errors import ConversionError, Problem, UnknownShape, unsupported
 from caffe2flax.ir.abilities import (
     DataDependentShape,
     NotConverted,
@@ -104,7 +104,7 @@ def _check_activations(shapes: Shapes) -> None:
     needed = 4 * sum(map(prod, shapes.values()))
     if needed > limits.activation_bytes:
         text = f"the blobs of the net take {needed} bytes"
-        raise ConversionError(limits.refusal("activation_bytes", text))
+        raise unsupported(limits.refusal("activation_bytes", text))
 
 
 def _compare_dropped(graph: Graph, shapes: Shapes, problems: list[Problem]) -> None:

@@ -15,10 +15,10 @@ from caffe2flax.conversion import (
     RANDOM_WEIGHTS,
     Weights,
     convert,
-    deploy_stages,
     weight_paths,
 )
 from caffe2flax.frontend.source import PathOrText, at_hand, carries_weights
+from caffe2flax.frontend.stages import deploy_stages
 from caffe2flax.options import ConversionOptions, one_or_more
 from caffe2flax.runner import check_compiles, forward
 from caffe2flax.verification.edited import observe_edited, with_module
