@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 from caffe2flax.errors import Problem, closest, is_misspelt, unknown
+from caffe2flax.frontend.message import Message
 from caffe2flax.ir.dialects import IMAGES, WITHOUT_EFFECT
 from caffe2flax.ir.field_types import known_fields
-
-if TYPE_CHECKING:
-    from caffe2flax.ir.params import Params
 
 SIZES = re.compile("size|crop|height|width|channel|shape|dim|length|frames", re.I)
 """What is in the names of fields that may set the shape of an input."""
 
 
-def report_unread(params: Params) -> None:
+class Read(Protocol):
+    """What is known of a message that was read: `ir.params.Params`."""
+
+    name: str
+    message: Message | None
+    prepares_data: bool
+    problems: list[Problem]
+    known: dict[str, None]
+    lacking: dict[str, Problem]
+    suggested: list[str]
+
+    @property
+    def path(self) -> tuple[str, ...]: ...
+
+    @property
+    def children(self) -> Sequence[Read]: ...
+
+    def note_once(self, text: str) -> None: ...
+
+
+def report_unread(params: Read) -> None:
     """Records each field of the message, and of those inside of it, that nobody read:
     a problem, or a note where it cannot reach the module."""
     fields = params.message.fields if params.message else ()
@@ -36,7 +55,7 @@ def report_unread(params: Params) -> None:
             report_unread(child)
 
 
-def _hint(params: Params, name: str) -> str:
+def _hint(params: Read, name: str) -> str:
     """What an unknown field is taken for: rather one that is missing, which is then
     no problem of its own."""
     for child in params.children:
@@ -53,11 +72,11 @@ def _hint(params: Params, name: str) -> str:
     return closest(name, params.known, params.problems)
 
 
-def _excuse(params: Params, name: str) -> None:
+def _excuse(params: Read, name: str) -> None:
     params.problems.remove(params.lacking.pop(name))
 
 
-def _has_no_effect(params: Params, name: str) -> bool:
+def _has_no_effect(params: Read, name: str) -> bool:
     """Whether the field is one of a fork that changes no value; if so, adds a note,
     once."""
     about = WITHOUT_EFFECT.get(params.name, {}).get(name)
@@ -67,7 +86,7 @@ def _has_no_effect(params: Params, name: str) -> bool:
     return True
 
 
-def _is_passed_over(params: Params, name: str) -> bool:
+def _is_passed_over(params: Read, name: str) -> bool:
     """Whether the field is none of those that count, misspelt; if so, adds a note."""
     given = {found.name for found in params.message.fields} if params.message else set()
     counting = (known for known in params.known if known not in given)
