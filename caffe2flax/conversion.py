@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.module import Module, emit
 from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
+from caffe2flax.display import markup
+from caffe2flax.drawing.picture import picture
 from caffe2flax.errors import ConversionError, reading
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs, declare_inputs
@@ -51,7 +53,7 @@ VERSION = "0.1.0"
 RANDOM_WEIGHTS = "no weights are given: random ones are used"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Conversion:
     """A converted net.
 
@@ -67,7 +69,34 @@ class Conversion:
     graph: Graph
     blobs: Blobs
     notes: tuple[str, ...]
-    module: Module = field(repr=False)
+    module: Module
+
+    def __repr__(self) -> str:
+        weights = "no weights" if self.weights is None else "with weights"
+        ends = f"{_ends(self.graph, 'arguments')} -> {_ends(self.graph, 'outputs')}"
+        return f"Conversion({self.name}: {ends}, {self._counts}, {weights})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a summary, the picture, and the source."""
+        facts = (
+            ("inputs", _ends(self.graph, "arguments")),
+            ("outputs", _ends(self.graph, "outputs")),
+            ("size", self._counts),
+            ("weights", "none" if self.weights is None else "of the file"),
+            *markup.noted(self.notes),
+        )
+        lines = self.source.count("\n")
+        title = f"{module_stem(self.name)}.py, {lines:,} lines"
+        return markup.card(
+            self.name,
+            facts,
+            markup.drawn_unasked(picture(self.graph)),
+            markup.folded(title, markup.source(self.source)),
+        )
+
+    @property
+    def _counts(self) -> str:
+        return f"{self.layer_count:,} layers, {self.parameter_count:,} parameters"
 
     @property
     def positions(self) -> NodePositions:
@@ -110,7 +139,6 @@ def convert(
     filled: bool = False,
     default_blobs: Callable[[Graph], Blobs] | None = None,
     array_shapes: Mapping[str, Shape] | None = None,
-    passes: Sequence[Pass] = PASSES,
     **options: Unpack[ConversionOptions],
 ) -> Conversion:
     """Converts a net, as `caffe2flax.convert` describes.
@@ -120,6 +148,7 @@ def convert(
     module will run on, by blob. Raises ConversionError.
     """
     prototxt = at_hand(prototxt)
+<<<<<<< HEAD
     if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in weight_paths(weights)]
@@ -130,6 +159,19 @@ def convert(
         passes=passes,
         **options,
     )
+=======
+    graph = read_graph(prototxt, array_shapes=array_shapes, **options)
+    if weights is None and carries_weights(prototxt):
+        weights = prototxt
+    files = [caffemodel.read(path) for path in weight_paths(weights)]
+    if graph.sizes.assumed and files:
+        graph = read_graph(
+            prototxt,
+            array_shapes=array_shapes,
+            weight_shapes=_shapes_in(files),
+            **options,
+        )
+>>>>>>> main
     if files or filled:
         blobs, notes = collect(graph, files)
     else:
@@ -160,7 +202,17 @@ def convert(
     )
 
 
+<<<<<<< HEAD
 def shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
+=======
+def _ends(graph: Graph, which: Literal["arguments", "outputs"]) -> str:
+    """Inputs or outputs with their shapes, as the module has them."""
+    values = graph.arguments if which == "arguments" else graph.outputs
+    return ", ".join(f"{v.blob} ({graph.operand(v).describe()})" for v in values)
+
+
+def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
+>>>>>>> main
     """The shapes of the blobs in weight files, by layer."""
     return {
         layer.name: tuple(blob.shape for blob in layer.blobs)
