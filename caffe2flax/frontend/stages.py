@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from caffe2flax.frontend.borrow_inputs import borrow_inputs
 from caffe2flax.frontend.message import Message
-from caffe2flax.frontend.select import stage_names
+from caffe2flax.frontend.select import left_out, select, stage_names
 from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.source import (
     NetSource,
@@ -25,6 +26,19 @@ def whole_net(source: NetSource, phase: str) -> tuple[Message, tuple[str, ...]]:
     message, skipped = read_net(source)
     net = upgrade(inline_net(message, phase=phase) or message)
     return (as_written(net) if carries_weights(source) else net), tuple(skipped)
+
+
+def chosen_layers(
+    source: NetSource, phase: str, level: int, stages: Sequence[str]
+) -> tuple[Message, Mapping[str, str], tuple[str, ...]]:
+    """The net with the layers of its phase, level and stages; the blobs of the others,
+    as `left_out` says; and notes. Raises ConversionError."""
+    net, skipped = whole_net(source, phase)
+    staged = () if stages or net.has("state") else note_stages(net)
+    net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
+    others = left_out(net, phase=phase, level=level, stages=stages)
+    net = select(net, phase=phase, level=level, stages=stages)
+    return net, others, (*skipped, *borrowed, *staged)
 
 
 def deploy_stages(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from caffe2flax.errors import ConversionError, Span, closest
 from caffe2flax.frontend.message import Scalar
 from caffe2flax.frontend.upgrade.v1 import type_of_enum
+from caffe2flax.ir.dialects import IMAGES, RATES
 from caffe2flax.ir.graph import ParamSpec
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.params import Params
@@ -36,7 +37,7 @@ def read_transform(layer: Params) -> Transform | None:
     if not layer.has("transform_param"):
         return None
     params = layer.sub("transform_param")
-    params.prepares_data = True
+    params.about = IMAGES
     transform = Transform(
         scale=params.get("scale", 1.0),
         mean_value=params.all("mean_value", float),
@@ -99,6 +100,7 @@ def read_specs(params: Params) -> tuple[ParamSpec, ...]:
     """`param`: how the first weight blobs are shared and trained."""
     specs: list[ParamSpec] = []
     for spec in params.subs("param"):
+        spec.about = RATES
         name = spec.get("name", "")
         permissive = spec.choice("share_mode", "STRICT", "PERMISSIVE") != "STRICT"
         factors = [spec.optional(f"{x}_mult", float) for x in ("lr", "decay")]

@@ -79,6 +79,7 @@ def listed(type_: str) -> str:
 
 
 MACHINE = "a choice of algorithm, precision or memory"
+RATES = "how weights are trained"
 TRAINING = "training on several machines or cards"
 IMAGES = "preparing images, which is the caller's part"
 

@@ -62,9 +62,9 @@ class Params:
     """The names of the fields of the net itself."""
     bottom_types: tuple[str, ...] = ()
     """The types of the layers that compute the bottoms; "" for an input."""
-    prepares_data: bool = False
-    """Whether the fields say how data is read and prepared, which is the caller's part:
-    unknown ones are passed over, with a note."""
+    about: str = ""
+    """What the fields are about, where that cannot reach the module, such as how data
+    is read: unknown ones are passed over, with a note."""
     parent: Params | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

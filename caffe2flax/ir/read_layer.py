@@ -11,6 +11,7 @@ from caffe2flax.ir.common_fields import COMMON_FIELDS, check_blobs
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import PARAMETERS, find_variant
+from caffe2flax.ir.unread import report_unread
 
 
 def is_data(cls: type[Layer] | None) -> bool:
@@ -63,3 +64,29 @@ def read_layer(
     if params.in_place and not layer.in_place:
         params.error(None, f"a {type_} layer cannot work in place")
     return layer if len(params.problems) == before else None
+
+
+def read_metric(
+    params: Params,
+    type_: str,
+    cls: type[Layer],
+    bottoms: Sequence[str],
+    tops: Sequence[str],
+    dropped: type[Layer],
+) -> Layer | None:
+    """A loss or a score of labels from data, which the net as TEST leaves out: one of
+    class `dropped` where something about it is not supported."""
+    before = len(params.problems)
+    layer = read_layer(params, type_, cls, bottoms, tops)
+    report_unread(params)
+    found = params.problems[before:]
+    assert params.message is not None
+    params.ignore(*(field.name for field in params.message.fields))
+    params.children.clear()  # what they lack is reported
+    if found and all(p.kind == "unsupported" for p in found):
+        del params.problems[before:]
+        said = "; ".join(problem.message for problem in found)
+        text = f"{type_} compares with labels, which the net at test does not have"
+        params.note(f"{params.span('type')}: {text}: left out as it is ({said})")
+        return dropped.parse(replace(params, name=type_, message=None, parent=params))
+    return layer

@@ -20,7 +20,7 @@ class Read(Protocol):
 
     name: str
     message: Message | None
-    prepares_data: bool
+    about: str
     problems: list[Problem]
     known: dict[str, None]
     lacking: dict[str, Problem]
@@ -43,7 +43,7 @@ def report_unread(params: Read) -> None:
     for name, span in reversed(first.items()):
         if name in params.known or _has_no_effect(params, name):
             continue
-        if not (params.prepares_data and _is_passed_over(params, name)):
+        if not (params.about and _is_passed_over(params, name)):
             hint = _hint(params, name)
             text = f"unknown field {name} in {params.name}{hint}"
             # Caffe takes a field of its own, whether or not it is known here.
@@ -92,8 +92,8 @@ def _is_passed_over(params: Read, name: str) -> bool:
     counting = (known for known in params.known if known not in given)
     if is_misspelt(name, counting):
         return False
-    text = f"{name} in {params.name} is about {IMAGES}: passed over"
-    if SIZES.search(name):
+    text = f"{name} in {params.name} is about {params.about}: passed over"
+    if params.about == IMAGES and SIZES.search(name):
         text += "; where it changes the size of an input, --input-shape says it"
     params.note_once(text)
     return True

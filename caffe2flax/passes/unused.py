@@ -100,7 +100,9 @@ def _reasons(graph: Graph, nodes: list[Node], labels: set[Value]) -> dict[int, s
         if isinstance(node.layer, NotConverted) and needed_by_weights.isdisjoint(
             node.outputs
         ):
-            reasons[node.number] = f"{node.layer.type} serves training alone"
+            reasons[node.number] = (
+                f"{node.type or node.layer.type} serves training alone"
+            )
         elif node.layer.metric and not labels.isdisjoint(node.inputs):
             reasons[node.number] = "its labels come from a data layer"
         elif not removed.isdisjoint(node.inputs):
