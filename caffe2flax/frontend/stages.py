@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from caffe2flax.frontend.borrow_inputs import borrow_inputs
+from caffe2flax.frontend.fused import split_relus
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.select import left_out, select, stage_names
 from caffe2flax.frontend.snapshot import as_written
@@ -25,7 +26,8 @@ def whole_net(source: NetSource, phase: str) -> tuple[Message, tuple[str, ...]]:
     """The net in the current format, with the layers of all phases, and notes."""
     message, skipped = read_net(source)
     net = upgrade(inline_net(message, phase=phase) or message)
-    return (as_written(net) if carries_weights(source) else net), tuple(skipped)
+    net, split = split_relus(as_written(net) if carries_weights(source) else net)
+    return net, (*skipped, *split)
 
 
 def chosen_layers(
