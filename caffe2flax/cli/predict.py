@@ -233,8 +233,10 @@ def _convert(
     options: argparse.Namespace, mean: tuple[float, ...], taps: Sequence[str]
 ) -> Conversion:
     from caffe2flax import convert
+    from caffe2flax.frontend.stages import deploy_stages
 
-    chosen = selection(options, mean=mean, scale=options.scale)
+    stages = deploy_stages(options.net, options.stages, options.phase)
+    chosen = selection(options, mean=mean, scale=options.scale, stages=stages)
     return convert(options.net, options.weights, taps=tuple(taps), **chosen)
 
 
