@@ -82,20 +82,16 @@ def lattice_filter(features: Array) -> tuple[Array, Array, Array, Array]:
     most = np.iinfo(np.int32).max
     table = jnp.full(rows.shape, most, jnp.int32).at[vertex].set(rows)
     there = jnp.arange(len(rows)) <= number[-1]
-    after, behind = [], []
-    for axis in range(size):
-        step = np.where(np.arange(d) == axis, d, -1)
+
+    def beside(step: Array) -> tuple[Array, Array]:
         found = jnp.where(there, find_rows(table, table + step), len(rows))
         found = jnp.where(found <= number[-1], found, len(rows))
-        after.append(found)
         back = jnp.full(len(rows) + 1, len(rows), jnp.int32)
-        behind.append(back.at[found].set(jnp.arange(len(rows)))[: len(rows)])
-    return (
-        vertex.reshape(points, size),
-        weights,
-        jnp.stack(after),
-        jnp.stack(behind),
-    )
+        return found, back.at[found].set(jnp.arange(len(rows)))[: len(rows)]
+
+    steps = np.where(np.arange(size)[:, None] == np.arange(d), d, -1).astype(np.int32)
+    after, behind = lax.map(beside, jnp.asarray(steps))
+    return vertex.reshape(points, size), weights, after, behind
 
 
 def blur(x: Array, lattice: tuple[Array, Array, Array, Array]) -> Array:
@@ -105,9 +101,13 @@ def blur(x: Array, lattice: tuple[Array, Array, Array, Array]) -> Array:
     rows, channels = after.shape[1], x.shape[1]
     shares = (weights[:, :, None] * x[:, None]).reshape(points * size, channels)
     values = jnp.zeros((rows + 1, channels), x.dtype).at[vertex.ravel()].add(shares)
-    for one, other in zip(after, behind, strict=True):
+
+    def along(values: Array, neighbours: tuple[Array, Array]) -> tuple[Array, None]:
+        one, other = neighbours
         beside = jnp.pad((values[one] + values[other]) / 2, ((0, 1), (0, 0)))
-        values = (values + beside).at[rows].set(0)
+        return (values + beside).at[rows].set(0), None
+
+    values, _ = lax.scan(along, values, (after, behind))
     mixed = (weights[:, :, None] * values[vertex]).sum(1)
     return mixed / (1 + 2.0 ** (1 - size))
 
@@ -157,10 +157,13 @@ class MeanField(nnx.Module):
         norms = [blur(ones, each) + 1e-20 for each in filters]
         kernels = self.spatial[...], self.bilateral[...]
         start = unary.reshape(-1, channels).astype(jnp.float32)
-        x = scores.reshape(-1, channels).astype(jnp.float32)
-        for _ in range(self.iterations):
+
+        def step(x: Array, _: None) -> tuple[Array, None]:
             p = jax.nn.softmax(x)
             parts = zip(filters, norms, kernels, strict=True)
             message = sum(blur(p, f) / norm @ kernel for f, norm, kernel in parts)
-            x = start - message @ self.compatibility[...]
+            return start - message @ self.compatibility[...], None
+
+        x = scores.reshape(-1, channels).astype(jnp.float32)
+        x, _ = lax.scan(step, x, length=self.iterations)
         return x.reshape(unary.shape).astype(unary.dtype)
