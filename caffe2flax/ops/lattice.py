@@ -22,15 +22,15 @@ def lattice_vertices(features: Array) -> tuple[Array, Array]:
         total = total + entry
     place = jnp.stack([total, *lifted], 1)
     near = jnp.round(place * np.float32(1 / size)).astype(jnp.int32)
-    rest = place - near * size
+    rest = place - (near * size).astype(place.dtype)
     own, other = np.arange(size)[:, None], np.arange(size)
     # The place of each coordinate by size, the earlier one first among equals.
     smaller = rest[:, :, None] < rest[:, None, :]
-    same = (rest[:, :, None] == rest[:, None, :]) & (other < own)
+    same = (rest[:, :, None] == rest[:, None, :]) & (other < own)[None]
     rank = (smaller | same).sum(2) + near.sum(1, keepdims=True)
     shift = (rank < 0).astype(jnp.int32) - (rank > d).astype(jnp.int32)
     near, rank = near * size + shift * size, rank + shift * size
-    far = (place - near) * np.float32(1 / size)
+    far = (place - near.astype(place.dtype)) * np.float32(1 / size)
     points = np.arange(len(features))[:, None]
     shares = jnp.zeros((len(features), size + 1), features.dtype)
     shares = shares.at[points, d - rank].add(far).at[points, size - rank].add(-far)
@@ -84,7 +84,7 @@ def lattice_filter(features: Array) -> tuple[Array, Array, Array, Array]:
     there = jnp.arange(len(rows)) <= number[-1]
 
     def beside(step: Array) -> tuple[Array, Array]:
-        found = jnp.where(there, find_rows(table, table + step), len(rows))
+        found = jnp.where(there, find_rows(table, table + step[None]), len(rows))
         found = jnp.where(found <= number[-1], found, len(rows))
         back = jnp.full(len(rows) + 1, len(rows), jnp.int32)
         return found, back.at[found].set(jnp.arange(len(rows)))[: len(rows)]
