@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from caffe2flax.errors import ConversionError, unsupported
+from caffe2flax.ir.abilities import FindsObjects
 from caffe2flax.ir.call import arguments, unless
 from caffe2flax.ir.layer import Array, Site
 from caffe2flax.ir.layout import Shape
@@ -16,10 +17,14 @@ from caffe2flax.layers.forks._detections import Detections
 
 
 @layer("DetectionOutput", "detection_output_param")
-class DetectionOutput(Detections):
+class DetectionOutput(Detections, FindsObjects):
     """Rows (image, class, score, x1, y1, x2, y2) of the boxes that pass suppression."""
 
     __slots__ = ()
+
+    @property
+    def object_classes(self) -> range:
+        return self.foreground
 
 
 @layer("SSDDecoder", "detection_output_param")
@@ -60,11 +65,15 @@ class SSDDecoder(Detections):
 
 
 @layer("SSDSort", "detection_output_param")
-class SSDSort(Detections):
+class SSDSort(Detections, FindsObjects):
     """Rows (image, class, score, x1, y1, x2, y2) of the boxes, decoded already, that
     pass suppression; one image."""
 
     __slots__ = ()
+
+    @property
+    def object_classes(self) -> range:
+        return self.foreground
 
     bottoms = (2, 3)
 

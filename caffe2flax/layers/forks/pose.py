@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError, unsupported
+from caffe2flax.ir.abilities import FindsPeaks
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -118,7 +119,7 @@ def _cubic(x: Array, size: int, axis: int) -> Array:
 
 @layer("Nms", "nms_param")
 @dataclass(frozen=True, slots=True)
-class Nms(Layer):
+class Nms(Layer, FindsPeaks):
     """Peaks of each of the first num_parts maps: their number, then rows (x, y, value).
 
     A peak exceeds the threshold and its 8 neighbours; x and y are the mean position of
