@@ -32,7 +32,7 @@ DEEP = 400
 """Layers beyond which a net is converted only: tracing it takes minutes."""
 CHEAP = 40_000_000
 """Numbers in blobs and weights up to which a net is run, not only traced."""
-REFUSED = ("broken", "unsupported", "ambiguous")
+REFUSED = ("unsupported", "broken", "ambiguous")
 """The kinds of refusals; that of a file is the first one among its problems."""
 OUTCOMES = ("converted", *REFUSED, "traceback", "slow", "nan")
 
@@ -85,7 +85,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-run", dest="run", action="store_false", help="convert only"
     )
-    parser.add_argument("--limit", type=float, default=10.0, help="seconds a try")
+    parser.add_argument(
+        "--limit", type=float, default=10.0, help="seconds of processor time a try"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--only", metavar="REGEX", help="paths that hold this")
     parser.add_argument(
@@ -184,12 +186,13 @@ def _work(run: bool) -> int:
 def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
     import caffe2flax
 
-    started = time.monotonic()
+    # Of the processor: other processes do not count.
+    started = time.process_time()
     seconds, assumed = 0.0, False
     try:
         conversion = caffe2flax.convert(attempt.path, phase=attempt.phase)
         assumed = bool(conversion.graph.sizes.assumed)
-        seconds = time.monotonic() - started
+        seconds = time.process_time() - started
         outcome = "converted"
         reasons = _run(conversion) if run else []
         if reasons:
@@ -203,7 +206,7 @@ def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
         reasons = [" / ".join(traceback.format_exc().splitlines()[-7:])]
     return {
         "outcome": outcome,
-        "seconds": seconds or time.monotonic() - started,
+        "seconds": seconds or time.process_time() - started,
         "reasons": reasons,
         "assumed": assumed,
     }
