@@ -109,6 +109,7 @@ def convert(
     filled: bool = False,
     default_blobs: Callable[[Graph], Blobs] | None = None,
     array_shapes: Mapping[str, Shape] | None = None,
+    passes: Sequence[Pass] = PASSES,
     **options: Unpack[ConversionOptions],
 ) -> Conversion:
     """Converts a net, as `caffe2flax.convert` describes.
@@ -118,7 +119,7 @@ def convert(
     module will run on, by blob. Raises ConversionError.
     """
     prototxt = at_hand(prototxt)
-    graph = read_graph(prototxt, array_shapes=array_shapes, **options)
+    graph = read_graph(prototxt, array_shapes=array_shapes, passes=passes, **options)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in weight_paths(weights)]
@@ -127,6 +128,7 @@ def convert(
             prototxt,
             array_shapes=array_shapes,
             weight_shapes=_shapes_in(files),
+            passes=passes,
             **options,
         )
     if files or filled:

@@ -24,7 +24,7 @@ from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.refused import REFUSED
-from caffe2flax.ir.registry import LAYERS, PARAMETERS, find_layer
+from caffe2flax.ir.registry import LAYERS, PARAMETERS, find_layer, find_variant
 from caffe2flax.ir.transform import Transform
 from caffe2flax.options import one_or_more
 
@@ -237,8 +237,6 @@ class _Builder:
             if name in known and name not in (own, *others):
                 params.ignore(name)
                 self._note(params, f"{name} has no meaning in a {type_} layer")
-        check_blobs(params, type_, cls, bottoms, tops)
-        before = len(params.problems)
         params.bottoms, params.tops = len(bottoms), len(tops)
         params.bottom_types = tuple(self.blob_types.get(blob, "") for blob in bottoms)
         self.blob_types.update(dict.fromkeys(tops, type_))
@@ -250,6 +248,9 @@ class _Builder:
             if own
             else replace(params, name=type_, message=None, parent=params)
         )
+        cls = find_variant(type_, main) or cls
+        check_blobs(params, type_, cls, bottoms, tops)
+        before = len(params.problems)
         try:
             layer = cls.parse(main)
         except ConversionError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from caffe2flax.errors import ConversionError, Problem, Span, closest
 from caffe2flax.frontend.descriptors import FieldSpec, schema
@@ -93,18 +94,24 @@ class Params:
         """Every value of a repeated field."""
         return tuple(self._convert(f, type_()) for f in self._fields(name))
 
-    def choice(self, name: str, *words: str, default: str | None = None) -> str:
+    def choice(
+        self,
+        name: str,
+        *words: str,
+        default: str | None = None,
+        older: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
         """An enum field, by name or number. `words` are the names in the order of their
         numbers, "" for a number without one; the first is the default unless `default`
-        is given."""
+        is given. `older` names of some of them stand for the same."""
         entry = self._single(name)
         if entry is None:
             return words[0] if default is None else default
         value = entry.value
-        known = [word for word in words if word]
+        known = [*filter(None, words), *older]
         if isinstance(value, Scalar) and value.kind != "string":
             if value.text in known:
-                return value.text
+                return older.get(value.text, value.text)
             if is_integer(value):
                 number = to_integer(value.text)
                 if 0 <= number < len(words) and words[number]:

@@ -11,6 +11,7 @@ from caffe2flax.ir.layer import Blob, Site, canonical_axis
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.window import Window
+from caffe2flax.layers._sides import AS_GIVEN, Sides, read_sides
 
 FILLERS = (
     "constant",
@@ -114,10 +115,14 @@ class Sliding:
     pad: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     axis: int = 1
+    sides: Sides = AS_GIVEN
 
     @classmethod
-    def parse(cls, params: Params) -> Sliding:
-        """`engine` and `force_nd_im2col` are ignored: the result is the same."""
+    def parse(cls, params: Params, *, sides: bool = False) -> Sliding:
+        """`engine` and `force_nd_im2col` are ignored: the result is the same.
+
+        sides: whether the type has pads for each side in Synopsys' fork.
+        """
         params.ignore("engine", "force_nd_im2col")
         params.suggest("kernel_size")
         return cls(
@@ -126,6 +131,7 @@ class Sliding:
             _per_axis(params, "pad", "pad", missing=0),
             params.all("dilation", int),
             params.get("axis", 1),
+            read_sides(params, signed=True) if sides else AS_GIVEN,
         )
 
     def channel_axis(self, shape: Shape) -> int:
@@ -135,10 +141,11 @@ class Sliding:
     def windows(self, shape: Shape) -> tuple[Window, ...]:
         """A Window for each spatial axis of a blob; where there is none, no kernel_size
         is needed. Raises ConversionError."""
-        rank = len(shape) - self.channel_axis(shape) - 1
-        if rank and not self.kernel:
+        sizes = shape[self.channel_axis(shape) + 1 :]
+        if sizes and not self.kernel:
             raise ConversionError("kernel_size is missing")
-        return windows(rank, self.kernel, self.stride, self.pad, self.dilation)
+        given = self.kernel, self.stride, self.pad, self.dilation
+        return self.sides.around(windows(len(sizes), *given), sizes)
 
 
 def _per_axis(

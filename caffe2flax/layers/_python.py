@@ -17,6 +17,7 @@ PYTHON: dict[tuple[str, str], Callable[[Params], Layer]] = {}
 Words = dict[str, tuple[str, ...]]
 
 LIMIT = 10_000
+DIGITS = 9
 QUOTES = " \t\r\n'\""
 PAIR = re.compile(
     r"""\s*['"]?(?P<key>\w+)['"]?\s*:\s*
@@ -76,3 +77,21 @@ def numbers(
         params.error("param_str", f"{key} in param_str needs positive numbers")
         return default or (1.0,)
     return values
+
+
+def whole(params: Params, words: Words, key: str) -> int:
+    """A whole number, 0 or more, that an option must have."""
+    text = " ".join(words.get(key, ()))
+    if not text.isascii() or not text.isdecimal() or len(text) > DIGITS:
+        shown = repr(text) if text else "nothing"
+        params.error("param_str", f"{key} in param_str is a number, not {shown}")
+        return 0
+    return int(text)
+
+
+def test_alone(params: Params) -> None:
+    """Refuses a layer whose part in training is not known."""
+    if params.phase == "TRAIN":
+        name = params.get("module", "")
+        text = f"{name} is known for TEST alone: convert the net as TEST"
+        params.error("module", text)

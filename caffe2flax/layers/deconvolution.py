@@ -19,6 +19,7 @@ from caffe2flax.ir.layout import Layout, Merged, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.ir.window import caption, deconv_output
+from caffe2flax.layers._convolved import padded
 from caffe2flax.layers._fields import (
     Sliding,
     filler,
@@ -28,6 +29,7 @@ from caffe2flax.layers._fields import (
     one_shape,
     output_counts,
 )
+from caffe2flax.layers._sides import refuse_quantised
 
 DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 """Fillers that do not depend on the order of the axes, or on reversed kernels."""
@@ -54,9 +56,14 @@ class Deconvolution(Layer, Spatial):
         if params.bottoms != params.tops:
             params.error(None, "as many tops as bottoms are needed")
         num_output, group = output_counts(params)
+        refuse_quantised(params)
+        sliding = Sliding.parse(params, sides=True)
+        if sliding.sides.same:
+            text = "the fork reads outside its buffers here; give pad_l, pad_t, pad_r, "
+            params.error("pad_type", text + "pad_b")
         return cls(
             num_output,
-            Sliding.parse(params),
+            sliding,
             group,
             params.get("bias_term", True),
             filler(params, "weight_filler"),
@@ -105,8 +112,8 @@ class Deconvolution(Layer, Spatial):
         shape = at.input.shape
         spatial = self.sliding.windows(shape)
         # Flax counts pads from the position at which a window covers one pixel only.
-        padding = tuple((w.extent - 1 - w.pad,) * 2 for w in spatial)
-        even = len(set(padding)) == 1
+        padding = tuple((w.extent - 1 - w.pad, w.extent - 1 - w.high) for w in spatial)
+        even = len({pad for pair in padding for pad in pair}) == 1
         stride = same([w.stride for w in spatial] or [1])
         blobs = self.blobs(shape)
         own: dict[str, object] = {"strides": stride, "transpose_kernel": True}
@@ -183,10 +190,7 @@ class Deconvolution(Layer, Spatial):
             total[(slice(None), slice(None), *at)] += added.reshape(
                 len(pixels), self.num_output, *sizes
             )
-        cut = tuple(
-            slice(w.pad, w.pad + out) for w, out in zip(spatial, outs, strict=True)
-        )
-        top = total[(slice(None), slice(None), *cut)]
+        top = padded(total, [(-w.pad, -w.high) for w in spatial])
         if self.bias:
             top = top + blobs[1].reshape(-1, *(1,) * len(outs))
         return top.reshape(shape)

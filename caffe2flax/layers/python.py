@@ -102,6 +102,7 @@ class AnchorTarget(Target):
 
 
 @python_layer("rpn.anchor_target_layer", "AnchorTargetLayer")
+@python_layer("SSH.layers.anchor_target_layer", "AnchorTargetLayer")
 def _anchor_target(params: Params) -> Layer:
     params.ignore("param_str")
     return AnchorTarget()
