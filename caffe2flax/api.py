@@ -13,9 +13,7 @@ from caffe2flax import conversion
 from caffe2flax.conversion import Conversion, Weights, read_graph, weight_paths
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.message import Message
-from caffe2flax.frontend.prototxt import read_text
-from caffe2flax.frontend.sniff import is_binary
-from caffe2flax.frontend.source import PathOrText, at_hand, carries_weights, is_text
+from caffe2flax.frontend.source import PathOrText, at_hand, carries_weights, text_of
 from caffe2flax.options import ConversionOptions, NetOptions, check_options, one_or_more
 from caffe2flax.weights.variables import collect
 
@@ -156,10 +154,7 @@ def where(
 
     prototxt = at_hand(prototxt)
     converted = conversion.convert(prototxt, weights, **options)
-    text = str(prototxt) if is_text(prototxt) else None
-    if text is None and not is_binary(prototxt):
-        text = read_text(prototxt)
-    return locate(converted, text, query)
+    return locate(converted, text_of(prototxt), query)
 
 
 def load(

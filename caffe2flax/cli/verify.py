@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from caffe2flax.cli.terminal import Outcome, lines
 from caffe2flax.errors import ConversionError
 
 if TYPE_CHECKING:
+    from caffe2flax.drawing.areas import Drawing
     from caffe2flax.verification.report import Report
 
 USAGE = "verify NET.prototxt [WEIGHTS.caffemodel ...]"
@@ -113,11 +115,16 @@ def run(options: argparse.Namespace) -> Outcome:
             compiled=options.compiled,
             **selection(options, name=options.name, flat=options.flat),
         )
+        if report.evidence is not None:
+            evidence = replace(report.evidence, command=options.command_line)
+            report = replace(report, evidence=evidence)
         written = []
         if options.report is not None:
+            from caffe2flax.frontend.source import text_of
             from caffe2flax.verification.page import page
 
-            text = page(report, _drawing(options))
+            source = text_of(options.net) or ""
+            text = page(report, _drawing(options), source)
             written.append(write_text(options.report, text, force=True))
         if options.test is not None:
             written += _write_test(options, report)
@@ -127,19 +134,21 @@ def run(options: argparse.Namespace) -> Outcome:
     return Outcome(lines(*written, show_report(report)), ok=report.ok)
 
 
-def _drawing(options: argparse.Namespace) -> bytes:
-    """The net as SVG; empty where Graphviz is not installed, or where the drawing is
-    too large for a page."""
+def _drawing(options: argparse.Namespace) -> Drawing | None:
+    """The net as SVG; None where Graphviz is not installed, or where the drawing is too
+    large for a page."""
     from caffe2flax.conversion import read_graph
+    from caffe2flax.drawing.areas import located
     from caffe2flax.drawing.dot import render
     from caffe2flax.drawing.picture import DRAWN, picture
 
     try:
         graph = read_graph(options.net, passes=DRAWN, **selection(options))
-        drawn = render(picture(graph), "svg")
+        boxes = picture(graph)
+        drawn = render(boxes, "svg")
     except ConversionError:
-        return b""
-    return drawn if len(drawn) <= LARGEST else b""
+        return None
+    return located(boxes, drawn) if len(drawn) <= LARGEST else None
 
 
 def _write_test(options: argparse.Namespace, report: Report) -> list[Path]:

@@ -15,6 +15,7 @@ from caffe2flax.conversion import Conversion
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layout import Shape
+from caffe2flax.verification.beside import Beside, read_beside
 from caffe2flax.verification.comparison import (
     FAILURES,
     Culprit,
@@ -22,6 +23,8 @@ from caffe2flax.verification.comparison import (
     Row,
     difference,
 )
+from caffe2flax.verification.evidence import Evidence
+from caffe2flax.verification.inputs import Photo
 from caffe2flax.verification.observe import Observed
 from caffe2flax.verification.oracles import ORACLES, Oracle, Task
 
@@ -47,8 +50,9 @@ class Report:
     """The result of a comparison. rows: the net's layers in order. culprit: the layer
     at fault, None where there is none. conversion: the module that was run. inputs,
     outputs: its inputs and the expected outputs, in Caffe's names and axis order.
-    compiled: the outputs of the compiled program, if it was compared. stop: why an
-    edited module failed halfway, where it did."""
+    beside: what the net says of the photograph that it ran on, if it was one. evidence:
+    what the comparison was made of. compiled: the outputs of the compiled program, if
+    it was compared. stop: why an edited module failed halfway, where it did."""
 
     name: str
     against: str
@@ -61,6 +65,8 @@ class Report:
     notes: tuple[str, ...] = ()
     compiled: tuple[Output, ...] = ()
     stop: Problem | None = None
+    beside: Beside | None = None
+    evidence: Evidence | None = None
 
     @property
     def ok(self) -> bool:
@@ -103,6 +109,7 @@ class Report:
                 for output in self.compiled
             ],
             "notes": list(self.notes),
+            "evidence": self.evidence.to_dict() if self.evidence else None,
         }
 
 
@@ -133,10 +140,12 @@ def verify_conversion(
     level: int = 0,
     stages: Sequence[str] = (),
     notes: Sequence[str] = (),
+    photo: Photo | None = None,
 ) -> Report:
     """Runs the module of `conversion` and the oracle `against` on `inputs`, arrays in
     Caffe's names and axis order. `watch` runs the module; `files` are the prototxt and
-    the weights that were converted. Raises ConversionError for inputs that do not fit,
+    the weights that were converted. photo: the photograph among the inputs, whose
+    prediction is shown. Raises ConversionError for inputs that do not fit,
     where the oracle is not installed, and where the module fails although its values
     until then are right."""
     check_request(conversion.graph, against, tolerance)
@@ -170,6 +179,7 @@ def verify_conversion(
         {blob: expected[v] for blob, v in last.items() if v in expected},
         (*notes, *result.notes, *stop),
         stop=ours.stop,
+        beside=read_beside(graph, photo, ours.values, expected) if photo else None,
     )
     if ours.stop is not None and report.ok:
         raise ConversionError(ours.stop)
