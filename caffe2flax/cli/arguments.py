@@ -117,6 +117,13 @@ def add_selection(command: argparse.ArgumentParser) -> None:
         help="what a layer type of several meanings means: Crop=auto; may be repeated",
     )
     group.add_argument(
+        "--until",
+        metavar="BLOB",
+        action="append",
+        default=[],
+        help="the net up to this blob, and nothing behind; may be repeated",
+    )
+    group.add_argument(
         "--plugin",
         dest="plugins",
         metavar="LAYERS.py",
@@ -162,6 +169,7 @@ def selection(options: argparse.Namespace, **more: Unpack[NetOptions]) -> NetOpt
         "input_shapes": options.input_shapes or None,
         "dialect": options.dialect or None,
         "plugins": tuple(options.plugins),
+        "until": tuple(options.until),
         **more,
     }
 

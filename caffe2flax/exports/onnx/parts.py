@@ -9,8 +9,9 @@ from caffe2flax.exports.onnx.program import BOOL, Place
 from caffe2flax.exports.onnx.table import writes
 from caffe2flax.ir.layer import canonical_axis
 from caffe2flax.layers.combine import Concat, Eltwise
+from caffe2flax.layers.crop import Crop
 from caffe2flax.layers.items import BatchReindex, Filter
-from caffe2flax.layers.parts import Crop, Silence, Slice, Split, Tile
+from caffe2flax.layers.parts import Silence, Slice, Split, Tile
 
 
 @writes(Eltwise)

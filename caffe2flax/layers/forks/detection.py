@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, unsupported
 from caffe2flax.ir.abilities import FindsObjects
 from caffe2flax.ir.call import arguments, unless
 from caffe2flax.ir.layer import Array, Site
@@ -44,7 +44,7 @@ class SSDDecoder(Detections):
                 f"{inputs[0]} and {inputs[1]}"
             )
         if not self.share_location:
-            raise ConversionError("boxes of each class are not decoded by this layer")
+            raise unsupported("boxes of each class are not decoded by this layer")
         return ((1, 1, count, 4),)
 
     def call(self, at: Site) -> str:
@@ -82,7 +82,7 @@ class SSDSort(Detections, FindsObjects):
         if len(boxes) != 4 or boxes[:2] != (1, 1) or boxes[3] != 4:
             raise ConversionError(f"needs boxes (1, 1, boxes, 4), not {boxes}")
         if not self.share_location:
-            raise ConversionError("boxes of each class are not sorted by this layer")
+            raise unsupported("boxes of each class are not sorted by this layer")
         flat = boxes[2] * 4
         return Detections.infer(self, (1, flat), inputs[1], (1, 2, flat))
 

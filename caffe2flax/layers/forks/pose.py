@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, unsupported
 from caffe2flax.ir.abilities import FindsPeaks
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
@@ -148,7 +148,7 @@ class Nms(Layer, FindsPeaks):
         if c < self.parts:
             raise ConversionError(f"num_parts {self.parts} exceeds {c} maps")
         if height > width:
-            raise ConversionError(
+            raise unsupported(
                 f"maps of {height} x {width}: the layer takes the width for the "
                 "height and reads wrong pixels where they are higher than wide"
             )

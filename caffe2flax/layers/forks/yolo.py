@@ -209,7 +209,7 @@ class Yolov3DetectionOutput(YoloOutput):
     @classmethod
     def parse(cls, params: Params) -> Self:
         if params.get("gaussian_box", False):
-            params.error("gaussian_box", "Gaussian YOLO is not converted")
+            params.unsupported("gaussian_box", "Gaussian YOLO is not converted")
         pairs, mask = _pairs(params), params.all("mask", int)
         scales = params.all("anchors_scale", int)
         count, each = params.get("mask_group_num", 2), params.get("num_box", 3)
