@@ -15,6 +15,7 @@ from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.source import PathOrText, at_hand, carries_weights, text_of
 from caffe2flax.options import ConversionOptions, NetOptions, check_options, one_or_more
+from caffe2flax.weights.safetensors import Progress
 from caffe2flax.weights.variables import collect
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def verify(
     tolerance: float = 1e-4,
     module: str | os.PathLike[str] | None = None,
     compiled: bool = False,
+    progress: Progress | None = None,
     **options: Unpack[ConversionOptions],
 ) -> Report:
     """Runs the generated module and a reference on the same input, and compares what
@@ -66,7 +68,9 @@ def verify(
     of its blob. module: the .py of an earlier conversion, which may have been edited;
     it is run, with the .safetensors beside it, instead of what `convert` would write
     now. compiled: also compares the outputs of the program that `caffe2flax.compile`
-    returns for the module. Options: see `caffe2flax.options`. Raises ConversionError.
+    returns for the module. progress: called with the number of layers that the
+    reference has computed, and of all. Options: see `caffe2flax.options`. Raises
+    ConversionError.
     """
     from caffe2flax.verification.verify import verify
 
@@ -79,6 +83,7 @@ def verify(
         tolerance=tolerance,
         module=module,
         compiled=compiled,
+        progress=progress,
         **options,
     )
 

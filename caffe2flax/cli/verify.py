@@ -22,7 +22,7 @@ from caffe2flax.cli.terminal import Outcome, lines
 from caffe2flax.errors import ConversionError
 
 if TYPE_CHECKING:
-    from caffe2flax.drawing.areas import Drawing
+    from caffe2flax.drawing.areas import Located
     from caffe2flax.verification.report import Report
 
 USAGE = "verify NET.prototxt [WEIGHTS.caffemodel ...]"
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> Outcome:
     from caffe2flax.files.atomic import write_text
     from caffe2flax.verification.text import show_report
 
-    with Bar("verifying"), uncollected():
+    with Bar("verifying", "layers") as bar, uncollected():
         report = verify(
             options.net,
             options.weights or None,
@@ -113,6 +113,7 @@ def run(options: argparse.Namespace) -> Outcome:
             tolerance=options.tolerance,
             module=options.module,
             compiled=options.compiled,
+            progress=bar,
             **selection(options, name=options.name, flat=options.flat),
         )
         if report.evidence is not None:
@@ -134,7 +135,7 @@ def run(options: argparse.Namespace) -> Outcome:
     return Outcome(lines(*written, show_report(report)), ok=report.ok)
 
 
-def _drawing(options: argparse.Namespace) -> Drawing | None:
+def _drawing(options: argparse.Namespace) -> Located | None:
     """The net as SVG; None where Graphviz is not installed, or where the drawing is too
     large for a page."""
     from caffe2flax.conversion import read_graph

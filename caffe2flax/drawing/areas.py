@@ -26,7 +26,7 @@ class Area:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class Located:
     """A picture, its SVG as Graphviz wrote it, its size in points, and its boxes."""
 
     picture: Picture
@@ -36,13 +36,13 @@ class Drawing:
     areas: tuple[Area, ...]
 
 
-def located(picture: Picture, svg: bytes) -> Drawing:
+def located(picture: Picture, svg: bytes) -> Located:
     """The places of the boxes of `picture` in `svg`, its drawing by Graphviz; none
     where a name has made the drawing no XML."""
     try:
         root = ElementTree.fromstring(svg)
     except ElementTree.ParseError:
-        return Drawing(picture, svg, 0, 0, ())
+        return Located(picture, svg, 0, 0, ())
     left, top, width, height = map(float, NUMBER.findall(root.get("viewBox", "")))
     found = [area for group in root.iter(f"{SVG}g") for area in _areas(group)]
     # The group of all is moved: its lower left corner is at (0, 0).
@@ -52,7 +52,7 @@ def located(picture: Picture, svg: bytes) -> Drawing:
         Area(a.box, a.x + right - left, a.y + down - top, a.width, a.height)
         for a in found
     )
-    return Drawing(picture, svg, width, height, tuple(placed))
+    return Located(picture, svg, width, height, tuple(placed))
 
 
 def _areas(group: ElementTree.Element) -> Iterator[Area]:

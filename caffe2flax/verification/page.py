@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from caffe2flax.codegen.sourcemap import Lines, SourceMap
-from caffe2flax.drawing.areas import Drawing
+from caffe2flax.drawing.areas import Located
 from caffe2flax.inspection.tables import by
 from caffe2flax.inspection.text import pairs
 from caffe2flax.inspection.where import end_of_message
@@ -22,7 +22,7 @@ LARGEST = 1_500_000
 """The longest prototxt that a page shows, in characters."""
 
 
-def page(report: Report, drawing: Drawing | None = None, prototxt: str = "") -> str:
+def page(report: Report, drawing: Located | None = None, prototxt: str = "") -> str:
     """The whole page, with the net's `drawing` and the text of its prototxt, where they
     are given. Names from files are escaped, without control characters."""
     shown = prototxt if len(prototxt) <= LARGEST else ""

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from caffe2flax.drawing.areas import Drawing
+from caffe2flax.drawing.areas import Located
 from caffe2flax.inspection.tables import by, size
 from caffe2flax.verification.beside import Beside
 from caffe2flax.verification.markup import far, text
@@ -82,7 +82,7 @@ def _image(data: bytes, kind: str, name: str, attributes: str = "") -> str:
     return f'<img alt="{text(name)}"{attributes} src="{source}">'
 
 
-def net(drawing: Drawing | None, report: Report, links: Links) -> Iterator[str]:
+def net(drawing: Located | None, report: Report, links: Links) -> Iterator[str]:
     """The drawing; a box of it shows a card with the layers of the box."""
     if drawing is None:
         return

@@ -27,6 +27,7 @@ from caffe2flax.verification.evidence import Evidence
 from caffe2flax.verification.inputs import Photo
 from caffe2flax.verification.observe import Observed
 from caffe2flax.verification.oracles import ORACLES, Oracle, Task
+from caffe2flax.weights.safetensors import Progress
 
 Array = NDArray[Any]
 Values = Mapping[Value, Array]
@@ -141,6 +142,7 @@ def verify_conversion(
     stages: Sequence[str] = (),
     notes: Sequence[str] = (),
     photo: Photo | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Runs the module of `conversion` and the oracle `against` on `inputs`, arrays in
     Caffe's names and axis order. `watch` runs the module; `files` are the prototxt and
@@ -156,7 +158,7 @@ def verify_conversion(
         for name, array in inputs.items()
         if name in used
     }
-    task = Task(graph, conversion.blobs, given, *files, level, stages)
+    task = Task(graph, conversion.blobs, given, *files, level, stages, progress)
     if against != "reference":  # first, as it may not be installed
         expected = _expected(ORACLES[against], task)
     ours = watch(conversion, inputs)

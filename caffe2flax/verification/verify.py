@@ -32,6 +32,7 @@ from caffe2flax.verification.report import (
     verify_conversion,
     with_compiled,
 )
+from caffe2flax.weights.safetensors import Progress
 
 Array = NDArray[Any]
 
@@ -46,6 +47,7 @@ def verify(
     tolerance: float,
     module: str | os.PathLike[str] | None,
     compiled: bool,
+    progress: Progress | None = None,
     **options: Unpack[ConversionOptions],
 ) -> Report:
     """See `caffe2flax.verify`."""
@@ -87,6 +89,7 @@ def verify(
         stages=one_or_more(options.get("stages", ())),
         notes=notes,
         photo=prepared,
+        progress=progress,
     )
     if compiled and report.stop is None:
         compiled_outputs = forward(conversion, strict=True)(report.inputs)

@@ -25,7 +25,7 @@ from caffe2flax import cpu
 from caffe2flax.cli.main import main
 from caffe2flax.conversion import convert as _convert
 from caffe2flax.conversion import read_graph
-from caffe2flax.drawing.areas import Drawing, located
+from caffe2flax.drawing.areas import Located, located
 from caffe2flax.drawing.dot import render
 from caffe2flax.drawing.picture import DRAWN, picture
 from caffe2flax.files.npz import write_npz
@@ -669,7 +669,7 @@ def _references(text: str) -> list[str]:
     return found.references
 
 
-def drawing(net: str) -> Drawing | None:
+def drawing(net: str) -> Located | None:
     """As the command line has it."""
     if shutil.which("dot") is None:
         return None
