@@ -82,9 +82,10 @@ def read_as(graph: Graph, kind: Kind | None = None, blob: str | None = None) -> 
         text = f"the net has several outputs, {', '.join(names)}"
         raise ConversionError(f"{text}: {CHOOSE}" if names else "the net has no output")
     (reading,) = found
-    if kind is None or kind == reading.kind:
+    known = reading.kind != "classes" or _is_vector(reading.shape)
+    if known and kind in (None, reading.kind):
         return reading
-    return _as(reading, kind)
+    return _as(reading, kind or reading.kind)
 
 
 def _preferred(found: list[Reading], kind: Kind | None) -> list[Reading]:

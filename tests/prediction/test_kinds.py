@@ -22,6 +22,7 @@ from caffe2flax.prediction.decode import Choice, decode_result
 from caffe2flax.prediction.images import Recipe
 from caffe2flax.prediction.kinds import Kind, Reading, read_as
 from caffe2flax.prediction.painting import flow_colours, paint, palette
+from caffe2flax.prediction.predict import Prediction, drawn
 from caffe2flax.prediction.regions import detect
 from caffe2flax.prediction.results import Box, Detections, Labels
 from caffe2flax.verification.reference import evaluate
@@ -90,6 +91,39 @@ def test_the_layers_tell(layers: Any, kind: Kind, blob: str) -> None:
         graph.outputs[0].blob if layers == "ssd" else blob,
     )
     assert read_as(graph, kind) == found
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind", "said"),
+    [
+        (
+            single("Flatten", "flatten_param { end_axis: 2 }"),
+            None,
+            "no classes: a score",
+        ),
+        (single("TanH"), "keypoints", "no keypoints"),
+        (single("TanH"), "flow", "no flow: it is (N, 2, H, W)"),
+        (single("TanH"), "detections", "no detections: they come from layers such as"),
+    ],
+)
+def test_what_an_output_cannot_be(layer: str, kind: Kind | None, said: str) -> None:
+    shape = (1, 3, 4, 4) if kind in (None, "flow", "detections") else (1, 3)
+    with pytest.raises(ConversionError) as caught:
+        read_as(read_graph(net(layer, x=shape)), kind)
+    assert said in str(caught.value)
+
+
+def test_photographs_of_one_name(tmp_path: Path) -> None:
+    """Each has a picture of its own."""
+    taken: set[Path] = set()
+    for name in ("a/x.png", "b/x.png", "c/x.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir()
+        photo(path, 4, 4)
+        made = Prediction(path, (4, 4), Detections(()))
+        drawn(made, tmp_path / "out", taken, {})
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["x-2.png", "x-3.png", "x.png"]
 
 
 def test_a_segmentation_net_of_random_weights(
