@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.module import Module, emit
 from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
+from caffe2flax.display import markup
+from caffe2flax.drawing.picture import picture
 from caffe2flax.errors import ConversionError, reading
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs
@@ -53,7 +55,7 @@ VERSION = "0.1.0"
 RANDOM_WEIGHTS = "no weights are given: random ones are used"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Conversion:
     """A converted net.
 
@@ -69,7 +71,34 @@ class Conversion:
     graph: Graph
     blobs: Blobs
     notes: tuple[str, ...]
-    module: Module = field(repr=False)
+    module: Module
+
+    def __repr__(self) -> str:
+        weights = "no weights" if self.weights is None else "with weights"
+        ends = f"{_ends(self.graph, 'arguments')} -> {_ends(self.graph, 'outputs')}"
+        return f"Conversion({self.name}: {ends}, {self._counts}, {weights})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a summary, the picture, and the source."""
+        facts = (
+            ("inputs", _ends(self.graph, "arguments")),
+            ("outputs", _ends(self.graph, "outputs")),
+            ("size", self._counts),
+            ("weights", "none" if self.weights is None else "of the file"),
+            *markup.noted(self.notes),
+        )
+        lines = self.source.count("\n")
+        title = f"{module_stem(self.name)}.py, {lines:,} lines"
+        return markup.card(
+            self.name,
+            facts,
+            markup.drawn_unasked(picture(self.graph)),
+            markup.folded(title, markup.source(self.source)),
+        )
+
+    @property
+    def _counts(self) -> str:
+        return f"{self.layer_count:,} layers, {self.parameter_count:,} parameters"
 
     @property
     def positions(self) -> NodePositions:
@@ -112,7 +141,6 @@ def convert(
     filled: bool = False,
     default_blobs: Callable[[Graph], Blobs] | None = None,
     array_shapes: Mapping[str, Shape] | None = None,
-    passes: Sequence[Pass] = PASSES,
     **options: Unpack[ConversionOptions],
 ) -> Conversion:
     """Converts a net, as `caffe2flax.convert` describes.
@@ -122,7 +150,7 @@ def convert(
     module will run on, by blob. Raises ConversionError.
     """
     prototxt = at_hand(prototxt)
-    graph = read_graph(prototxt, array_shapes=array_shapes, passes=passes, **options)
+    graph = read_graph(prototxt, array_shapes=array_shapes, **options)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in weight_paths(weights)]
@@ -131,7 +159,6 @@ def convert(
             prototxt,
             array_shapes=array_shapes,
             weight_shapes=_shapes_in(files),
-            passes=passes,
             **options,
         )
     if files or filled:
@@ -162,6 +189,12 @@ def convert(
         ),
         module,
     )
+
+
+def _ends(graph: Graph, which: Literal["arguments", "outputs"]) -> str:
+    """Inputs or outputs with their shapes, as the module has them."""
+    values = graph.arguments if which == "arguments" else graph.outputs
+    return ", ".join(f"{v.blob} ({graph.operand(v).describe()})" for v in values)
 
 
 def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:

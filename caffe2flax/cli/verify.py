@@ -138,18 +138,15 @@ def run(options: argparse.Namespace) -> Outcome:
 def _drawing(options: argparse.Namespace) -> Located | None:
     """The net as SVG; None where Graphviz is not installed, or where the drawing is too
     large for a page."""
-    from caffe2flax.conversion import read_graph
+    from caffe2flax import draw
     from caffe2flax.drawing.areas import located
-    from caffe2flax.drawing.dot import render
-    from caffe2flax.drawing.picture import DRAWN, picture
 
     try:
-        graph = read_graph(options.net, passes=DRAWN, **selection(options))
-        boxes = picture(graph)
-        drawn = render(boxes, "svg")
+        drawn = draw(options.net, **selection(options))
+        svg = drawn.render("svg")
     except ConversionError:
         return None
-    return located(boxes, drawn) if len(drawn) <= LARGEST else None
+    return located(drawn.picture, svg) if len(svg) <= LARGEST else None
 
 
 def _write_test(options: argparse.Namespace, report: Report) -> list[Path]:

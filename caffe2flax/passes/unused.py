@@ -42,20 +42,6 @@ def needed(graph: Graph, outputs: Iterable[Value]) -> Graph:
     return replace(graph, nodes=tuple(reversed(kept)), outputs=results, taps=())
 
 
-def keep_taps(graph: Graph) -> Graph:
-    """Makes the taps the only outputs, and leaves out what they do not depend on.
-
-    Before: conv5 = ...; fc8 = ...(conv5), an output; conv5 is a tap
-    After:  conv5 = ..., an output
-    """
-    done = needed(graph, graph.taps)
-    kept = {node.number for node in done.nodes}
-    gone = [node for node in graph.nodes if node.number not in kept]
-    dropped = (Dropped(node, "no blob that is asked for needs it") for node in gone)
-    remarks = replace(graph.remarks, dropped=(*graph.remarks.dropped, *dropped))
-    return replace(done, remarks=remarks)
-
-
 def drop_unused(graph: Graph) -> Graph:
     """Leaves out layers without a top, and in TEST losses and scores without labels.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import isfinite, log10
 
-from caffe2flax.verification.markup import far, text
+from caffe2flax.display.markup import text
+from caffe2flax.verification.comparison import far
 from caffe2flax.verification.report import Report
 
 LOWEST, HIGHEST = -9, 1

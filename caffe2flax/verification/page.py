@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from caffe2flax.codegen.sourcemap import Lines, SourceMap
+from caffe2flax.display.markup import text
 from caffe2flax.drawing.areas import Located
 from caffe2flax.inspection.tables import by
 from caffe2flax.inspection.text import pairs
@@ -12,10 +13,10 @@ from caffe2flax.inspection.where import end_of_message
 from caffe2flax.ir.graph import Graph
 from caffe2flax.passes.padding import paddings
 from caffe2flax.verification.chart import chart
-from caffe2flax.verification.comparison import Culprit, Row
-from caffe2flax.verification.markup import STYLE, far, text
+from caffe2flax.verification.comparison import Culprit, Row, far
 from caffe2flax.verification.proof import evidence, net, photograph
 from caffe2flax.verification.report import Output, Report
+from caffe2flax.verification.style import STYLE
 from caffe2flax.verification.text import AGAINST
 
 LARGEST = 1_500_000

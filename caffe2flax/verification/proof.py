@@ -7,10 +7,11 @@ from base64 import b64encode
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 
+from caffe2flax.display.markup import text
 from caffe2flax.drawing.areas import Located
 from caffe2flax.inspection.tables import by, size
 from caffe2flax.verification.beside import Beside
-from caffe2flax.verification.markup import far, text
+from caffe2flax.verification.comparison import far
 from caffe2flax.verification.omissions import left_out
 from caffe2flax.verification.report import Report
 

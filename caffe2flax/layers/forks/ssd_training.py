@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Self
 
+from caffe2flax.ir.classes import ScoresByClass
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
@@ -104,7 +105,7 @@ def _image(params: Params) -> Shape:
 
 @layer("MultiBoxLoss", "multibox_loss_param", "loss_param")
 @dataclass(frozen=True, slots=True)
-class MultiBoxLoss(TrainingOnly):
+class MultiBoxLoss(TrainingOnly, ScoresByClass):
     """The loss of an SSD detector against the true boxes: training only."""
 
     bottoms = (4, None)
@@ -119,6 +120,13 @@ class MultiBoxLoss(TrainingOnly):
         share = params.get("share_location", True)
         ignore_all(params)
         return cls(cls.type, classes, share)
+
+    @property
+    def scored(self) -> tuple[tuple[int, ...], int]:
+        return (1,) if self.share_location else (0, 1), self.num_classes
+
+    def with_classes(self, count: int, other: int) -> MultiBoxLoss | None:
+        return replace(self, num_classes=other) if count == self.num_classes else None
 
     def compare(self, *inputs: Shape | None) -> None:
         loc, conf, prior = inputs[:3]

@@ -1,10 +1,4 @@
-"""What all parts of a report's page share: its style, and text as HTML."""
-
-from __future__ import annotations
-
-from html import escape
-
-from caffe2flax.errors import printable
+"""The style of a report's page."""
 
 STYLE = """\
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;
@@ -54,14 +48,3 @@ svg text{fill:#98a1b1}svg line:not([stroke-dasharray]){stroke:#2c333f}
 img{background:#fff}
 }
 """
-
-
-def text(value: object) -> str:
-    """`value` escaped as text of HTML, or as the value of a quoted attribute."""
-    return escape(printable(str(value)))
-
-
-def far(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "0" if value == 0 else f"{value:.1e}"
