@@ -15,7 +15,7 @@ from caffe2flax.errors import ConversionError
 from caffe2flax.exports import hub, stablehlo
 from caffe2flax.exports.hub import Images, check_weights, digests, picture
 from caffe2flax.exports.onnx.model import targets
-from caffe2flax.exports.onnx.observe import observe
+from caffe2flax.exports.onnx.observe import observe, runtime
 from caffe2flax.exports.onnx.translate import translate
 from caffe2flax.exports.stablehlo import program
 from caffe2flax.files.atomic import write_all
@@ -140,6 +140,9 @@ def to_onnx(
     ConversionError, and errors as `write_all`."""
     translation = translate(conversion.graph, conversion.blobs, dynamic=dynamic)
     files = targets(translation, conversion.name, VERSION, path)
+    inputs = noise(conversion.graph, {}) if verify else {}
+    if verify:
+        runtime()  # before anything is written
     write_all(files, force)
     notes = list(conversion.notes)
     if dynamic is None and not translation.dynamic:
@@ -147,7 +150,7 @@ def to_onnx(
     report = None
     if verify:
         watch = partial(observe, path, translation)
-        report = verify_conversion(conversion, noise(conversion.graph, {}), watch)
+        report = verify_conversion(conversion, inputs, watch)
     return Export(tuple(files), tuple(notes), report)
 
 
@@ -164,13 +167,13 @@ def to_stablehlo(
     `bundle`. Raises ConversionError, and errors as `write_all`."""
     made = program(conversion, dynamic=dynamic, bundle=bundle)
     files = stablehlo.targets(conversion, made, module_stem(conversion.name), folder)
+    inputs = noise(conversion.graph, {}) if verify else {}
     write_all(files, force)
     notes = list(conversion.notes)
     if dynamic is None and not made.dynamic:
         notes.append(ONE_BATCH)
     report = None
     if verify:
-        inputs = noise(conversion.graph, {})
         only = ("of a program only the outputs are compared",)
         report = verify_conversion(conversion, inputs, made.observe, notes=only)
     return Export(tuple(files), tuple(notes), report)
