@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.module import Module
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, unsupported
 from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.ir.filler import Filler
@@ -50,6 +50,13 @@ def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str
     return blobs | filled, notes
 
 
+def check_fillers(graph: Graph) -> None:
+    """Raises ConversionError where a filler of the graph is not known in full."""
+    fillers = dict.fromkeys(w.filler for node in graph.nodes for w in node.weights)
+    if problems := [problem for filler in fillers for problem in filler.refused]:
+        raise ConversionError(problems)
+
+
 def check_filled(weights: Iterable[Weight]) -> None:
     """Raises ConversionError where weights that no file holds would take too much
     memory: a line of text can ask for any number of them."""
@@ -57,7 +64,7 @@ def check_filled(weights: Iterable[Weight]) -> None:
     needed = 4 * sum(prod(weight.shape) for weight in weights)
     if needed > limits.filled_bytes:
         text = f"weights that no file holds take {needed} bytes"
-        raise ConversionError(limits.refusal("filled_bytes", text))
+        raise unsupported(limits.refusal("filled_bytes", text))
 
 
 def as_float32(blob: Array) -> Array:

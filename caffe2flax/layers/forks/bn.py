@@ -25,9 +25,13 @@ SEGNET = ("bn_mode", "scale_filler", "shift_filler")
 def meaning(params: Params) -> str:
     """The fork whose BN it is: the caller's choice, or decided by its fields; "" where
     they do not decide."""
+    icnet = params.optional("icnet", bool)
     chosen = params.dialect("BN")
     if chosen:
         return chosen
+    if icnet is not None:  # Synopsys' fork has both layers
+        name, said = ("pspnet", "true") if icnet else ("segnet", "false")
+        return params.decided("BN", name, f"icnet is {said}")
     given = {f.name for f in params.message.fields} if params.message else set()
     for name, fields in (
         ("pspnet", PSPNET),
@@ -111,9 +115,11 @@ class TwoBlobs(Normalizing):
         params.ignore("decay")
         if params.get("moving_average", False) and params.phase == "TEST":
             text = "moving_average: the averages are not in weights files"
-            params.error("moving_average", text)
+            params.unsupported("moving_average", text)
         if not params.get("across_spatial", True):
-            params.error("across_spatial", "statistics of each pixel are not converted")
+            params.unsupported(
+                "across_spatial", "statistics of each pixel are not converted"
+            )
         return cls(params.get("var_eps", 1e-10), scale, shift)
 
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
