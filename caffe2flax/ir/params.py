@@ -22,7 +22,7 @@ from caffe2flax.frontend.scalar import (
     shown,
     to_integer,
 )
-from caffe2flax.ir.dialects import WITHOUT_EFFECT, listed
+from caffe2flax.ir.dialects import WITHOUT_EFFECT, choice_note, undecided
 from caffe2flax.ir.transform import Transform
 
 MESSAGES = {"the net": "NetParameter", "the solver": "SolverParameter"}
@@ -193,18 +193,14 @@ class Params:
     def decided(self, type_: str, meaning: str, why: str) -> str:
         """Adds the note that the file itself decides the `meaning` of the type, and
         why."""
-        text = f"{type_} taken as {meaning!r}: {why}; --dialect {type_}=... overrides"
+        text = choice_note(type_, meaning, why)
         if text not in self.notes:
             self.note(text)
         return meaning
 
     def undecided(self, type_: str) -> None:
         """Records the problem that the file does not decide the meaning of the type."""
-        self.error(
-            None,
-            f"{type_} has several meanings, and nothing here tells which: "
-            f"{listed(type_)}. Choose one with --dialect {type_}=MEANING",
-        )
+        self.error(None, undecided(type_))
 
     def close(self) -> None:
         """Raises ConversionError with every problem, unread fields among them."""
