@@ -102,25 +102,53 @@ def detection_output(
     located = 1 if share_location else num_classes
     offsets = loc.reshape(-1, count, located, 4).transpose(0, 2, 1, 3)
     boxes = decode_boxes(offsets, prior, variance, code_type)
+    return best_boxes(
+        boxes,
+        conf,
+        num_classes=num_classes,
+        background_label=background_label,
+        confidence_threshold=confidence_threshold,
+        nms_threshold=nms_threshold,
+        eta=eta,
+        top_k=top_k,
+        keep_top_k=keep_top_k,
+    )
+
+
+def best_boxes(
+    boxes: Array,
+    conf: Array,
+    *,
+    num_classes: int,
+    background_label: int,
+    confidence_threshold: float,
+    nms_threshold: float,
+    eta: float,
+    top_k: int | None,
+    keep_top_k: int | None,
+) -> Array:
+    """The rows of `detection_output`, (1, 1, N * R, 3 + M), for boxes (N, 1 or classes,
+    P, M) whose first four numbers are their corners."""
+    images, located, count, numbers = boxes.shape
     classes = np.array([c for c in range(num_classes) if c != background_label])
     scores = conf.reshape(-1, count, num_classes).transpose(0, 2, 1)[:, classes]
-    boxes = boxes if share_location else boxes[:, classes]
+    boxes = boxes if located == 1 else boxes[:, classes]
 
     best = count if top_k is None or top_k < 0 else min(top_k, count)
     ranked = jnp.where(scores > confidence_threshold, scores, -jnp.inf)
     ranked, places = lax.top_k(ranked, best)
     valid = ranked > confidence_threshold
     boxes = jnp.take_along_axis(boxes, places[..., None], 2)
-    kept = jax.vmap(jax.vmap(lambda b, v: nms(b, v, nms_threshold, eta=eta)))(
+    kept = jax.vmap(jax.vmap(lambda b, v: nms(b[:, :4], v, nms_threshold, eta=eta)))(
         boxes, valid
     )
-    images, rows = kept.shape[0], len(classes) * best
+    rows = len(classes) * best
     kept, ranked = kept.reshape(images, rows), ranked.reshape(images, rows)
     values = [
-        jnp.broadcast_to(jnp.arange(images)[:, None], kept.shape).astype(wide),
-        jnp.broadcast_to(np.repeat(classes, best), kept.shape).astype(wide),
+        jnp.broadcast_to(jnp.arange(images)[:, None], kept.shape).astype(boxes.dtype),
+        jnp.broadcast_to(np.repeat(classes, best), kept.shape).astype(boxes.dtype),
         ranked,
-        *jnp.moveaxis(boxes.reshape(images, rows, 4), -1, 0),
+        *jnp.moveaxis(boxes.reshape(images, rows, numbers), -1, 0),
     ]
     table = jnp.stack(values, -1)
     if keep_top_k is not None and 0 <= keep_top_k < rows:
@@ -158,12 +186,13 @@ def refine_priors(
 
 
 def packed(table: Array, kept: Array) -> Array:
-    """The rows of `table` (N, R, 7) that are kept (N, R), as (1, 1, N * R, 7).
+    """The rows of `table` (N, R, M) that are kept (N, R), as (1, 1, N * R, M).
 
     Others are -1 and stand last; where all are, the first N have their image's number.
     """
     images, rows = kept.shape
-    flat, table = kept.reshape(images * rows), table.reshape(images * rows, 7)
+    flat = kept.reshape(images * rows)
+    table = table.reshape(images * rows, table.shape[-1])
     table = jnp.where(flat[:, None], table, -1)[jnp.argsort(~flat, stable=True)]
     number = jnp.arange(images * rows)
     nothing = jnp.where(number < images, number, -1).astype(table.dtype)
