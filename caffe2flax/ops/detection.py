@@ -15,6 +15,7 @@ def nms(
     limit: int | None = None,
     pixel: float = 0.0,
     share_of: str = "union",
+    apart: bool = False,
 ) -> Array:
     """Which boxes non-maximum suppression keeps, True or False, (K,).
 
@@ -22,7 +23,8 @@ def nms(
     not take part. A box stays unless it overlaps one that stayed by more than the
     threshold, which each box that stays multiplies by `eta` while it is above 0.5.
     At most `limit` stay. `pixel` is 1 where x2 and y2 are inside the box. The overlap
-    is a share of the union of both, of the "smaller" one, or of the "first".
+    is a share of the union of both, of the "smaller" one, or of the "first"; with
+    `apart`, boxes less than a pixel apart have nothing in common.
     """
     places = jnp.arange(len(boxes))
 
@@ -36,7 +38,7 @@ def nms(
         kept, worst, bound, candidates = state
         i = candidates.argmax()
         box = lax.dynamic_slice_in_dim(boxes, i, 1)
-        worst = jnp.maximum(worst, overlap(box, boxes, pixel, share_of))
+        worst = jnp.maximum(worst, overlap(box, boxes, pixel, share_of, apart))
         if eta < 1:
             bound = jnp.where(bound > 0.5, bound * eta, bound)
         candidates = valid & (places > i) & (worst <= bound)
@@ -50,7 +52,11 @@ def nms(
 
 
 def overlap(
-    box: Array, boxes: Array, pixel: float = 0.0, share_of: str = "union"
+    box: Array,
+    boxes: Array,
+    pixel: float = 0.0,
+    share_of: str = "union",
+    apart: bool = False,
 ) -> Array:
     """What `box` (1, 4) has in common with each of `boxes` (K, 4), as a share."""
     low = jnp.maximum(box[:, :2], boxes[:, :2])
@@ -63,7 +69,10 @@ def overlap(
         "smaller": jnp.minimum(area, areas),
         "first": jnp.broadcast_to(area, areas.shape),
     }[share_of]
-    return jnp.where((sides > 0).all(-1), common / whole, 0)
+    meet = (sides > 0).all(-1)
+    if apart:
+        meet = (high[:, 0] >= low[:, 0]) & (high[:, 1] > low[:, 1])
+    return jnp.where(meet, common / whole, 0)
 
 
 def detection_output(
