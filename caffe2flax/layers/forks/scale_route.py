@@ -98,6 +98,7 @@ class ScaleRoute(Layer):
         (rows,) = np.nonzero((scale >= self.low) & (scale < self.high))
         if not len(rows):
             with np.errstate(divide="ignore"):
-                rows = np.abs(np.log2(scale / np.float32(self.middle))).argmin()[None]
+                far = np.abs(np.log2(scale / np.float32(self.middle)))
+            rows = np.array([far.argmin()])
         tops = tuple(x[rows].reshape(-1, *four_axes(x.shape)[1:]) for x in inputs)
         return tops if self.count > 1 else tops[0]
