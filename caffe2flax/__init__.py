@@ -1,6 +1,16 @@
 """caffe2flax: trained Caffe networks as readable Flax NNX modules, exactly."""
 
-from caffe2flax.api import convert, data, inspect, load, run, verify, where
+from caffe2flax.api import (
+    convert,
+    data,
+    export,
+    features,
+    inspect,
+    load,
+    run,
+    verify,
+    where,
+)
 from caffe2flax.conversion import VERSION, Conversion
 from caffe2flax.cpu import compile
 from caffe2flax.errors import ConversionError, Problem, Span
@@ -25,6 +35,8 @@ __all__ = [
     "compile",
     "convert",
     "data",
+    "export",
+    "features",
     "inspect",
     "layer",
     "limited",

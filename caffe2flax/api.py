@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import grain
     from flax import nnx
 
+    from caffe2flax.exports.export import Export
+    from caffe2flax.extraction.features import Features
     from caffe2flax.inspection.net import Inspection, WeightsInspection
     from caffe2flax.inspection.where import LayerLocation
     from caffe2flax.verification.report import Report
@@ -83,6 +85,41 @@ def verify(
     )
 
 
+def export(
+    prototxt: PathOrText,
+    weights: Weights | None = None,
+    *,
+    to: str,
+    path: str | os.PathLike[str] | None = None,
+    batch: int | str | None = None,
+    verify: bool = False,
+    force: bool = False,
+    **options: Unpack[NetOptions],
+) -> Export:
+    """Writes a net for other programs.
+
+    to: "onnx" is a model in Caffe's names and axis order. path: the file; by default
+    the name of the net with the ending. batch: a number, "dynamic" for any, or None for
+    any where the layers allow it. verify: runs what was written, and compares every
+    layer with the reference. force: whether files are replaced. Without weights the
+    fillers give them. Options: see `caffe2flax.options`. Raises ConversionError, which
+    names all layers that the format cannot say exactly, and FileExistsError.
+    """
+    from caffe2flax.exports.export import export
+
+    check_options(options, NetOptions)
+    return export(
+        at_hand(prototxt),
+        weights,
+        to=to,
+        path=path,
+        batch=batch,
+        verify=verify,
+        force=force,
+        **options,
+    )
+
+
 def inspect(
     prototxt: PathOrText,
     weights: Weights | None = None,
@@ -136,6 +173,27 @@ def load(
 
     model: nnx.Module = instantiate(conversion.convert(prototxt, weights, **options))
     return model
+
+
+def features(
+    prototxt: PathOrText,
+    weights: Weights | None,
+    blobs: Sequence[str] | str,
+    **options: Unpack[NetOptions],
+) -> Features:
+    """A function of images (N, H, W, C) that returns these blobs, by Caffe's names, and
+    computes nothing behind the last of them.
+
+        features = caffe2flax.features("net.prototxt", "net.caffemodel", ["conv5"])
+        features(images)["conv5"]  # (N, H, W, C)
+
+    Values are those of Caffe when its net has run: behind layers that work in place.
+    Images may have any size that this part of the net takes. blobs: a name, several, or
+    "all". Options: see `caffe2flax.options`. Raises ConversionError.
+    """
+    from caffe2flax.extraction.features import features
+
+    return features(prototxt, weights, blobs, **options)
 
 
 def run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Unpack
@@ -13,6 +14,7 @@ from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.module import Module, emit
 from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
+from caffe2flax.errors import ConversionError, reading
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
@@ -33,6 +35,7 @@ from caffe2flax.ir.build import build
 from caffe2flax.ir.dialects import check_dialects
 from caffe2flax.ir.graph import CallerShapes, Graph
 from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.until import advice, check_ends, up_to
 from caffe2flax.layers import register_all
 from caffe2flax.layers.stub import Stub
 from caffe2flax.options import ConversionOptions, check_options, one_or_more
@@ -109,6 +112,7 @@ def convert(
     filled: bool = False,
     default_blobs: Callable[[Graph], Blobs] | None = None,
     array_shapes: Mapping[str, Shape] | None = None,
+    passes: Sequence[Pass] = PASSES,
     **options: Unpack[ConversionOptions],
 ) -> Conversion:
     """Converts a net, as `caffe2flax.convert` describes.
@@ -118,7 +122,7 @@ def convert(
     module will run on, by blob. Raises ConversionError.
     """
     prototxt = at_hand(prototxt)
-    graph = read_graph(prototxt, array_shapes=array_shapes, **options)
+    graph = read_graph(prototxt, array_shapes=array_shapes, passes=passes, **options)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in weight_paths(weights)]
@@ -127,6 +131,7 @@ def convert(
             prototxt,
             array_shapes=array_shapes,
             weight_shapes=_shapes_in(files),
+            passes=passes,
             **options,
         )
     if files or filled:
@@ -185,7 +190,7 @@ def read_graph(
 
     array_shapes: the shapes of the arrays that the net will run on, by blob.
     weight_shapes: those of the blobs in the weight files, by layer. Raises
-    ConversionError.
+    ConversionError, which advises where to cut the net if that is all it takes.
     """
     check_options(options)
     dialect = options.get("dialect") or {}
@@ -195,6 +200,32 @@ def read_graph(
     check_dialects(dialect)
     if not isinstance(source, Message):
         source = at_hand(source)
+    shapes: dict[str, Shape] = {
+        blob: tuple(map(int, shape))
+        for blob, shape in (options.get("input_shapes") or {}).items()
+    }
+    given = CallerShapes(shapes, dict(array_shapes or {}), dict(weight_shapes or {}))
+    with reading():
+        net, others, notes = _select(source, options)
+        net = up_to(net, one_or_more(options.get("until", ())), others)
+        made = partial(_made, source, given, passes, others, options)
+        try:
+            graph = made(net)
+        except ConversionError as error:
+            lines = advice(net, error.problems, made) if passes else ()
+            raise ConversionError(error.problems, lines) from error.__cause__
+    return with_transform(
+        graph.with_notes(*notes),
+        one_or_more(options.get("mean", ())),
+        options.get("scale"),
+    )
+
+
+def _select(
+    source: NetSource, options: ConversionOptions
+) -> tuple[Message, Mapping[str, str], tuple[str, ...]]:
+    """The net with the layers of its phase, level and stages; the blobs of the others,
+    as `left_out` says; and notes."""
     message, skipped = read_net(source)
     phase = options.get("phase", "TEST")
     level, stages = options.get("level", 0), one_or_more(options.get("stages", ()))
@@ -204,27 +235,38 @@ def read_graph(
     net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
     others = left_out(net, phase=phase, level=level, stages=stages)
     net = select(net, phase=phase, level=level, stages=stages)
-    shapes: dict[str, Shape] = {
-        blob: tuple(map(int, shape))
-        for blob, shape in (options.get("input_shapes") or {}).items()
-    }
+    return net, others, (*skipped, *borrowed)
+
+
+def _made(
+    source: NetSource,
+    given: CallerShapes,
+    passes: Sequence[Pass],
+    others: Mapping[str, str],
+    options: ConversionOptions,
+    net: Message,
+    until: Sequence[str] | None = None,
+) -> Graph:
+    """The graph of a net after `passes`. `until`: its outputs; by default those of the
+    options."""
+    if until is None:
+        until = one_or_more(options.get("until", ()))
     graph = build(
         net,
-        phase=phase,
-        caller_shapes=CallerShapes(
-            shapes, dict(array_shapes or {}), dict(weight_shapes or {})
-        ),
+        phase=options.get("phase", "TEST"),
+        caller_shapes=given,
         taps=options.get("taps", ()),
-        dialects=dialect,
+        until=until,
+        dialects=options.get("dialect") or {},
         stub=Stub if options.get("stub_unsupported") else None,
         name=_default_name(source),
         left_out=others,
     )
     graph = replace(graph, name=options.get("name") or graph.name)
-    done = run_passes(graph, passes).with_notes(*skipped, *borrowed)
-    return with_transform(
-        done, one_or_more(options.get("mean", ())), options.get("scale")
-    )
+    done = run_passes(graph, passes)
+    if passes:
+        check_ends(done, until)
+    return done
 
 
 def _default_name(source: NetSource) -> str:

@@ -105,7 +105,7 @@ class Body:
         if not node.weights:
             return False
         text = f"layer {node.name!r} is not the same in TRAIN and in TEST"
-        raise ConversionError(Problem(text, node.span))
+        raise ConversionError(Problem(text, node.span, "unsupported"))
 
     @property
     def passed_on(self) -> tuple[str, ...]:

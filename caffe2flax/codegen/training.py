@@ -22,10 +22,11 @@ from caffe2flax.codegen.names import attribute_names, module_names
 from caffe2flax.codegen.options import CLASSES, Option
 from caffe2flax.codegen.preprocess import preprocess_functions
 from caffe2flax.codegen.sharedmethod import RNGS, TRUNK, SharedMethod
-from caffe2flax.codegen.trunk import Trunk, needed
+from caffe2flax.codegen.trunk import Trunk
 from caffe2flax.codegen.variables import name_variables
 from caffe2flax.ir.call import Code, literal
 from caffe2flax.ir.graph import Graph, Weight
+from caffe2flax.passes.unused import needed
 
 LOSSES, METRICS = "losses", "metrics"
 
@@ -45,9 +46,10 @@ def emit_training(
     version: str,
     flat: bool = False,
 ) -> Module:
-    """The module `name`: `__call__` computes `deploy`, `losses` what counts in the loss
-    of `train`, `metrics`, `metrics_1`, ... the outputs of `tests`. Layers of one number
-    are one, and their weights those of `train`. Its fillers are those of the prototxt.
+    """The module `name`: `__call__` computes `deploy`, `losses` the outputs of `train`
+    and what counts in its loss, `metrics`, `metrics_1`, ... the outputs of `tests`.
+    Layers of one number are one, and their weights those of `train`. Its fillers are
+    those of the prototxt.
 
     `origin` is the file that the docstring names; `flat`: repeated blocks are written
     out. Raises ConversionError where a layer differs between the nets.
@@ -63,7 +65,7 @@ def emit_training(
         bodies = _bodies(train, tests, deploy)
         trunk = _trunk(bodies)
     (body, *tested), deployed = bodies[:-1], bodies[-1]
-    objective = counted(train)
+    objective = returned(train)
     shared = SharedMethod.choose(trunk, objective, tests, body, deployed)
     options = find_training_options(bodies)
     cls = [f"class {name}(nnx.Module):", f'    """{signature(deploy, deployed)}"""']
@@ -74,7 +76,7 @@ def emit_training(
         LOSSES,
         objective,
         body,
-        "What Caffe minimises, by blob and unweighted: see `total_loss`.",
+        "What Caffe prints in training, by blob: losses, unweighted, and scores.",
         [RNGS],
     )
     cls += ["", *total_loss(replace(objective, taps=()), always=True)]
@@ -100,10 +102,11 @@ def emit_training(
     )
 
 
-def counted(train: Graph) -> Graph:
-    """The net up to what counts in its loss: `losses` computes that."""
-    weighted = {value.blob for node in train.nodes for value, _ in node.weighted}
-    return needed(train, [v for v in train.outputs if v.blob in weighted])
+def returned(train: Graph) -> Graph:
+    """The net up to what it returns and what counts in its loss: `losses` computes
+    that. An input that nothing reads is not computed."""
+    given = set(train.arguments)
+    return needed(train, [v for v in train.outputs if v not in given])
 
 
 def _metrics(

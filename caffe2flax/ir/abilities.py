@@ -62,6 +62,42 @@ class Probabilities:
     """The classes exclude one another, as in Softmax."""
 
 
+class FindsObjects(ABC):
+    """A layer whose first top is rows (image, class, score, x1, y1, x2, y2) of boxes,
+    the corners in parts of the image's width and height."""
+
+    __slots__ = ()
+
+    counts_images: ClassVar[bool] = True
+    """The first number of a row is that of the image, and not always 0."""
+
+    @property
+    @abstractmethod
+    def object_classes(self) -> range:
+        """The numbers that the class of a box may have."""
+
+
+class ProposesRegions:
+    """A layer whose first top is regions (image, x1, y1, x2, y2) in pixels of the net's
+    input. Its last bottom is the input's height and width, and how many times as large
+    as the image it is."""
+
+    __slots__ = ()
+
+
+class FindsPeaks:
+    """A layer whose top (1, parts, peaks + 1, 3) has for each part the number of peaks,
+    then rows (x, y, value) in pixels of its bottom."""
+
+    __slots__ = ()
+
+
+class NumbersClasses:
+    """A layer whose top holds numbers of classes, not scores."""
+
+    __slots__ = ()
+
+
 class Rearranges:
     """A layer that moves, repeats or leaves out entries of axes. What it computes may
     depend on the extents of these axes."""

@@ -11,7 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.errors import (
+    ConversionError,
+    Kind,
+    Problem,
+    Span,
+    closest,
+    unknown,
+)
 from caffe2flax.frontend.descriptors import FieldSpec, schema
 from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.scalar import (
@@ -157,11 +164,22 @@ class Params:
     def error(self, name: str | None, message: str) -> None:
         """Records a problem at the field `name`, or at the message; not where it may
         follow from a value, or a number of blobs, that is refused already."""
+        self._report(name, message, None)
+
+    def _report(self, name: str | None, message: str, kind: Kind | None) -> None:
         if name in self._wrong or (name is None and self._wrong):
             return
         if name is None and self.parent is not None and self.parent._missing:
             return
-        self.problems.append(Problem(message, self.span(name)))
+        self.problems.append(Problem(message, self.span(name), kind))
+
+    def unsupported(self, name: str | None, message: str) -> None:
+        """As `error`, for what a fork computes and is not converted."""
+        self._report(name, message, "unsupported")
+
+    def ambiguous(self, name: str | None, message: str) -> None:
+        """As `error`, for what the file leaves open."""
+        self._report(name, message, "ambiguous")
 
     def refuse(self, found: Field, message: str) -> None:
         """Records what is wrong with a value; it is the only problem of its field."""
@@ -200,7 +218,7 @@ class Params:
 
     def undecided(self, type_: str) -> None:
         """Records the problem that the file does not decide the meaning of the type."""
-        self.error(None, undecided(type_))
+        self.ambiguous(None, undecided(type_))
 
     def close(self) -> None:
         """Raises ConversionError with every problem, unread fields among them."""
@@ -213,8 +231,11 @@ class Params:
         first = {f.name: f.span for f in reversed(fields)}
         for name, span in reversed(first.items()):
             if name not in self._known and not self._has_no_effect(name):
-                text = f"unknown field {name} in {self.name}{self._hint(name)}"
-                self.problems.append(Problem(text, span))
+                hint = self._hint(name)
+                text = f"unknown field {name} in {self.name}{hint}"
+                # Caffe takes a field of its own, whether or not it is known here.
+                kind = "unsupported" if name in self._specs() else unknown(name, hint)
+                self.problems.append(Problem(text, span, kind))
         for child in self._children:
             if child.message is not None:
                 child._report_unread()

@@ -50,11 +50,11 @@ def read_filler(given: Params) -> Filler:
     refused = []
     if type_ not in FILLERS:
         text = f"filler {type_!r} is none of {', '.join(FILLERS)}"
-        refused.append(Problem(text, given.span("type")))
+        refused.append(Problem(text, given.span("type"), "unsupported"))
         type_ = "constant"
     for name in filter(given.has, FORK_FIELDS):
         text = f"{name} in {given.name} is not known to Caffe's fillers"
-        refused.append(Problem(text, given.span(name)))
+        refused.append(Problem(text, given.span(name), "unsupported"))
     for problem in refused:
         given.note(
             f"{problem.span}: {problem.message}; a filler does not count where a file "
@@ -125,10 +125,16 @@ class Sliding:
         """
         params.ignore("engine", "force_nd_im2col")
         params.suggest("kernel_size")
+        # Of video-caffe: a number for each axis.
+        shapes = (
+            blob_shape(params.sub(f"{name}_shape"))
+            for name in ("kernel", "stride", "pad")
+        )
+        kernel, stride, pad = shapes
         return cls(
-            _per_axis(params, "kernel_size", "kernel"),
-            _per_axis(params, "stride", "stride"),
-            _per_axis(params, "pad", "pad", missing=0),
+            kernel or _per_axis(params, "kernel_size", "kernel"),
+            stride or _per_axis(params, "stride", "stride"),
+            pad or _per_axis(params, "pad", "pad", missing=0),
             params.all("dilation", int),
             params.get("axis", 1),
             read_sides(params, signed=True) if sides else AS_GIVEN,

@@ -53,10 +53,14 @@ def options(params: Params, *known: str) -> Words:
         pair = PAIR.match(text, place)
         if pair is None or len(text) > LIMIT:
             shown = text[place : place + 40].strip()
-            params.error("param_str", f"param_str is not understood from {shown!r} on")
+            params.unsupported(
+                "param_str", f"param_str is not understood from {shown!r} on"
+            )
             return values
         if pair["key"] not in known:
-            params.error("param_str", f"unknown option {pair['key']} in param_str")
+            params.unsupported(
+                "param_str", f"unknown option {pair['key']} in param_str"
+            )
         words = pair["one"] if pair["list"] is None else pair["list"]
         values[pair["key"]] = tuple(
             word.strip(QUOTES) for word in words.split(",") if word.strip(QUOTES)
@@ -94,4 +98,4 @@ def test_alone(params: Params) -> None:
     if params.phase == "TRAIN":
         name = params.get("module", "")
         text = f"{name} is known for TEST alone: convert the net as TEST"
-        params.error("module", text)
+        params.unsupported("module", text)

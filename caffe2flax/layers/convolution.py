@@ -36,6 +36,7 @@ from caffe2flax.layers._fields import (
 from caffe2flax.layers._sides import refuse_quantised
 
 
+@register("NdConvolution", "convolution_param")
 @register("Convolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
 class Convolution(Layer, Spatial, Windowed, Abbreviated):
@@ -210,16 +211,20 @@ class DepthwiseConvolution(ConvolutionDepthwise):
     @classmethod
     def parse(cls, params: Params) -> Self:
         parsed = super(DepthwiseConvolution, cls).parse(params)
-        if not params.has("group") and parsed.num_output > 1:
-            params.error(
-                None,
-                "without group, the fork that has this type does one thing on CPU and "
-                "another on GPU: give as many groups as channels",
-            )
-        elif params.get("group", 1) != parsed.num_output:
+        if params.has("group") and params.get("group", 1) != parsed.num_output:
             text = f"a group for each of {parsed.num_output} channels is needed"
             params.error("group", text)
-        return parsed
+        meaning = params.dialect("DepthwiseConvolution")
+        if params.has("group") or parsed.num_output == 1 or meaning == "depthwise":
+            return parsed
+        if not meaning:
+            params.undecided("DepthwiseConvolution")
+        return replace(parsed, group=1)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if self.group == 1:
+            return Convolution.infer(self, *inputs)
+        return super(DepthwiseConvolution, self).infer(*inputs)
 
 
 @register("CONVOLUTION3D", "convolution_param")
@@ -233,7 +238,9 @@ class Convolution3D(Convolution):
         given = older_or_own(params, "convolution_param")
         given.ignore("filter_group")
         if given.get("group", 1) != 1:
-            given.error("group", "the fork that has this type does nothing with group")
+            given.unsupported(
+                "group", "the fork that has this type does nothing with group"
+            )
         size, depth = (
             given.require("kernel_size", int),
             given.require("kernel_depth", int),

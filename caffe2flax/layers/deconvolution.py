@@ -60,7 +60,7 @@ class Deconvolution(Layer, Spatial):
         sliding = Sliding.parse(params, sides=True)
         if sliding.sides.same:
             text = "the fork reads outside its buffers here; give pad_l, pad_t, pad_r, "
-            params.error("pad_type", text + "pad_b")
+            params.unsupported("pad_type", text + "pad_b")
         return cls(
             num_output,
             sliding,
@@ -212,7 +212,7 @@ class Deconvolution3D(Deconvolution):
         for name in ("group", "filter_group"):
             if given.get(name, 1) != 1:
                 text = f"the fork that has this type does nothing certain with {name}"
-                given.error(name, text)
+                given.unsupported(name, text)
         size, depth = (given.require(f"kernel_{n}", int) for n in ("size", "depth"))
         return cls(
             output_counts(given)[0],

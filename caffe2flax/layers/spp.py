@@ -42,7 +42,7 @@ class SPP(Layer):
             params.error("pool", NO_STOCHASTIC)
         return cls(height, method)
 
-    def _levels(self, shape: Shape) -> list[tuple[tuple[Window, ...], Shape]]:
+    def levels(self, shape: Shape) -> list[tuple[tuple[Window, ...], Shape]]:
         """The windows of each level, and how many of them there are along each axis.
 
         Raises ConversionError.
@@ -61,7 +61,7 @@ class SPP(Layer):
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs
-        levels = self._levels(shape)
+        levels = self.levels(shape)
         if self.height == 1:
             return ((*shape[:2], *levels[0][1]),)
         return ((shape[0], sum(shape[1] * prod(sizes) for _, sizes in levels)),)
@@ -74,7 +74,7 @@ class SPP(Layer):
             return Layouts((layout,), (layout,))
         order = tuple(
             Segment((x.shape[1], *sizes), (1, 2, 0))
-            for _, sizes in self._levels(x.shape)
+            for _, sizes in self.levels(x.shape)
         )
         return Layouts((layout,), (Layout.caffe(2).with_order(1, order),))
 
@@ -82,7 +82,7 @@ class SPP(Layer):
         sizes = at.input.shape[2:]
         pools = [
             (spatial, reconcile(sizes, spatial, outs), outs)
-            for spatial, outs in self._levels(at.input.shape)
+            for spatial, outs in self.levels(at.input.shape)
         ]
         if self.height == 1:
             ((spatial, padding, outs),) = pools
@@ -104,7 +104,7 @@ class SPP(Layer):
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         (x,) = inputs
-        tops = [slide(x, self.method, *level) for level in self._levels(x.shape)]
+        tops = [slide(x, self.method, *level) for level in self.levels(x.shape)]
         if self.height == 1:
             return tops[0]
         return np.concatenate([top.reshape(len(x), -1) for top in tops], 1)

@@ -53,7 +53,7 @@ def _settle(graph: Graph, type_: str) -> Graph:
         return graph
     if usual or len(fitting) > 1:
         node = suggested.get(fitting[0], next(iter(layers)))
-        raise ConversionError([Problem(undecided(type_), node.span)])
+        raise ConversionError([Problem(undecided(type_), node.span, "ambiguous")])
     note = choice_note(type_, fitting[0], "so the shapes of the net agree")
     return _with(graph, type_, fitting[0]).with_notes(note)
 

@@ -1,4 +1,5 @@
-"""Losses and scores that have no labels in TEST."""
+"""What of a net is not computed: losses and scores that have no labels in TEST, and
+what no output depends on."""
 
 from __future__ import annotations
 
@@ -27,6 +28,32 @@ def keep_metrics(graph: Graph) -> Graph:
         if node.number in reasons
     )
     return replace(done, outputs=outputs).with_notes(*left)
+
+
+def needed(graph: Graph, outputs: Iterable[Value]) -> Graph:
+    """`graph` with these outputs and only the nodes that they depend on."""
+    results = tuple(outputs)
+    wanted = set(results)
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            kept.append(node)
+    return replace(graph, nodes=tuple(reversed(kept)), outputs=results, taps=())
+
+
+def keep_taps(graph: Graph) -> Graph:
+    """Makes the taps the only outputs, and leaves out what they do not depend on.
+
+    Before: conv5 = ...; fc8 = ...(conv5), an output; conv5 is a tap
+    After:  conv5 = ..., an output
+    """
+    done = needed(graph, graph.taps)
+    kept = {node.number for node in done.nodes}
+    gone = [node for node in graph.nodes if node.number not in kept]
+    dropped = (Dropped(node, "no blob that is asked for needs it") for node in gone)
+    remarks = replace(graph.remarks, dropped=(*graph.remarks.dropped, *dropped))
+    return replace(done, remarks=remarks)
 
 
 def drop_unused(graph: Graph) -> Graph:

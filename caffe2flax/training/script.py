@@ -13,6 +13,20 @@ from caffe2flax.codegen.library import Library, import_lines, loaded_names, read
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.syntax import parse_module
 from caffe2flax.training.rates import COUNTED, number
+from caffe2flax.training.script_text import (
+    DIFFS,
+    ENTRY,
+    JITTED,
+    LOSS_STEP,
+    MAIN,
+    NO_RESTORE,
+    RESTORE,
+    SAVE,
+    TEST_LOSS,
+    TEST_STEP,
+    TRAIN_STEP,
+    USAGE,
+)
 from caffe2flax.training.solver import Solver
 
 
@@ -35,7 +49,8 @@ class Script:
     `train_batches`, `test_batches`, `test_1_batches`, ... blobs: of the table BLOBS;
     empty where no snapshots in Caffe's formats can be written. fields: those of optax's
     state that are Caffe's history. weights: blob -> loss_weight. inputs: the blobs that
-    `losses` takes, in its order.
+    `losses` takes, in its order. hidden: those that it returns and Caffe does not
+    print.
     """
 
     name: str
@@ -52,6 +67,7 @@ class Script:
     fields: Sequence[str]
     weights: Mapping[str, float]
     inputs: Sequence[str]
+    hidden: Sequence[str]
     tests: Sequence[TestNet]
     shuffle: bool
 
@@ -89,12 +105,18 @@ class Script:
         weights = [self.weights, *(test.weights for test in self.tests)]
         shown = ", ".join(literal_map(each) for each in weights)
         yield f"LOSS_WEIGHTS = [{shown}]  # in training, then in tests"
+        if self.hidden:
+            hidden = literal(tuple(self.hidden))
+            yield f"HIDDEN = {hidden}  # they count, but are no outputs of Caffe's net"
         if self.blobs:
             yield f"HISTORY = {literal(tuple(self.fields))}"
 
     def _steps(self) -> Iterable[str]:
         given = _given(self.inputs)
-        yield TRAIN_STEP.format(name=self.name, given=given)
+        shown = "losses"
+        if self.hidden:
+            shown = "{name: losses[name] for name in losses.keys() - HIDDEN}"
+        yield TRAIN_STEP.format(name=self.name, given=given, shown=shown)
         yield JITTED
         yield LOSS_STEP.format(name=self.name, given=given)
         for i, test in enumerate(self.tests):
@@ -107,10 +129,13 @@ class Script:
         shuffle = "seed=SEED, shuffle=True" if self.shuffle else "seed=SEED"
         reads = ", ".join(f"iter(test{_suffix(i)}_batches(seed=SEED))" for i in tests)
         moved = ", *begun" if solver.lr_policy == "multistep" else ""
-        count = f"current_step(i - 1{moved})" if solver.lr_policy in COUNTED else "0"
+        current = f"current_step(i - 1{moved})" if solver.lr_policy in COUNTED else "0"
+        format_ = "binary"
         write = f"write_snapshot(PREFIX, {literal(self.name)}, *saved)"
         if solver.snapshot_format == "HDF5":
-            write = "write_hdf5_snapshot(PREFIX, *saved)"
+            format_, write = "hdf5", "write_hdf5_snapshot(PREFIX, *saved)"
+        diffs = DIFFS if solver.snapshot_diff else ""
+        save = SAVE.format(count=current, write=write, diffs=diffs, format=format_)
         return MAIN.format(
             name=self.name,
             model=self.model,
@@ -120,7 +145,7 @@ class Script:
             steps=steps,
             test_loss=TEST_LOSS if solver.test_compute_loss else "",
             test_entry=", total_loss=total" if solver.test_compute_loss else "",
-            save=SAVE.format(count=count, write=write) if self.blobs else "",
+            save=save if self.blobs else "",
             restore=RESTORE if self.blobs else NO_RESTORE,
         )
 
@@ -177,160 +202,3 @@ IMPORTS = {
 
 def _suffix(i: int) -> str:
     return f"_{i}" if i else ""
-
-
-USAGE = """
-    python {stem}_train.py [--resume] [--max-iter N] [--devices N]
-
---help says more. What it needs besides jax, flax, optax, grain and orbax-checkpoint is
-imported below.
-"""
-
-JITTED = '''
-def jitted(step: Callable[..., Any]) -> Callable[..., Any]:
-    """nnx.jit, the model and the optimizer donated; by caffe2flax, where it is there,
-    which compiles to faster code on one CPU, and else is the same."""
-    try:
-        from caffe2flax import compile
-    except ImportError:
-        return nnx.jit(step, donate_argnums=(0, 1))
-    return compile(step, donate_argnums=(0, 1))
-'''
-
-TRAIN_STEP = '''
-def train_step(
-    model: {name}, optimizer: nnx.Optimizer, rngs: nnx.Rngs, batch: dict[str, Array]
-) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """One pass: the total loss, the losses, and which gradients are finite."""
-
-    def loss(model: {name}, rngs: nnx.Rngs) -> tuple[Array, dict[str, Array]]:
-        losses = model.losses({given}, rngs=rngs)
-        return model.total_loss(losses), losses
-
-    (total, losses), grads = nnx.value_and_grad(loss, has_aux=True)(model, rngs)
-    optimizer.update(model, grads)
-    finite = {{name: jnp.isfinite(g).all() for name, g in named(grads).items()}}
-    return total, losses, finite
-'''
-
-LOSS_STEP = '''
-@nnx.jit
-def loss_step(model: {name}, rngs: nnx.Rngs, batch: dict[str, Array]) -> Array:
-    """The total loss of a pass that no update follows."""
-    return model.total_loss(model.losses({given}, rngs=rngs))
-'''
-
-TEST_STEP = """
-@nnx.jit
-def test_step{suffix}(model: {name}, batch: dict[str, Array]) -> dict[str, Array]:
-    model = nnx.merge(*nnx.split(model))
-    model.eval()
-    return model.metrics{suffix}({given})
-"""
-
-ENTRY = """if __name__ == "__main__":
-    main()"""
-
-TEST_LOSS = """
-            total = sum(each.get("loss", 0.0) for each in outputs)
-            log(f"Test loss: {total:.6g}")"""
-
-SAVE = """
-        if jax.process_index() == 0:
-            moments = get_moments(optimizer.opt_state, HISTORY)
-            history = to_history(BLOBS, moments, kept)
-            saved = i, BLOBS, arrays_of(model), history, {count}
-            net, solver_state = {write}
-            for kind, path in (("snapshot", net), ("snapshot_state", solver_state)):
-                log(f"Snapshotting to {{path}}", kind=kind, file=path.name)"""
-
-RESTORE = """
-        i, begun, kept = restore(options.snapshot, BLOBS, HISTORY, model, optimizer)
-        path = options.snapshot
-        log(f"Restoring from {path}", kind="restore", file=path)"""
-
-NO_RESTORE = """
-        raise SystemExit("--snapshot: this net's blobs are not in BLOBS")"""
-
-MAIN = """
-def main() -> None:
-    options = arguments(__doc__)
-    signals, mesh = Signals(), make_mesh(options)
-    model = {model}
-    model.train()
-    begun, kept = (0, 0), list[Any]()  # of the snapshot that the run goes on from
-
-    def rate(i: Any) -> Any:
-        return learning_rate({rate})
-
-    optimizer = nnx.Optimizer(model, make_optimizer(rate), wrt=nnx.Param)
-    rngs = nnx.Rngs(SEED)
-    step = jitted(train_step)
-    data, tests = {data}, {tests}
-    state = {{"model": model, "optimizer": optimizer, "rngs": rngs}}
-    checkpoints, watch = Checkpoints(PREFIX), Watch()
-    log = Log(PREFIX, bool(options.resume or options.snapshot))
-    i, end = 0, MAX_ITER if options.max_iter is None else options.max_iter
-    window = deque[Any](maxlen=AVERAGE_LOSS)
-    if options.snapshot:{restore}
-    elif options.resume and (found := checkpoints.restore(state)):
-        i, rest = found
-        begun = rest["begun"]
-        window.extend(rest["window"])
-        for each, position in zip([data, *tests], rest["data"], strict=True):
-            each.set_state(position)
-        log(f"Resuming from iteration {{i}}", kind="restore", iteration=i)
-    replicate(mesh, *state.values())
-
-    def test() -> None:
-        for net, metrics in enumerate([{steps}]):
-            log(f"Iteration {{i}}, Testing net (#{{net}})")
-            batches = (share(mesh, next(tests[net])) for _ in range(TEST_ITER[net]))
-            every = [metrics(model, batch) for batch in batches]
-            weights = LOSS_WEIGHTS[1 + net]
-            lines, outputs = shown("Test", mean_of(every), weights){test_loss}
-            log(*lines, kind="test", iteration=i, net=net, outputs=outputs{test_entry})
-
-    def snapshot() -> None:
-        watch.finish()
-        rest = {{"begun": begun, "window": [float(loss) for loss in window]}}
-        rest["data"] = [each.get_state() for each in (data, *tests)]
-        checkpoints.save(i, state, rest){save}
-
-    log("Solving {name}")
-    while i < end and not signals.ends:
-        if TEST_INTERVAL and i % TEST_INTERVAL == 0 and (i or TEST_INITIALIZATION):
-            test()
-        passes = [
-            step(model, optimizer, rngs, share(mesh, next(data)))
-            for _ in range(ITER_SIZE)
-        ]
-        window.append(sum(total for total, *_ in passes) / ITER_SIZE)
-        for total, _, finite in passes:
-            watch(i, total, finite)
-        if DISPLAY and i % DISPLAY == 0:
-            loss, lr = mean_loss(window), float(rate(i))
-            lines, outputs = shown("Train", passes[-1][1], LOSS_WEIGHTS[0])
-            lines = [f"Iteration {{i}}, loss = {{loss:.6g}}", *lines]
-            lines += [f"Iteration {{i}}, lr = {{lr:.6g}}"]
-            entry = {{"loss": loss, "outputs": outputs, "lr": lr}}
-            log(*lines, kind="display", iteration=i, **entry)
-        i += 1
-        bar(f"iteration {{i}} of {{end}}")
-        if (SNAPSHOT and i % SNAPSHOT == 0) or signals.wants_snapshot():
-            snapshot()
-    stopped = signals.ends or end != MAX_ITER
-    if (stopped or SNAPSHOT_AFTER_TRAIN) and i not in checkpoints:
-        snapshot()
-    watch.finish()
-    if signals.ends:
-        log("Optimization stopped early.", kind="stopped", iteration=i)
-        return
-    if DISPLAY and i % DISPLAY == 0:
-        window.append(loss_step(model, rngs, share(mesh, next(data))))
-        loss = mean_loss(window)
-        log(f"Iteration {{i}}, loss = {{loss:.6g}}", kind="end", iteration=i, loss=loss)
-    if TEST_INTERVAL and i % TEST_INTERVAL == 0:
-        test()
-    log("Optimization Done.", kind="done")
-"""

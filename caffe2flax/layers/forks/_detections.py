@@ -100,6 +100,12 @@ class Detections(Layer):
             keep_top_k=None if keep < 0 else keep,
         )
 
+    @property
+    def foreground(self) -> range:
+        """The numbers of the classes; the background's, where it is not the first, is
+        among them."""
+        return range(1 if self.background == 0 else 0, self.num_classes)
+
     def _priors(self, *inputs: Shape) -> int:
         """How many prior boxes there are. Raises ConversionError."""
         count = count_priors(

@@ -210,7 +210,7 @@ class SeLUDropout(Elementwise):
         params.ignore("dropout_ratio", "alpha", "gaussian_std", "uniform_range", "bias")
         if params.phase == "TRAIN":
             what = params.parent.get("type", "") if params.parent else cls.type
-            params.error(None, f"{what} is converted for TEST only")
+            params.unsupported(None, f"{what} is converted for TEST only")
         return cls()
 
     def call(self, at: Site) -> str:
@@ -236,7 +236,7 @@ class RReLU(Elementwise):
     def parse(cls, params: Params) -> Self:
         low, high = params.get("lb", cls.bounds[0]), params.get("ub", cls.bounds[1])
         if not 0 < low < high:
-            params.error(
+            params.unsupported(
                 None, f"lb must be positive and below ub, not {low} and {high}"
             )
             low, high = cls.bounds

@@ -180,7 +180,7 @@ def _cluster_detections(params: Params) -> Layer:
         size, stride, fractions[0], threshold, fractions[1], least, params.tops
     )
     if any(s % g for s, g in zip(size, parsed.grid, strict=True)):
-        params.error(
+        params.ambiguous(
             "param_str",
             f"{parsed.grid} cells of {stride} pixels do not fill {width} x {height}: "
             "in Python 2 the layer takes another size of a cell than in Python 3",

@@ -197,7 +197,7 @@ class DecodeBBox(Layer):
         if params.phase == "TRAIN":
             return ScreenedBBox(means, stds)
         if params.bottoms > 2:
-            params.error(None, "a third bottom has a meaning in training alone")
+            params.unsupported(None, "a third bottom has a meaning in training alone")
         return cls(means, stds)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:

@@ -41,7 +41,9 @@ class PriorBox(Priors, SeveralMeanings):
     def parse(cls, params: Params) -> Layer:
         for name in ("tf", "yx_order", "keras"):
             if params.get(name, False):
-                params.error(name, "boxes in TensorFlow's order are not supported")
+                params.unsupported(
+                    name, "boxes in TensorFlow's order are not supported"
+                )
         if params.has("box_width") or params.has("box_height"):
             params.ignore("min_size", "max_size", "aspect_ratio", "flip")
             return SizedPriors.read(params, "box_width", "box_height")

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import ProposesRegions
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -22,7 +23,7 @@ Anchor = tuple[float, float, float, float]
 
 @layer("Proposal", "proposal_param")
 @dataclass(frozen=True, slots=True)
-class Proposal(Layer):
+class Proposal(Layer, ProposesRegions):
     """Rows (image, x1, y1, x2, y2) of the regions that pass suppression, best first.
 
     Caffe's number of rows depends on the data. The module has the largest possible

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Self
 
 from caffe2flax.ir.layout import Shape
@@ -12,6 +13,7 @@ from caffe2flax.layers._forks import (
     TrainingOnly,
     TrainingSource,
     ignore_all,
+    positive,
     top_names,
     unknown_shape,
     unknown_size,
@@ -65,6 +67,8 @@ class VideoData(Annotated):
         data = line.sub("data_param")
         ignore_all(data)
         length = params.get("new_length", 0)
+        if any(map(params.has, ("num_segments", "modality", "name_pattern"))):
+            return cls(top_names(params), "videos", _segments(params))
         if not length:
             return cls(top_names(params), "a video", _image(data))
         # C3D's clips, whose fields are in a message of their own.
@@ -72,6 +76,17 @@ class VideoData(Annotated):
         new = params.get("new_height", 0), params.get("new_width", 0)
         size = (height or new[0], width or new[1])
         return cls(top_names(params), "videos", (n, c, length, *size))
+
+
+def _segments(params: Params) -> Shape:
+    """(N, C, H, W) of Temporal Segment Networks, 0 for unknown extents: the frames of
+    all segments are channels."""
+    n, _, *size = _image(params)
+    colours = 1 if params.get("grayscale", False) else 3
+    if params.choice("modality", "RGB", "FLOW", default="FLOW") == "FLOW":
+        colours = 2
+    counts = (positive(params, name, 1) for name in ("new_length", "num_segments"))
+    return (n, colours * prod(counts), *size)
 
 
 def _image(params: Params) -> Shape:

@@ -81,7 +81,7 @@ class PiecewiseOutput(Detections):
             params.error("ratio_permute", "there are positive ratios for six pieces")
         for name in FLAGS:
             if params.get(name, False):
-                params.error(name, f"{name} is not supported")
+                params.unsupported(name, f"{name} is not supported")
         if pieces > 1 and params.bottoms == 3 * pieces:
             text = "the fork itself aborts: concatenate the priors on axis 2"
             params.error(None, text)
@@ -89,7 +89,7 @@ class PiecewiseOutput(Detections):
             wanted = f"{pieces} scores, {pieces} locations and the priors"
             params.error(None, f"needs {wanted}, not {params.bottoms} bottoms")
         if not parsed.share_location:
-            params.error("share_location", "pieces go with share_location true")
+            params.unsupported("share_location", "pieces go with share_location true")
         return replace(
             parsed, objectness=None, pieces=pieces, order=order, ratios=ratios
         )

@@ -32,13 +32,13 @@ class PolygonOutput(Detections):
     def parse(cls, params: Params) -> Self:
         parsed = super(PolygonOutput, cls).parse(params)
         if not params.get("use_polygon", True):
-            params.error(
+            params.unsupported(
                 "use_polygon",
                 "boxes of 9 numbers are not settled: no open source or data to check "
                 "against",
             )
         if parsed.code != "CENTER_SIZE" or parsed.encoded or not parsed.share_location:
-            params.error(
+            params.unsupported(
                 None,
                 "polygons go with code_type CENTER_SIZE, share_location true and "
                 "variance_encoded_in_target false; the fork leaves others undefined",
