@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.module import Module, emit
 from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
+from caffe2flax.display import markup
+from caffe2flax.drawing.picture import picture
 from caffe2flax.errors import ConversionError, reading
 from caffe2flax.frontend import caffemodel
-from caffe2flax.frontend.borrow_inputs import borrow_inputs
+from caffe2flax.frontend.borrow_inputs import declare_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.frontend.message import Message
-from caffe2flax.frontend.select import left_out, select
-from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.source import (
     NetSource,
     PathOrText,
@@ -28,15 +28,15 @@ from caffe2flax.frontend.source import (
     carries_weights,
     is_text,
     origin,
-    read_net,
 )
-from caffe2flax.frontend.upgrade import inline_net, upgrade
+from caffe2flax.frontend.stages import chosen_layers
 from caffe2flax.ir.build import build
 from caffe2flax.ir.dialects import check_dialects
 from caffe2flax.ir.graph import CallerShapes, Graph
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.until import advice, check_ends, up_to
 from caffe2flax.layers import register_all
+from caffe2flax.layers.forks.training import Unknown
 from caffe2flax.layers.stub import Stub
 from caffe2flax.options import ConversionOptions, check_options, one_or_more
 from caffe2flax.passes import PASSES, Pass, run_passes
@@ -53,7 +53,7 @@ VERSION = "0.1.0"
 RANDOM_WEIGHTS = "no weights are given: random ones are used"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Conversion:
     """A converted net.
 
@@ -69,7 +69,34 @@ class Conversion:
     graph: Graph
     blobs: Blobs
     notes: tuple[str, ...]
-    module: Module = field(repr=False)
+    module: Module
+
+    def __repr__(self) -> str:
+        weights = "no weights" if self.weights is None else "with weights"
+        ends = f"{_ends(self.graph, 'arguments')} -> {_ends(self.graph, 'outputs')}"
+        return f"Conversion({self.name}: {ends}, {self._counts}, {weights})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a summary, the picture, and the source."""
+        facts = (
+            ("inputs", _ends(self.graph, "arguments")),
+            ("outputs", _ends(self.graph, "outputs")),
+            ("size", self._counts),
+            ("weights", "none" if self.weights is None else "of the file"),
+            *markup.noted(self.notes),
+        )
+        lines = self.source.count("\n")
+        title = f"{module_stem(self.name)}.py, {lines:,} lines"
+        return markup.card(
+            self.name,
+            facts,
+            markup.drawn_unasked(picture(self.graph)),
+            markup.folded(title, markup.source(self.source)),
+        )
+
+    @property
+    def _counts(self) -> str:
+        return f"{self.layer_count:,} layers, {self.parameter_count:,} parameters"
 
     @property
     def positions(self) -> NodePositions:
@@ -112,7 +139,6 @@ def convert(
     filled: bool = False,
     default_blobs: Callable[[Graph], Blobs] | None = None,
     array_shapes: Mapping[str, Shape] | None = None,
-    passes: Sequence[Pass] = PASSES,
     **options: Unpack[ConversionOptions],
 ) -> Conversion:
     """Converts a net, as `caffe2flax.convert` describes.
@@ -122,18 +148,12 @@ def convert(
     module will run on, by blob. Raises ConversionError.
     """
     prototxt = at_hand(prototxt)
-    graph = read_graph(prototxt, array_shapes=array_shapes, passes=passes, **options)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in weight_paths(weights)]
-    if graph.sizes.assumed and files:
-        graph = read_graph(
-            prototxt,
-            array_shapes=array_shapes,
-            weight_shapes=_shapes_in(files),
-            passes=passes,
-            **options,
-        )
+    graph = read_graph(
+        prototxt, array_shapes=array_shapes, weight_shapes=shapes_in(files), **options
+    )
     if files or filled:
         blobs, notes = collect(graph, files)
     else:
@@ -164,7 +184,13 @@ def convert(
     )
 
 
-def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
+def _ends(graph: Graph, which: Literal["arguments", "outputs"]) -> str:
+    """Inputs or outputs with their shapes, as the module has them."""
+    values = graph.arguments if which == "arguments" else graph.outputs
+    return ", ".join(f"{v.blob} ({graph.operand(v).describe()})" for v in values)
+
+
+def shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
     """The shapes of the blobs in weight files, by layer."""
     return {
         layer.name: tuple(blob.shape for blob in layer.blobs)
@@ -206,7 +232,13 @@ def read_graph(
     }
     given = CallerShapes(shapes, dict(array_shapes or {}), dict(weight_shapes or {}))
     with reading():
-        net, others, notes = _select(source, options)
+        net, others, notes = chosen_layers(
+            source,
+            options.get("phase", "TEST"),
+            options.get("level", 0),
+            one_or_more(options.get("stages", ())),
+        )
+        net = declare_inputs(net, shapes)
         net = up_to(net, one_or_more(options.get("until", ())), others)
         made = partial(_made, source, given, passes, others, options)
         try:
@@ -219,23 +251,6 @@ def read_graph(
         one_or_more(options.get("mean", ())),
         options.get("scale"),
     )
-
-
-def _select(
-    source: NetSource, options: ConversionOptions
-) -> tuple[Message, Mapping[str, str], tuple[str, ...]]:
-    """The net with the layers of its phase, level and stages; the blobs of the others,
-    as `left_out` says; and notes."""
-    message, skipped = read_net(source)
-    phase = options.get("phase", "TEST")
-    level, stages = options.get("level", 0), one_or_more(options.get("stages", ()))
-    net = upgrade(inline_net(message, phase=phase) or message)
-    if carries_weights(source):
-        net = as_written(net)
-    net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
-    others = left_out(net, phase=phase, level=level, stages=stages)
-    net = select(net, phase=phase, level=level, stages=stages)
-    return net, others, (*skipped, *borrowed)
 
 
 def _made(
@@ -259,6 +274,7 @@ def _made(
         until=until,
         dialects=options.get("dialect") or {},
         stub=Stub if options.get("stub_unsupported") else None,
+        training_only=Unknown,
         name=_default_name(source),
         left_out=others,
     )

@@ -211,13 +211,13 @@ def _run(conversion: Any) -> list[str]:
     import numpy as np
     from flax import nnx
 
-    from caffe2flax.runner import _load_class, _parameters
+    from caffe2flax.runner import _parameters, load_class
 
     graph = conversion.graph
     if len(graph.nodes) > DEEP:
         return []
     inputs = [graph.operand(value).emitted for value in graph.arguments]
-    cls = _load_class(conversion.name, conversion.source)
+    cls = load_class(conversion.name, conversion.source)
     seeded = "rngs" in _parameters(cls, "__init__")
     random = "rngs" in _parameters(cls, "__call__")
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from caffe2flax.codegen.blocks import Factored
 from caffe2flax.codegen.body import Body
+from caffe2flax.codegen.classes import CLASSES
 from caffe2flax.codegen.commonblocks import Blocks, factor_alike
 from caffe2flax.codegen.heads import find_training_options
 from caffe2flax.codegen.methods import total_loss
@@ -16,10 +17,11 @@ from caffe2flax.codegen.module import (
     Module,
     assemble,
     constructor,
+    listed,
     signature,
 )
 from caffe2flax.codegen.names import attribute_names, module_names
-from caffe2flax.codegen.options import CLASSES, Option
+from caffe2flax.codegen.options import Option
 from caffe2flax.codegen.preprocess import preprocess_functions
 from caffe2flax.codegen.sharedmethod import RNGS, TRUNK, SharedMethod
 from caffe2flax.codegen.trunk import Trunk
@@ -137,7 +139,7 @@ def _from_pretrained(options: Sequence[Option]) -> list[str]:
     if head is not None:
         heads = head.head.split()
         one = len(heads) == 1
-        doc = f"With another `{head.name}`, {_listed(heads)} start{'s' * one} fresh."
+        doc = f"With another `{head.name}`, {listed(heads)} start{'s' * one} fresh."
         known = f"{literal(head.name)} in options"
         fresh = [f"    fresh = {literal(tuple(heads))} if {known} else ()"]
     lines = [
@@ -158,11 +160,6 @@ def _from_pretrained(options: Sequence[Option]) -> list[str]:
         "    return model",
     ]
     return [f"    {line}" for line in lines]
-
-
-def _listed(names: Sequence[str]) -> str:
-    *most, last = (f"`{name}`" for name in names)
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _trunk(bodies: Sequence[Body]) -> Trunk:

@@ -15,8 +15,7 @@ from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.frontend.source import PathOrText, at_hand
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layout import Layout, Shape
-from caffe2flax.options import ConversionOptions, NetOptions, check_options, one_or_more
-from caffe2flax.passes import PART
+from caffe2flax.options import NetOptions, check_options, one_or_more
 from caffe2flax.runner import PRECISION, instantiate, variables
 from caffe2flax.weights.matching import Blobs
 
@@ -153,12 +152,11 @@ def _convert(
         _check_weights(graph, held)
         return held
 
-    chosen: ConversionOptions = {**options, "flat": True, "taps": blobs}
+    chosen: NetOptions = {**options, "flat": True, "until": blobs}
     return conversion.convert(
         source,
         weights,
         filled=True,
-        passes=PART,
         default_blobs=checked if held is not None else None,
         **chosen,
     )

@@ -6,8 +6,9 @@
     class Dropout(Elementwise, Stochastic):
         ...
 
-A layer type names them among its bases, beside `Layer`. One more is in coordinates.py:
-`Spatial`, for layers whose top has pixels that correspond to pixels of the bottom.
+A layer type names them among its bases, beside `Layer`. More are in coordinates.py,
+`Spatial` for layers whose top has pixels that correspond to pixels of the bottom, and
+in classes.py, `PerClass` for layers that may depend on a number of classes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class Source(Layer):
 
     bottoms: ClassVar[Arity] = 0
     tops: ClassVar[Arity] = (1, None)
+    reads_data: ClassVar[bool] = True
+    """Its fields say how data is read and prepared, which is the caller's part: unknown
+    ones are passed over, with a note."""
     training_data: ClassVar[bool] = False
     """It reads from disk. In TEST, labels from it are dropped with the losses that read
     them."""
@@ -60,6 +64,10 @@ class Probabilities:
 
     of_classes: ClassVar[bool] = False
     """The classes exclude one another, as in Softmax."""
+
+    def class_axis(self, rank: int) -> int:
+        """The axis of a bottom of `rank` axes that has an entry for each class."""
+        return 1
 
 
 class FindsObjects(ABC):

@@ -37,21 +37,23 @@ def avg_pool(
     float32, as bfloat16 is too coarse for large windows. With `pixels_only` no pad
     counts."""
     over = overhangs(sizes, spatial, outs)
+    pad = pads(spatial)
     if pixels_only and any(map(any, padding.caffe)):
         given = _window(x, spatial, padding.emitted)
         return f"nnx.avg_pool({given}, count_include_pad=False)"
     large = prod(w.kernel for w in spatial) > LARGE
     if large or (any(over) and (any(w.pads for w in spatial) or padding.empty)):
-        pad = tuple(w.pad for w in spatial)
-        if any(w.pad != w.high for w in spatial):
-            sides = ((0, 0), *((w.pad, w.high) for w in spatial), (0, 0))
-            x, pad = f"jnp.pad({x}, {literal(sides)})", (0,) * len(spatial)
         kernel, stride = _numbers(spatial)
         counted = arguments(x, kernel, stride, pad=pad, overhang=over)
         return f"avg_pool({counted})"
     given = _window(x, spatial, padding.emitted)
     counts = ", count_include_pad=False" if any(over) else ""
     return f"nnx.avg_pool({given}{counts})"
+
+
+def pads(spatial: tuple[Window, ...]) -> tuple[int | tuple[int, int], ...]:
+    """On each axis the pad of both ends, or a pair where they differ."""
+    return tuple(w.pad if w.pad == w.high else (w.pad, w.high) for w in spatial)
 
 
 def overhangs(sizes: Shape, spatial: tuple[Window, ...], outs: Shape) -> Shape:

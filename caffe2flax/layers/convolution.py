@@ -10,6 +10,7 @@ from typing import Self
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.abilities import Abbreviated, Windowed
 from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, same
+from caffe2flax.ir.classes import PerClass
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, shrinking
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
@@ -39,7 +40,7 @@ from caffe2flax.layers._sides import refuse_quantised
 @register("NdConvolution", "convolution_param")
 @register("Convolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Convolution(Layer, Spatial, Windowed, Abbreviated):
+class Convolution(Layer, Spatial, Windowed, Abbreviated, PerClass):
     """y[o, i] = b[o] + sum of w[o, c, k] * x[c, stride * i + dilation * k - pad]."""
 
     abbreviation = "conv"
@@ -104,6 +105,12 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
         if self.sliding.sides.same:
             return None
         return shrinking(self.sliding.windows((1,) * 4))
+
+    def with_classes(self, count: int, other: int) -> Convolution | None:
+        times, rest = divmod(self.num_output, count)
+        return (
+            None if rest or self.group > 1 else replace(self, num_output=times * other)
+        )
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         first = self.sliding.channel_axis(shape) + 1

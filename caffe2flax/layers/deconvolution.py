@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import ClassVar, Self
@@ -12,6 +12,7 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, same
+from caffe2flax.ir.classes import PerClass
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, growing
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Site
@@ -37,7 +38,7 @@ DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 
 @layer("Deconvolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Deconvolution(Layer, Spatial):
+class Deconvolution(Layer, Spatial, PerClass):
     """y[o, stride * i + dilation * k - pad] = b[o] + sum of w[c, o, k] * x[c, i]."""
 
     bottoms: ClassVar[Arity] = (1, None)
@@ -55,7 +56,7 @@ class Deconvolution(Layer, Spatial):
     def parse(cls, params: Params) -> Self:
         if params.bottoms != params.tops:
             params.error(None, "as many tops as bottoms are needed")
-        num_output, group = output_counts(params)
+        num_output, group = output_counts(params, transposed=True)
         refuse_quantised(params)
         sliding = Sliding.parse(params, sides=True)
         if sliding.sides.same:
@@ -100,6 +101,11 @@ class Deconvolution(Layer, Spatial):
 
     def coordinate_map(self) -> CoordinateMap | None:
         return growing(self.sliding.windows((1,) * 4))
+
+    def with_classes(self, count: int, other: int) -> Deconvolution | None:
+        if not self.group == self.num_output == count:
+            return None
+        return replace(self, num_output=other, group=other)
 
     def layouts(self, *inputs: Operand) -> Layouts:
         shape = inputs[0].shape

@@ -16,7 +16,7 @@ from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import infer_shapes
 from caffe2flax.passes.sizes import find_free_sizes
 from caffe2flax.passes.targets import targets_to_inputs
-from caffe2flax.passes.unused import drop_unused, keep_taps
+from caffe2flax.passes.unused import drop_unused
 
 Pass = Callable[[Graph], Graph]
 
@@ -34,10 +34,6 @@ PASSES: tuple[Pass, ...] = (
     reconcile_padding,  # needs sizes only
     assign_layouts,  # last: adds transposes between the nodes that remain
 )
-
-PART = tuple(x for p in PASSES for x in ((p, keep_taps) if p is drop_unused else (p,)))
-"""For the part of a net that computes the taps: shapes, and the sizes that are free,
-are those of this part."""
 
 
 def run_passes(graph: Graph, passes: Sequence[Pass] = PASSES) -> Graph:

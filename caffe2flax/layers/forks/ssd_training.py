@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Self
 
+from caffe2flax.ir.classes import ScoresByClass
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
@@ -18,6 +19,7 @@ from caffe2flax.layers._forks import (
     unknown_shape,
     unknown_size,
 )
+from caffe2flax.layers._images import image_size, size
 from caffe2flax.layers.forks._detections import count_priors
 
 
@@ -25,7 +27,7 @@ from caffe2flax.layers.forks._detections import count_priors
 class Annotated(TrainingSource):
     """Images and their ground truth, read from files."""
 
-    tops = (1, 2)
+    tops = (1, None)
 
     top_names: tuple[str, ...]
     where: str
@@ -94,17 +96,14 @@ def _image(params: Params) -> Shape:
     batch = params.get("batch_size", 1)
     if batch < 1:
         params.error("batch_size", f"batch_size must be positive, not {batch}")
-    transform = params.transform
-    if transform is None:
-        return (batch, 3, 0, 0)
-    crop = (transform.crop_size, transform.crop_size)
-    size = crop if transform.crop_size else transform.resize
-    return (batch, 1 if transform.force_gray else 3, *size)
+    gray = params.transform is not None and params.transform.force_gray
+    channels = size(params, "channels") or (1 if gray else 3)
+    return (batch, channels, *image_size(params))
 
 
 @layer("MultiBoxLoss", "multibox_loss_param", "loss_param")
 @dataclass(frozen=True, slots=True)
-class MultiBoxLoss(TrainingOnly):
+class MultiBoxLoss(TrainingOnly, ScoresByClass):
     """The loss of an SSD detector against the true boxes: training only."""
 
     bottoms = (4, None)
@@ -119,6 +118,13 @@ class MultiBoxLoss(TrainingOnly):
         share = params.get("share_location", True)
         ignore_all(params)
         return cls(cls.type, classes, share)
+
+    @property
+    def scored(self) -> tuple[tuple[int, ...], int]:
+        return (1,) if self.share_location else (0, 1), self.num_classes
+
+    def with_classes(self, count: int, other: int) -> MultiBoxLoss | None:
+        return replace(self, num_classes=other) if count == self.num_classes else None
 
     def compare(self, *inputs: Shape | None) -> None:
         loc, conf, prior = inputs[:3]

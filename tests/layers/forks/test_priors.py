@@ -45,7 +45,7 @@ def test_locations_tell(fields: str, count: int, meaning: str) -> None:
 
 
 def test_nothing_tells() -> None:
-    """Sizes of FaceBoxes without locations are the caller's choice; others are SSD's."""
+    """Sizes of FaceBoxes without locations: the caller's choice; others are SSD's."""
     with pytest.raises(caffe2flax.ConversionError, match=r"several.*\[ambiguous"):
         caffe2flax.convert(priors(FACES))
     assert not caffe2flax.convert(priors("min_size: 20")).notes
