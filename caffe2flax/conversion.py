@@ -150,7 +150,11 @@ def convert(
     prototxt = at_hand(prototxt)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
-    files = [caffemodel.read(path) for path in weight_paths(weights)]
+    try:
+        files = [caffemodel.read(path) for path in weight_paths(weights)]
+    except ConversionError:
+        read_graph(prototxt, array_shapes=array_shapes, **options)  # its errors first
+        raise
     graph = read_graph(
         prototxt, array_shapes=array_shapes, weight_shapes=shapes_in(files), **options
     )
