@@ -24,6 +24,7 @@ from caffe2flax.ir.refused import REFUSED
 from caffe2flax.ir.registry import LAYERS
 from caffe2flax.layers import register_all
 from caffe2flax.passes import PASSES
+from tests.forks import fork_table
 from tests.test_structure import ORDER
 
 ROOT = Path(__file__).parents[1]
@@ -287,6 +288,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "digits": digits,
     "layers": lambda: layers(forks=False),
     "fork-layers": lambda: layers(forks=True),
+    "forks": fork_table,
     "dialects": dialects,
     "ignored": ignored,
     "refused": refused,
@@ -300,7 +302,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "exactness": exactness_summary,
     "help": usage,
 }
-BY_HAND = {"networks", "ssd"}
+BY_HAND = {"networks"}
 """Parts that a test reads and nothing generates."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from caffe2flax.codegen.names import module_stem
 from caffe2flax.conversion import VERSION, Weights
@@ -17,7 +18,7 @@ from caffe2flax.ir.graph import Graph
 from caffe2flax.ir.layout import Shape
 from caffe2flax.options import one_or_more
 from caffe2flax.training.blobs import learnable_blobs, multipliers
-from caffe2flax.training.data import data_shapes, data_source
+from caffe2flax.training.data import data_notes, data_shapes, data_source
 from caffe2flax.training.graphs import NetState
 from caffe2flax.training.module import TrainingConversion, convert_training
 from caffe2flax.training.nets import (
@@ -118,6 +119,9 @@ def prepare(
         input_shapes=shapes,
     )
     notes = list(made.notes)
+    for state, each in zip(states, nets, strict=True):
+        of, phase = state.source, each.phase
+        notes += data_notes(of, phase, level=state.level, stages=state.stages)
     settings = dict(settings or {})
     resized = _resized(made, settings)
     trained = _with_frozen(made, one_or_more(freeze))
@@ -171,7 +175,7 @@ def prepare(
         shuffle=shuffle,
     )
     prefix = Path(read.snapshot_prefix or stem)
-    return Prepared(made, prefix, script.source(), (*read.notes, *notes))
+    return Prepared(made, prefix, script.source(), (*read.notes, *dict.fromkeys(notes)))
 
 
 def _title(solver: Solver) -> str:
@@ -213,7 +217,9 @@ def _resized(
     from caffe2flax.runner import load_class
 
     made_class = load_class(made.name, made.source)
-    known = set(inspect.signature(made_class).parameters) - {"rngs"}
+    # That of the class itself is nnx's: (*args, **kwargs).
+    made_by: Any = made_class
+    known = {*inspect.signature(made_by.__init__).parameters} - {"self", "rngs"}
     problems = [
         Problem(f"the module has no argument {key!r}{closest(key, known)}")
         for key in settings
