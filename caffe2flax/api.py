@@ -118,20 +118,32 @@ def export(
     to: str,
     path: str | os.PathLike[str] | None = None,
     batch: int | str | None = None,
+    bundle: bool = False,
     verify: bool = False,
     force: bool = False,
+    labels: Sequence[str] | str | os.PathLike[str] = (),
+    resize: tuple[int, int] | None = None,
+    channel_order: str | None = None,
     **options: Unpack[NetOptions],
 ) -> Export:
     """Writes a net for other programs.
 
-    to: "onnx" is a model in Caffe's names and axis order. path: the file; by default
-    the name of the net with the ending. batch: a number, "dynamic" for any, or None for
-    any where the layers allow it. verify: runs what was written, and compares every
-    layer with the reference. force: whether files are replaced. Without weights the
-    fillers give them. Options: see `caffe2flax.options`. Raises ConversionError, which
-    names all layers that the format cannot say exactly, and FileExistsError.
+    to: "onnx" is a model in Caffe's names and axis order, "stablehlo" a program of the
+    module that runs without Flax, "hub" a folder to publish: module, weights,
+    config.json, preprocessing, README.md and a test. path: the file of the model, else
+    the folder; by default it has the name of the net. batch: a number, "dynamic" for
+    any, or None for any where the layers allow it. bundle: whether a program contains
+    its weights. verify: runs what was written, and compares what it computes with the
+    reference; for "hub" the module always is. force: whether files are replaced.
+    Without weights the fillers give them, but for "hub".
+
+    For "hub": labels are the names of the classes, or a file with one a line; images
+    are resized to `resize` (height, width) and cropped; channel_order is "BGR" (the
+    default) or "RGB". Options: see `caffe2flax.options`. Raises ConversionError, which
+    names all layers that the form cannot say exactly, and FileExistsError.
     """
     from caffe2flax.exports.export import export
+    from caffe2flax.exports.hub import Images
 
     check_options(options, NetOptions)
     return export(
@@ -140,8 +152,10 @@ def export(
         to=to,
         path=path,
         batch=batch,
+        bundle=bundle,
         verify=verify,
         force=force,
+        images=Images(labels, resize, channel_order),
         **options,
     )
 

@@ -138,7 +138,7 @@ class _Workers:
 
     def __call__(self, attempt: Try) -> Result:
         worker = getattr(self.local, "worker", None) or self._start()
-        timer = threading.Timer(self.limit * 6, worker.kill)
+        timer = threading.Timer(self.limit * 12, worker.kill)
         started = time.monotonic()
         timer.start()
         try:
@@ -219,13 +219,13 @@ def _run(conversion: Any) -> list[str]:
     import numpy as np
     from flax import nnx
 
-    from caffe2flax.runner import _load_class, _parameters
+    from caffe2flax.runner import _parameters, load_class
 
     graph = conversion.graph
     if len(graph.nodes) > DEEP:
         return []
     inputs = [graph.operand(value).emitted for value in graph.arguments]
-    cls = _load_class(conversion.name, conversion.source)
+    cls = load_class(conversion.name, conversion.source)
     seeded = "rngs" in _parameters(cls, "__init__")
     random = "rngs" in _parameters(cls, "__call__")
 

@@ -193,7 +193,10 @@ def execute(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert program in NOT_RUN or (ROOT / program).is_file(), command
 
 
-@pytest.mark.parametrize("program", ["finetune.py"])
+PROGRAMS = ["finetune.py", "opencv_onnx.py", "deploy_stablehlo.py"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_example_programs(program: str) -> None:
     """Each exits with 0 if it did what its docstring says."""
     path = ROOT / "examples" / program

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from caffe2flax.cli.arguments import (
     add_json,
     add_selection,
     count,
+    height_width,
     number,
     numbers_or_path,
     selection,
@@ -94,7 +94,7 @@ def _add_preparation(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resize",
         metavar="HEIGHT,WIDTH",
-        type=_size,
+        type=height_width,
         help="the larger image's size, to crop from",
     )
 
@@ -233,8 +233,10 @@ def _convert(
     options: argparse.Namespace, mean: tuple[float, ...], taps: Sequence[str]
 ) -> Conversion:
     from caffe2flax import convert
+    from caffe2flax.frontend.stages import deploy_stages
 
-    chosen = selection(options, mean=mean, scale=options.scale)
+    stages = deploy_stages(options.net, options.stages, options.phase)
+    chosen = selection(options, mean=mean, scale=options.scale, stages=stages)
     return convert(options.net, options.weights, taps=tuple(taps), **chosen)
 
 
@@ -287,10 +289,3 @@ def _features(options: argparse.Namespace, files: Sequence[Path], bar: Bar) -> O
     text = f"{options.output}: {blob} {array.shape}, {key} {(len(names),)}"
     shown = lines(text, *noted(() if options.csv else notes))
     return Outcome(shown, tuple(problems), data=options.csv)
-
-
-def _size(text: str) -> tuple[int, int]:
-    if not re.fullmatch(r"[1-9]\d{0,4},[1-9]\d{0,4}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 256,256")
-    height, width = map(int, text.split(","))
-    return height, width

@@ -133,9 +133,14 @@ def _drawing(options: argparse.Namespace) -> bytes:
     from caffe2flax.conversion import read_graph
     from caffe2flax.drawing.dot import render
     from caffe2flax.drawing.picture import DRAWN, picture
+    from caffe2flax.frontend.stages import deploy_stages
 
     try:
-        graph = read_graph(options.net, passes=DRAWN, **selection(options))
+        chosen = selection(options)
+        if options.module is None:
+            stages = deploy_stages(options.net, options.stages, options.phase)
+            chosen = selection(options, stages=stages)
+        graph = read_graph(options.net, passes=DRAWN, **chosen)
         drawn = render(picture(graph), "svg")
     except ConversionError:
         return b""

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from caffe2flax.codegen.blockcall import BlockCall
-from caffe2flax.codegen.names import identifier
+from caffe2flax.codegen.names import argument_names
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.abilities import Aligned, Probabilities, WritesMethod
 from caffe2flax.ir.call import Call, Code, is_literal, literal
 from caffe2flax.ir.classes import PerClass, ScoresByClass
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Layer, Site
-from caffe2flax.ir.layout import Operand
+from caffe2flax.ir.layout import Operand, Shape
 
 CLASSES = "num_classes"
 LINEAR = "nnx.Linear"
@@ -133,15 +133,15 @@ def find_classes(graph: Graph, *, initialise: bool) -> tuple[Classes, ...]:
         if heads and _widened(graph, heads, CLASSES, count, initialise):
             found.setdefault(count, {}).update({node.number: node for node in heads})
     done: list[Classes] = []
+    names = argument_names(())
     for count, heads_of in found.items():
         heads = sorted(heads_of.values(), key=lambda node: node.number)
         name = CLASSES
         if len(found) > 1:
-            name = f"{identifier(heads[-1].name)}_classes"
+            name = names.claim(heads[-1].name, suffix="_classes")
         made = _widened(graph, heads, name, count, initialise)
         taken = {number for other in done for number in other.nodes}
-        names = {other.name for other in done}
-        if made and taken.isdisjoint(made.nodes) and made.name not in names:
+        if made and taken.isdisjoint(made.nodes):
             done.append(made)
     return tuple(done)
 
@@ -153,25 +153,37 @@ def _points(graph: Graph) -> Iterator[tuple[Value, int, bool]]:
     scored = False
     for node in (*graph.nodes, *left_out):
         layer = node.layer
-        if not all(value in graph.shapes for value in node.inputs[:2]):
+        shape = graph.shapes.get(node.inputs[0]) if node.inputs else None
+        if shape is None:
             continue
-        shapes = [graph.shapes[value] for value in node.inputs[:2]]
         if isinstance(layer, ScoresByClass):
             bottoms, count = layer.scored
-            yield from ((node.inputs[i], count, False) for i in bottoms)
-            scored = True
+            found = [(node.inputs[i], count, False) for i in bottoms]
+            yield from (point for point in found if point[0] in graph.shapes)
         elif isinstance(layer, Probabilities) and layer.of_classes:
-            axis = layer.class_axis(len(shapes[0]))
-            yield node.inputs[0], shapes[0][axis], True
-            scored = True
-        elif layer.metric and len(shapes) > 1 and len(shapes[0]) > 1:
-            yield node.inputs[0], shapes[0][1], True
-            scored = True
+            yield node.inputs[0], shape[layer.class_axis(len(shape))], True
+        elif layer.metric and _takes_labels(layer, shape):
+            yield node.inputs[0], shape[1], True
+        else:
+            continue
+        scored = True
     if not scored and len(graph.outputs) == 1:
         value = graph.outputs[0]
         shape = graph.shapes[value]
         if len(shape) > 1 and _ends_in_scores(graph, value):
             yield value, shape[1], True
+
+
+def _takes_labels(layer: Layer, scores: Shape) -> bool:
+    """Whether a loss or a score compares a number for each class with one label, not
+    with as many numbers."""
+    if len(scores) < 2 or scores[1] < 2:
+        return False
+    try:
+        layer.infer(scores, (scores[0], 1, *scores[2:]))
+    except (ConversionError, ValueError, TypeError):
+        return False
+    return True
 
 
 def _ends_in_scores(graph: Graph, value: Value) -> bool:

@@ -30,6 +30,9 @@ class Source(Layer):
 
     bottoms: ClassVar[Arity] = 0
     tops: ClassVar[Arity] = (1, None)
+    reads_data: ClassVar[bool] = True
+    """Its fields say how data is read and prepared, which is the caller's part: unknown
+    ones are passed over, with a note."""
     training_data: ClassVar[bool] = False
     """It reads from disk. In TEST, labels from it are dropped with the losses that read
     them."""

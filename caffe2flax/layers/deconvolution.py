@@ -56,7 +56,7 @@ class Deconvolution(Layer, Spatial, PerClass):
     def parse(cls, params: Params) -> Self:
         if params.bottoms != params.tops:
             params.error(None, "as many tops as bottoms are needed")
-        num_output, group = output_counts(params)
+        num_output, group = output_counts(params, transposed=True)
         refuse_quantised(params)
         sliding = Sliding.parse(params, sides=True)
         if sliding.sides.same:

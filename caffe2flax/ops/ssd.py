@@ -68,6 +68,16 @@ def scaled_unit(
     return unit(x, scale)
 
 
+def norm_l2(x: Array, axis: int = -1) -> Array:
+    """sqrt(sum of x^2 along `axis` + 1e-6)."""
+    return jnp.sqrt(jnp.square(x).sum(axis, keepdims=True) + 1e-6)
+
+
+def norm_l1(x: Array, axis: int = -1) -> Array:
+    """Sum of |x| along `axis` + 1e-6."""
+    return jnp.abs(x).sum(axis, keepdims=True) + 1e-6
+
+
 def unit_l2(x: Array, axis: int = -1) -> Array:
     """x / sqrt(sum of x^2 along `axis` + 1e-6)."""
     return x * lax.rsqrt(jnp.square(x).sum(axis, keepdims=True) + 1e-6)

@@ -68,7 +68,7 @@ def recipe(
     if mean is not None:
         mean = _per_channel(mean, channels)
     before = size
-    if cropped or resized or transform.crop_size:
+    if cropped or resized or all(transform.crop):
         spatial = mean.shape[1:] if mean is not None and mean.ndim == 3 else (0, 0)
         before = _before(size, resized, (spatial[0], spatial[1]), transform.resize)
     notes = list(_assumed(mean is None, channels == 3 and rgb is None))

@@ -11,8 +11,14 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from caffe2flax.conversion import RANDOM_WEIGHTS, Weights, convert, weight_paths
-from caffe2flax.frontend.source import PathOrText, carries_weights
+from caffe2flax.conversion import (
+    RANDOM_WEIGHTS,
+    Weights,
+    convert,
+    weight_paths,
+)
+from caffe2flax.frontend.source import PathOrText, at_hand, carries_weights
+from caffe2flax.frontend.stages import deploy_stages
 from caffe2flax.options import ConversionOptions, one_or_more
 from caffe2flax.runner import check_compiles, forward
 from caffe2flax.verification.edited import observe_edited, with_module
@@ -42,6 +48,10 @@ def verify(
 ) -> Report:
     """See `caffe2flax.verify`."""
     arrays = read_arrays(inputs)
+    prototxt = at_hand(prototxt)
+    if module is None:
+        chosen = options.get("stages", ()), options.get("phase", "TEST")
+        options["stages"] = deploy_stages(prototxt, *chosen)
     conversion = convert(
         prototxt,
         weights,

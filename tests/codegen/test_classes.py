@@ -92,6 +92,13 @@ CASES: dict[str, tuple[str, dict[str, str], str]] = {
         {"num_output: 5": "num_output: 7"},
         "`a` and `b` start fresh",
     ),
+    "losses that are left out": (
+        "layer { name: 'd' type: 'Data' top: 'x' top: 'label' data_param { source: 'd' "
+        "batch_size: 2 } transform_param { crop_size: 6 } }\n"
+        + net(conv("a", "x", 5), loss("a", "l")),
+        {"num_output: 5": "num_output: 7"},
+        "`a` starts fresh",
+    ),
     "with taps": (
         net(dense("a", "x", 4), RELU.format("a"), dense("b", "a", 5), x=(2, 4)),
         {"num_output: 5": "num_output: 7"},
@@ -167,6 +174,14 @@ NONE = {
         'name: "l" type: "EuclideanLoss" bottom: "a" bottom: "y" top: "l"',
         x=(2, 4),
         y=(2, 5),
+    ),
+    "a regression whose loss is left out": (
+        "layer { name: 'd' type: 'Data' top: 'x' top: 'y' data_param { source: 'd' "
+        "batch_size: 2 } transform_param { crop_size: 6 } }\n"
+        + net(
+            conv("a", "x", 5),
+            'name: "l" type: "EuclideanLoss" bottom: "a" bottom: "y" top: "l"',
+        )
     ),
     "a sum with something of that width": net(
         dense("a", "x", 4),
