@@ -33,6 +33,7 @@ from caffe2flax.layers.forks.functions import (
     Softsign,
     Truncation,
 )
+from caffe2flax.layers.forks.interp import Interp
 from caffe2flax.layers.forks.normalize import Normalize
 from caffe2flax.layers.forks.pad import MirrorPad, Pad
 from caffe2flax.layers.forks.permute import Permute
@@ -43,7 +44,7 @@ from caffe2flax.layers.forks.rearrange import (
     ShuffleChannel,
     SpaceToDepth,
 )
-from caffe2flax.layers.forks.resize import Interp, UpsampleDarknet
+from caffe2flax.layers.forks.resize import UpsampleDarknet
 from caffe2flax.layers.forks.squeeze import ExpandDimsND, Squeeze, Unsqueeze
 
 BATCH = "it normalizes by the statistics of the batch"
