@@ -27,8 +27,10 @@ from tests.docs import (
     PARTS,
     README,
     ROOT,
+    TRAINED,
     example,
     parts,
+    training_example,
     with_part,
     written,
 )
@@ -85,8 +87,17 @@ def test_converted_examples_are_current(name: str) -> None:
     assert read(ROOT / "examples" / name) == example(name)
 
 
+def test_the_training_example_is_current() -> None:
+    """`python -m tests.docs` brings it up to date; tests/cli/test_train.py runs it."""
+    folder = ROOT / "examples" / "training"
+    assert {path.name: read(path) for path in folder.glob("*.py")} == training_example()
+
+
 def test_examples_are_listed() -> None:
     text = read(ROOT / "examples" / "README.md")
+    assert f"caffe2flax train {TRAINED} -o examples/training --script-only" in text
+    for name in training_example():
+        assert f"(training/{name})" in text
     for path in ROOT.glob("examples/*.py"):
         assert f"({path.name})" in text
     for name, (net, class_name) in EXAMPLES.items():
@@ -189,7 +200,7 @@ def execute(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert program in NOT_RUN or (ROOT / program).is_file(), command
 
 
-@pytest.mark.parametrize("program", ["finetune.py"])
+@pytest.mark.parametrize("program", ["finetune.py", "style.py"])
 def test_example_programs(program: str) -> None:
     """Each exits with 0 if it did what its docstring says."""
     path = ROOT / "examples" / program

@@ -8,12 +8,29 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from caffe2flax.codegen.format import format_source
+from caffe2flax.codegen.format import format_source, paragraph
 from caffe2flax.codegen.library import Library, import_lines, loaded_names, read
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.syntax import parse_module
 from caffe2flax.training.rates import COUNTED, number
 from caffe2flax.training.solver import Solver
+from caffe2flax.training.templates import (
+    ABOUT,
+    ENTRY,
+    JITTED,
+    LOSS_STEP,
+    MAIN,
+    MOVED_RATE,
+    NO_RESTORE,
+    RESTORE,
+    RESTORE_SNAPSHOT,
+    SAVE,
+    SAVE_SNAPSHOT,
+    TEST_LOSS,
+    TEST_STEP,
+    TRAIN_STEP,
+    USAGE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +72,44 @@ class Script:
     tests: Sequence[TestNet]
     shuffle: bool
 
-    def source(self) -> str:
-        """The program, formatted."""
+    def sources(self) -> dict[str, str]:
+        """The program, its data and its tools, by file name, formatted."""
+        library, stem = _library(), self.stem
         parts = [
             "\n".join(self._constants()),
             self.rate,
             self.optimizer,
-            *self.batches,
             *self._steps(),
             self._main(),
+            ENTRY,
         ]
         body = GAP.join(part.strip("\n") for part in parts)
-        definitions = _library().needed(f"{body}\n{self.blobs}")
-        carried = GAP.join(d.source for d in definitions)
-        whole = GAP.join(filter(None, (body, self.blobs, carried, ENTRY)))
-        head = f'"""{self.summary}\n{USAGE.format(stem=self.stem)}"""'
-        names = _imported(parse_module(whole))
-        imports = "\n\n".join(import_lines(names, _library().imports))
-        module = f"from {self.stem} import {self.name}"
-        return format_source(f"{head}\n\n{imports}\n\n{module}\n\n{whole}\n")
+        used = loaded_names(parse_module(body))
+        own = [f"from {stem} import {self.name}"]
+        data = GAP.join(part.strip("\n") for part in self.batches)
+        if "HERE" in loaded_names(parse_module(data)):
+            data = f"HERE = os.path.dirname(os.path.realpath(__file__)){GAP}{data}"
+        made = [f"{name}_batches" for name in test_names(len(self.tests))]
+        own.append(_from(f"{stem}_data", ["train_batches", *made]))
+        tools = [*self._snapshots(), JITTED]
+        defined = {"jitted", "save_snapshot", "restore_snapshot"}
+        names = used & (library.definitions.keys() | defined)
+        carried = library.needed(GAP.join([*tools, f"({', '.join(sorted(names))})"]))
+        own.append(_from(f"{stem}_tools", names))
+        about = paragraph(" ".join(ABOUT.format(stem=stem).split()), 88)
+        return {
+            f"{stem}_train.py": _file(
+                f"{self.summary}\n{USAGE.format(stem=stem, about=about)}", [body], own
+            ),
+            f"{stem}_data.py": _file(
+                f"Batches for {stem}_train.py.",
+                [data, *(each.source for each in library.needed(data))],
+            ),
+            f"{stem}_tools.py": _file(
+                f"What else {stem}_train.py needs: log, devices, snapshots.",
+                [*tools, *(each.source for each in carried)],
+            ),
+        }
 
     def _constants(self) -> Iterable[str]:
         solver = self.solver
@@ -89,38 +125,46 @@ class Script:
         weights = [self.weights, *(test.weights for test in self.tests)]
         shown = ", ".join(literal_map(each) for each in weights)
         yield f"LOSS_WEIGHTS = [{shown}]  # in training, then in tests"
-        if self.blobs:
-            yield f"HISTORY = {literal(tuple(self.fields))}"
 
     def _steps(self) -> Iterable[str]:
         given = _given(self.inputs)
         yield TRAIN_STEP.format(name=self.name, given=given)
-        yield JITTED
         yield LOSS_STEP.format(name=self.name, given=given)
         for i, test in enumerate(self.tests):
             given = _given(test.inputs)
             yield TEST_STEP.format(name=self.name, suffix=_suffix(i), given=given)
 
+    def _snapshots(self) -> Iterable[str]:
+        """What reads and writes Caffe's files."""
+        if not self.blobs:
+            return
+        yield f"{self.blobs}\n\nHISTORY = {literal(tuple(self.fields))}"
+        write = f"write_snapshot(prefix, {literal(self.name)}, *saved)"
+        if self.solver.snapshot_format == "HDF5":
+            write = "write_hdf5_snapshot(prefix, *saved)"
+        yield SAVE_SNAPSHOT.format(write=write)
+        yield RESTORE_SNAPSHOT
+
     def _main(self) -> str:
         solver, tests = self.solver, range(len(self.tests))
         steps = ", ".join(f"test_step{_suffix(i)}" for i in tests)
         shuffle = "seed=SEED, shuffle=True" if self.shuffle else "seed=SEED"
-        reads = ", ".join(f"iter(test{_suffix(i)}_batches(seed=SEED))" for i in tests)
+        names = test_names(len(tests))
+        reads = ", ".join(f"iter({name}_batches(seed=SEED))" for name in names)
         moved = ", *begun" if solver.lr_policy == "multistep" else ""
         count = f"current_step(i - 1{moved})" if solver.lr_policy in COUNTED else "0"
-        write = f"write_snapshot(PREFIX, {literal(self.name)}, *saved)"
-        if solver.snapshot_format == "HDF5":
-            write = "write_hdf5_snapshot(PREFIX, *saved)"
         return MAIN.format(
             name=self.name,
             model=self.model,
-            rate=f"i{moved}",
+            moved_rate=MOVED_RATE if moved else "",
+            rate="rate" if moved else "",
+            rate_of="rate" if moved else "learning_rate",
             data=f"iter(train_batches({shuffle}))",
             tests=f"[{reads}]",
             steps=steps,
             test_loss=TEST_LOSS if solver.test_compute_loss else "",
             test_entry=", total_loss=total" if solver.test_compute_loss else "",
-            save=SAVE.format(count=count, write=write) if self.blobs else "",
+            save=SAVE.format(count=count) if self.blobs else "",
             restore=RESTORE if self.blobs else NO_RESTORE,
         )
 
@@ -135,6 +179,27 @@ def literal_map(values: Mapping[str, float]) -> str:
 
 def _given(blobs: Sequence[str]) -> str:
     return ", ".join(f"batch[{literal(blob)}]" for blob in blobs)
+
+
+def test_names(count: int) -> list[str]:
+    """What the data of each net for tests are called."""
+    return [f"test{_suffix(i)}" for i in range(count)]
+
+
+def _file(about: str, parts: Iterable[str], own: Sequence[str] = ()) -> str:
+    """A file of Python, formatted. own: imports from files beside it."""
+    whole = GAP.join(part.strip("\n") for part in parts)
+    names = _imported(parse_module(whole))
+    groups = [*import_lines(names, _library().imports), "\n".join(own)]
+    imports = "\n\n".join(filter(None, groups))
+    gap = GAP if whole.startswith(("@", "class ", "def ")) else "\n\n"
+    return format_source(f'"""{about}"""\n\n{imports}{gap}{whole}\n')
+
+
+def _from(module: str, names: Iterable[str]) -> str:
+    """An import, as ruff sorts it."""
+    lines = {name: f"from {module} import {name}" for name in names}
+    return "\n".join(import_lines(lines, lines))
 
 
 def _imported(tree: ast.Module) -> Collection[str]:
@@ -170,6 +235,7 @@ IMPORTS = {
     "jnp": "import jax.numpy as jnp",
     "np": "import numpy as np",
     "Path": "from pathlib import Path",
+    "os": "import os",
     "partial": "from functools import partial",
 }
 """What the script itself needs besides."""
@@ -177,160 +243,3 @@ IMPORTS = {
 
 def _suffix(i: int) -> str:
     return f"_{i}" if i else ""
-
-
-USAGE = """
-    python {stem}_train.py [--resume] [--max-iter N] [--devices N]
-
---help says more. What it needs besides jax, flax, optax, grain and orbax-checkpoint is
-imported below.
-"""
-
-JITTED = '''
-def jitted(step: Callable[..., Any]) -> Callable[..., Any]:
-    """nnx.jit, the model and the optimizer donated; by caffe2flax, where it is there,
-    which compiles to faster code on one CPU, and else is the same."""
-    try:
-        from caffe2flax import compile
-    except ImportError:
-        return nnx.jit(step, donate_argnums=(0, 1))
-    return compile(step, donate_argnums=(0, 1))
-'''
-
-TRAIN_STEP = '''
-def train_step(
-    model: {name}, optimizer: nnx.Optimizer, rngs: nnx.Rngs, batch: dict[str, Array]
-) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """One pass: the total loss, the losses, and which gradients are finite."""
-
-    def loss(model: {name}, rngs: nnx.Rngs) -> tuple[Array, dict[str, Array]]:
-        losses = model.losses({given}, rngs=rngs)
-        return model.total_loss(losses), losses
-
-    (total, losses), grads = nnx.value_and_grad(loss, has_aux=True)(model, rngs)
-    optimizer.update(model, grads)
-    finite = {{name: jnp.isfinite(g).all() for name, g in named(grads).items()}}
-    return total, losses, finite
-'''
-
-LOSS_STEP = '''
-@nnx.jit
-def loss_step(model: {name}, rngs: nnx.Rngs, batch: dict[str, Array]) -> Array:
-    """The total loss of a pass that no update follows."""
-    return model.total_loss(model.losses({given}, rngs=rngs))
-'''
-
-TEST_STEP = """
-@nnx.jit
-def test_step{suffix}(model: {name}, batch: dict[str, Array]) -> dict[str, Array]:
-    model = nnx.merge(*nnx.split(model))
-    model.eval()
-    return model.metrics{suffix}({given})
-"""
-
-ENTRY = """if __name__ == "__main__":
-    main()"""
-
-TEST_LOSS = """
-            total = sum(each.get("loss", 0.0) for each in outputs)
-            log(f"Test loss: {total:.6g}")"""
-
-SAVE = """
-        if jax.process_index() == 0:
-            moments = get_moments(optimizer.opt_state, HISTORY)
-            history = to_history(BLOBS, moments, kept)
-            saved = i, BLOBS, arrays_of(model), history, {count}
-            net, solver_state = {write}
-            for kind, path in (("snapshot", net), ("snapshot_state", solver_state)):
-                log(f"Snapshotting to {{path}}", kind=kind, file=path.name)"""
-
-RESTORE = """
-        i, begun, kept = restore(options.snapshot, BLOBS, HISTORY, model, optimizer)
-        path = options.snapshot
-        log(f"Restoring from {path}", kind="restore", file=path)"""
-
-NO_RESTORE = """
-        raise SystemExit("--snapshot: this net's blobs are not in BLOBS")"""
-
-MAIN = """
-def main() -> None:
-    options = arguments(__doc__)
-    signals, mesh = Signals(), make_mesh(options)
-    model = {model}
-    model.train()
-    begun, kept = (0, 0), list[Any]()  # of the snapshot that the run goes on from
-
-    def rate(i: Any) -> Any:
-        return learning_rate({rate})
-
-    optimizer = nnx.Optimizer(model, make_optimizer(rate), wrt=nnx.Param)
-    rngs = nnx.Rngs(SEED)
-    step = jitted(train_step)
-    data, tests = {data}, {tests}
-    state = {{"model": model, "optimizer": optimizer, "rngs": rngs}}
-    checkpoints, watch = Checkpoints(PREFIX), Watch()
-    log = Log(PREFIX, bool(options.resume or options.snapshot))
-    i, end = 0, MAX_ITER if options.max_iter is None else options.max_iter
-    window = deque[Any](maxlen=AVERAGE_LOSS)
-    if options.snapshot:{restore}
-    elif options.resume and (found := checkpoints.restore(state)):
-        i, rest = found
-        begun = rest["begun"]
-        window.extend(rest["window"])
-        for each, position in zip([data, *tests], rest["data"], strict=True):
-            each.set_state(position)
-        log(f"Resuming from iteration {{i}}", kind="restore", iteration=i)
-    replicate(mesh, *state.values())
-
-    def test() -> None:
-        for net, metrics in enumerate([{steps}]):
-            log(f"Iteration {{i}}, Testing net (#{{net}})")
-            batches = (share(mesh, next(tests[net])) for _ in range(TEST_ITER[net]))
-            every = [metrics(model, batch) for batch in batches]
-            weights = LOSS_WEIGHTS[1 + net]
-            lines, outputs = shown("Test", mean_of(every), weights){test_loss}
-            log(*lines, kind="test", iteration=i, net=net, outputs=outputs{test_entry})
-
-    def snapshot() -> None:
-        watch.finish()
-        rest = {{"begun": begun, "window": [float(loss) for loss in window]}}
-        rest["data"] = [each.get_state() for each in (data, *tests)]
-        checkpoints.save(i, state, rest){save}
-
-    log("Solving {name}")
-    while i < end and not signals.ends:
-        if TEST_INTERVAL and i % TEST_INTERVAL == 0 and (i or TEST_INITIALIZATION):
-            test()
-        passes = [
-            step(model, optimizer, rngs, share(mesh, next(data)))
-            for _ in range(ITER_SIZE)
-        ]
-        window.append(sum(total for total, *_ in passes) / ITER_SIZE)
-        for total, _, finite in passes:
-            watch(i, total, finite)
-        if DISPLAY and i % DISPLAY == 0:
-            loss, lr = mean_loss(window), float(rate(i))
-            lines, outputs = shown("Train", passes[-1][1], LOSS_WEIGHTS[0])
-            lines = [f"Iteration {{i}}, loss = {{loss:.6g}}", *lines]
-            lines += [f"Iteration {{i}}, lr = {{lr:.6g}}"]
-            entry = {{"loss": loss, "outputs": outputs, "lr": lr}}
-            log(*lines, kind="display", iteration=i, **entry)
-        i += 1
-        bar(f"iteration {{i}} of {{end}}")
-        if (SNAPSHOT and i % SNAPSHOT == 0) or signals.wants_snapshot():
-            snapshot()
-    stopped = signals.ends or end != MAX_ITER
-    if (stopped or SNAPSHOT_AFTER_TRAIN) and i not in checkpoints:
-        snapshot()
-    watch.finish()
-    if signals.ends:
-        log("Optimization stopped early.", kind="stopped", iteration=i)
-        return
-    if DISPLAY and i % DISPLAY == 0:
-        window.append(loss_step(model, rngs, share(mesh, next(data))))
-        loss = mean_loss(window)
-        log(f"Iteration {{i}}, loss = {{loss:.6g}}", kind="end", iteration=i, loss=loss)
-    if TEST_INTERVAL and i % TEST_INTERVAL == 0:
-        test()
-    log("Optimization Done.", kind="done")
-"""
