@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 
 import caffe2flax
 from caffe2flax.cli.main import main
+from caffe2flax.training.parameter import SolverParameter
 from tests import documented
 from tests.docs import (
     BY_HAND,
@@ -91,6 +93,16 @@ def test_the_training_example_is_current() -> None:
     """`python -m tests.docs` brings it up to date; tests/cli/test_train.py runs it."""
     folder = ROOT / "examples" / "training"
     assert {path.name: read(path) for path in folder.glob("*.py")} == training_example()
+
+
+def test_each_field_of_a_solver_is_in_the_table() -> None:
+    table = read(ROOT / "docs" / "training.md").partition("| field | here |")[2]
+    known = {each.name for each in fields(SolverParameter)} - {"file", "notes"}
+    rows = [row.split("|")[1] for row in table.split("\n\n")[0].splitlines()[2:]]
+    listed = set(re.findall(r"`(\w+)`", "".join(rows)))
+    of_caffe = {"solver_mode", "device_id", "layer_wise_reduce", "debug_info"}
+    assert listed - known == {"solver_type", *of_caffe}
+    assert known <= listed
 
 
 def test_examples_are_listed() -> None:

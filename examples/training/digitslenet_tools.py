@@ -22,33 +22,24 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
+# Layers with their blobs: variable, Caffe's shape, transposition of the axes.
+# fmt: off
 BLOBS = (
     ("data", "Data", ()),
-    (
-        "conv1",
-        "Convolution",
-        (("conv1.kernel", (8, 1, 5, 5), (3, 2, 0, 1)), ("conv1.bias", (8,))),
-    ),
+    ("conv1", "Convolution", (("conv1.kernel", (8, 1, 5, 5), (3, 2, 0, 1)), ("conv1.bias", (8,)))),
     ("relu1", "ReLU", ()),
     ("pool1", "Pooling", ()),
     ("norm1", "LRN", ()),
-    (
-        "conv2",
-        "Convolution",
-        (("conv2.kernel", (16, 4, 5, 5), (3, 2, 0, 1)), ("conv2.bias", (16,))),
-    ),
+    ("conv2", "Convolution", (("conv2.kernel", (16, 4, 5, 5), (3, 2, 0, 1)), ("conv2.bias", (16,)))),
     ("relu2", "ReLU", ()),
     ("pool2", "Pooling", ()),
-    (
-        "ip1",
-        "InnerProduct",
-        (("ip1.kernel", (48, 784), (3, 2, 0, 1), (7, 7, 16, 48)), ("ip1.bias", (48,))),
-    ),
+    ("ip1", "InnerProduct", (("ip1.kernel", (48, 784), (3, 2, 0, 1), (7, 7, 16, 48)), ("ip1.bias", (48,)))),
     ("relu3", "ReLU", ()),
     ("drop3", "Dropout", ()),
     ("ip2", "InnerProduct", (("ip2.kernel", (10, 48), (1, 0)), ("ip2.bias", (10,)))),
     ("loss", "SoftmaxWithLoss", ()),
 )
+# fmt: on
 
 HISTORY = ("trace",)
 
