@@ -253,3 +253,9 @@ def test_the_measured_ratios_are_those_of_the_results() -> None:
     others = results.split("| geometric mean |")[1].splitlines()[0].strip(" |")
     ours = math.exp(-sum(map(math.log, faster)) / len(faster))
     assert f"| {ours:.2f} | {others} |" in text
+    _, steps = results.split("## A training step", 1)
+    for line in steps.split("Measured")[0].splitlines()[6:-1]:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        by_jit = float(cells[0]) / float(cells[1])
+        title = ", batch ".join(name.rsplit(" ", 1))
+        assert f"| {title} | {cells[4]} | {cells[5]} | {by_jit:.2f} |" in text
