@@ -137,7 +137,7 @@ def test_the_script_stands_alone_and_keeps_its_edits(
     )
     done = train("stats_digits.solver.prototxt", "-o", folder)
     assert done.returncode == 1
-    assert "exists" in done.stderr
+    assert "exist; --force" in done.stderr
     command = [sys.executable, script, "--resume", "--max-iter", "14"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert log_of(folder)[-2]["iteration"] == 14
