@@ -1,6 +1,19 @@
 """caffe2flax: trained Caffe networks as readable Flax NNX modules, exactly."""
 
-from caffe2flax.api import convert, data, inspect, load, run, verify, where
+from caffe2flax.api import (
+    convert,
+    data,
+    draw,
+    export,
+    features,
+    inspect,
+    load,
+    predict,
+    run,
+    upgrade,
+    verify,
+    where,
+)
 from caffe2flax.conversion import VERSION, Conversion
 from caffe2flax.cpu import compile
 from caffe2flax.errors import ConversionError, Problem, Span
@@ -25,15 +38,20 @@ __all__ = [
     "compile",
     "convert",
     "data",
+    "draw",
+    "export",
+    "features",
     "inspect",
     "layer",
     "limited",
     "load",
     "multipliers",
+    "predict",
     "read_solver",
     "read_solverstate",
     "run",
     "save_caffemodel",
+    "upgrade",
     "verify",
     "where",
 ]

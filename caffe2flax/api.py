@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -11,23 +12,50 @@ from numpy.typing import NDArray
 
 from caffe2flax import conversion
 from caffe2flax.conversion import Conversion, Weights, read_graph, weight_paths
+from caffe2flax.files.atomic import write_text
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.prototxt import read_text
 from caffe2flax.frontend.sniff import is_binary
-from caffe2flax.frontend.source import PathOrText, at_hand, carries_weights, is_text
+from caffe2flax.frontend.source import (
+    PathOrText,
+    PipedText,
+    at_hand,
+    carries_weights,
+    is_text,
+)
 from caffe2flax.options import ConversionOptions, NetOptions, check_options, one_or_more
+from caffe2flax.prediction.photographs import predict
 from caffe2flax.weights.variables import collect
 
 if TYPE_CHECKING:
     import grain
     from flax import nnx
 
-    from caffe2flax.inspection.net import Inspection, WeightsInspection
+    from caffe2flax.drawing.drawing import Drawing
+    from caffe2flax.exports.export import Export
+    from caffe2flax.extraction.features import Features
+    from caffe2flax.inspection.net import Inspection
+    from caffe2flax.inspection.weights import WeightsInspection
     from caffe2flax.inspection.where import LayerLocation
     from caffe2flax.verification.report import Report
 
 Array = NDArray[Any]
+
+__all__ = [
+    "convert",
+    "data",
+    "draw",
+    "export",
+    "features",
+    "inspect",
+    "load",
+    "predict",
+    "run",
+    "upgrade",
+    "verify",
+    "where",
+]
 
 
 def convert(
@@ -83,6 +111,41 @@ def verify(
     )
 
 
+def export(
+    prototxt: PathOrText,
+    weights: Weights | None = None,
+    *,
+    to: str,
+    path: str | os.PathLike[str] | None = None,
+    batch: int | str | None = None,
+    verify: bool = False,
+    force: bool = False,
+    **options: Unpack[NetOptions],
+) -> Export:
+    """Writes a net for other programs.
+
+    to: "onnx" is a model in Caffe's names and axis order. path: the file; by default
+    the name of the net with the ending. batch: a number, "dynamic" for any, or None for
+    any where the layers allow it. verify: runs what was written, and compares every
+    layer with the reference. force: whether files are replaced. Without weights the
+    fillers give them. Options: see `caffe2flax.options`. Raises ConversionError, which
+    names all layers that the format cannot say exactly, and FileExistsError.
+    """
+    from caffe2flax.exports.export import export
+
+    check_options(options, NetOptions)
+    return export(
+        at_hand(prototxt),
+        weights,
+        to=to,
+        path=path,
+        batch=batch,
+        verify=verify,
+        force=force,
+        **options,
+    )
+
+
 def inspect(
     prototxt: PathOrText,
     weights: Weights | None = None,
@@ -91,7 +154,8 @@ def inspect(
     """The layers of a net and what they cost, or the contents of a weights file.
     Options: see `caffe2flax.options`. Raises ConversionError with every problem,
     unsupported layers included."""
-    from caffe2flax.inspection.net import inspect_graph, inspect_weights
+    from caffe2flax.inspection.net import inspect_graph
+    from caffe2flax.inspection.weights import inspect_weights
 
     prototxt = at_hand(prototxt)
     if weights is None and carries_weights(prototxt):
@@ -136,6 +200,77 @@ def load(
 
     model: nnx.Module = instantiate(conversion.convert(prototxt, weights, **options))
     return model
+
+
+def draw(
+    prototxt: PathOrText,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
+    **options: Unpack[NetOptions],
+) -> Drawing:
+    """The net as a picture, which a notebook shows; `write` and `render` make svg, png,
+    pdf and dot of it, by Graphviz.
+
+    output: where it is written to, in the format of its ending. force: whether to
+    replace a file. Options: see `caffe2flax.options`. Raises ConversionError;
+    FileExistsError where `output` exists and `force` is not given; OSError.
+    """
+    from caffe2flax.drawing.drawing import draw
+    from caffe2flax.drawing.picture import DRAWN
+
+    drawing = draw(read_graph(prototxt, passes=DRAWN, **options))
+    if output is not None:
+        drawing.write(output, force)
+    return drawing
+
+
+def upgrade(
+    prototxt: PathOrText,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
+) -> str:
+    """The text of a prototxt, or a solver, in Caffe's current format; comments stay
+    where they can.
+
+    output: where it is written to. force: whether to replace a file. Raises
+    ConversionError; FileExistsError where `output` exists and `force` is not given;
+    OSError.
+    """
+    from caffe2flax.frontend.upgrade.rewrite import upgraded_text
+
+    source = at_hand(prototxt)
+    if isinstance(source, PipedText):
+        text = upgraded_text(str(source), source.file)
+    elif is_text(source):
+        text = upgraded_text(str(source))
+    else:
+        text = upgraded_text(read_text(source), os.fspath(source))
+    if output is not None:
+        write_text(Path(output), text, force)
+    return text
+
+
+def features(
+    prototxt: PathOrText,
+    weights: Weights | None,
+    blobs: Sequence[str] | str,
+    **options: Unpack[NetOptions],
+) -> Features:
+    """A function of images (N, H, W, C) that returns these blobs, by Caffe's names, and
+    computes nothing behind the last of them.
+
+        features = caffe2flax.features("net.prototxt", "net.caffemodel", ["conv5"])
+        features(images)["conv5"]  # (N, H, W, C)
+
+    Values are those of Caffe when its net has run: behind layers that work in place.
+    Images may have any size that this part of the net takes. Options: see
+    `caffe2flax.options`. Raises ConversionError.
+    """
+    from caffe2flax.extraction.features import features
+
+    return features(prototxt, weights, blobs, **options)
 
 
 def run(

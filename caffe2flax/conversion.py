@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.module import Module, emit
 from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
+from caffe2flax.display import markup
+from caffe2flax.drawing.picture import picture
+from caffe2flax.errors import ConversionError, reading
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import borrow_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
@@ -33,6 +37,7 @@ from caffe2flax.ir.build import build
 from caffe2flax.ir.dialects import check_dialects
 from caffe2flax.ir.graph import CallerShapes, Graph
 from caffe2flax.ir.layout import Shape
+from caffe2flax.ir.until import advice, check_ends, up_to
 from caffe2flax.layers import register_all
 from caffe2flax.layers.stub import Stub
 from caffe2flax.options import ConversionOptions, check_options, one_or_more
@@ -50,7 +55,7 @@ VERSION = "0.1.0"
 RANDOM_WEIGHTS = "no weights are given: random ones are used"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Conversion:
     """A converted net.
 
@@ -66,7 +71,34 @@ class Conversion:
     graph: Graph
     blobs: Blobs
     notes: tuple[str, ...]
-    module: Module = field(repr=False)
+    module: Module
+
+    def __repr__(self) -> str:
+        weights = "no weights" if self.weights is None else "with weights"
+        ends = f"{_ends(self.graph, 'arguments')} -> {_ends(self.graph, 'outputs')}"
+        return f"Conversion({self.name}: {ends}, {self._counts}, {weights})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a summary, the picture, and the source."""
+        facts = (
+            ("inputs", _ends(self.graph, "arguments")),
+            ("outputs", _ends(self.graph, "outputs")),
+            ("size", self._counts),
+            ("weights", "none" if self.weights is None else "of the file"),
+            *markup.noted(self.notes),
+        )
+        lines = self.source.count("\n")
+        title = f"{module_stem(self.name)}.py, {lines:,} lines"
+        return markup.card(
+            self.name,
+            facts,
+            markup.drawn_unasked(picture(self.graph)),
+            markup.folded(title, markup.source(self.source)),
+        )
+
+    @property
+    def _counts(self) -> str:
+        return f"{self.layer_count:,} layers, {self.parameter_count:,} parameters"
 
     @property
     def positions(self) -> NodePositions:
@@ -159,6 +191,12 @@ def convert(
     )
 
 
+def _ends(graph: Graph, which: Literal["arguments", "outputs"]) -> str:
+    """Inputs or outputs with their shapes, as the module has them."""
+    values = graph.arguments if which == "arguments" else graph.outputs
+    return ", ".join(f"{v.blob} ({graph.operand(v).describe()})" for v in values)
+
+
 def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
     """The shapes of the blobs in weight files, by layer."""
     return {
@@ -185,7 +223,7 @@ def read_graph(
 
     array_shapes: the shapes of the arrays that the net will run on, by blob.
     weight_shapes: those of the blobs in the weight files, by layer. Raises
-    ConversionError.
+    ConversionError, which advises where to cut the net if that is all it takes.
     """
     check_options(options)
     dialect = options.get("dialect") or {}
@@ -195,6 +233,32 @@ def read_graph(
     check_dialects(dialect)
     if not isinstance(source, Message):
         source = at_hand(source)
+    shapes: dict[str, Shape] = {
+        blob: tuple(map(int, shape))
+        for blob, shape in (options.get("input_shapes") or {}).items()
+    }
+    given = CallerShapes(shapes, dict(array_shapes or {}), dict(weight_shapes or {}))
+    with reading():
+        net, others, notes = _select(source, options)
+        net = up_to(net, one_or_more(options.get("until", ())), others)
+        made = partial(_made, source, given, passes, others, options)
+        try:
+            graph = made(net)
+        except ConversionError as error:
+            lines = advice(net, error.problems, made) if passes else ()
+            raise ConversionError(error.problems, lines) from error.__cause__
+    return with_transform(
+        graph.with_notes(*notes),
+        one_or_more(options.get("mean", ())),
+        options.get("scale"),
+    )
+
+
+def _select(
+    source: NetSource, options: ConversionOptions
+) -> tuple[Message, Mapping[str, str], tuple[str, ...]]:
+    """The net with the layers of its phase, level and stages; the blobs of the others,
+    as `left_out` says; and notes."""
     message, skipped = read_net(source)
     phase = options.get("phase", "TEST")
     level, stages = options.get("level", 0), one_or_more(options.get("stages", ()))
@@ -204,27 +268,38 @@ def read_graph(
     net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
     others = left_out(net, phase=phase, level=level, stages=stages)
     net = select(net, phase=phase, level=level, stages=stages)
-    shapes: dict[str, Shape] = {
-        blob: tuple(map(int, shape))
-        for blob, shape in (options.get("input_shapes") or {}).items()
-    }
+    return net, others, (*skipped, *borrowed)
+
+
+def _made(
+    source: NetSource,
+    given: CallerShapes,
+    passes: Sequence[Pass],
+    others: Mapping[str, str],
+    options: ConversionOptions,
+    net: Message,
+    until: Sequence[str] | None = None,
+) -> Graph:
+    """The graph of a net after `passes`. `until`: its outputs; by default those of the
+    options."""
+    if until is None:
+        until = one_or_more(options.get("until", ()))
     graph = build(
         net,
-        phase=phase,
-        caller_shapes=CallerShapes(
-            shapes, dict(array_shapes or {}), dict(weight_shapes or {})
-        ),
+        phase=options.get("phase", "TEST"),
+        caller_shapes=given,
         taps=options.get("taps", ()),
-        dialects=dialect,
+        until=until,
+        dialects=options.get("dialect") or {},
         stub=Stub if options.get("stub_unsupported") else None,
         name=_default_name(source),
         left_out=others,
     )
     graph = replace(graph, name=options.get("name") or graph.name)
-    done = run_passes(graph, passes).with_notes(*skipped, *borrowed)
-    return with_transform(
-        done, one_or_more(options.get("mean", ())), options.get("scale")
-    )
+    done = run_passes(graph, passes)
+    if passes:
+        check_ends(done, until)
+    return done
 
 
 def _default_name(source: NetSource) -> str:

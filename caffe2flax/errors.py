@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from itertools import islice
+from typing import Literal
 
 EXCERPT_WIDTH = 100
 """How many columns of a source line an error shows, as lines may be very long."""
 
 MAX_HINTS = 100
 """How many problems get a hint, as the search for one takes time."""
+
+MISSPELT = 0.85
+"""How similar, from 0 to 1, a misspelt name is at least to the one that is meant."""
+
+Kind = Literal["broken", "ambiguous", "unsupported"]
+"""What is to be done about a file that is refused.
+
+broken: Caffe refuses it, too. ambiguous: it may mean several things, and the caller has
+to choose. unsupported: Caffe, or a fork of it, takes it, and there is no conversion.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,8 @@ class Problem:
 
     message: str
     span: Span | None = None
+    kind: Kind | None = None
+    """None where the problem is none of an input file."""
 
     @property
     def file(self) -> str | None:
@@ -66,14 +79,19 @@ class Problem:
             "file": self.file,
             "line": self.line,
             "column": self.column,
+            "kind": self.kind,
         }
 
     def at(self, span: Span | None) -> Problem:
         """The same problem, at `span` unless it has a position already."""
         return self if self.span else replace(self, span=span)
 
+    def of(self, kind: Kind) -> Problem:
+        """The same problem, of this kind unless it has a kind already."""
+        return self if self.kind else replace(self, kind=kind)
+
     def __str__(self) -> str:
-        message = printable(self.message)
+        message = printable(self.message) + (f" [{self.kind}]" if self.kind else "")
         if self.span is None:
             return f"error: {message}"
         excerpt = self.span.excerpt()
@@ -82,32 +100,62 @@ class Problem:
 
 
 class ConversionError(Exception):
-    """Bad input: all problems, each with its position where it has one."""
+    """Bad input: all problems, each with its position where it has one.
 
-    def __init__(self, problems: str | Problem | Iterable[Problem]):
+    advice: what may be done about all of them together, a line each.
+    """
+
+    def __init__(
+        self,
+        problems: str | Problem | Iterable[Problem],
+        advice: Iterable[str] = (),
+    ):
         if isinstance(problems, str):
             problems = Problem(problems)
         self.problems: tuple[Problem, ...] = (
             (problems,) if isinstance(problems, Problem) else tuple(problems)
         )
-        super().__init__("\n".join(map(str, self.problems)))
+        self.advice = tuple(advice)
+        lines = (f"help: {printable(line)}" for line in self.advice)
+        super().__init__("\n".join([*map(str, self.problems), *lines]))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.problems,))
+        return (type(self), (self.problems, self.advice))
 
     def at(self, span: Span | None) -> ConversionError:
         """The same error with `span` for the problems that have no position yet."""
         return ConversionError(problem.at(span) for problem in self.problems)
 
 
+def unsupported(message: str) -> ConversionError:
+    """An error of a layer that Caffe or a fork computes and that is not converted."""
+    return ConversionError(Problem(message, kind="unsupported"))
+
+
+def ambiguous(message: str) -> ConversionError:
+    """An error of what the file leaves open: `message` says between what to choose."""
+    return ConversionError(Problem(message, kind="ambiguous"))
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """For the code inside that reads input files: a problem with a position is one of
+    the file, which is broken unless the code that found it says otherwise."""
+    try:
+        yield
+    except ConversionError as error:
+        problems = (p.of("broken") if p.span else p for p in error.problems)
+        raise ConversionError(problems, error.advice) from error.__cause__
+
+
 class UnknownShape(ConversionError):
-    """An input whose shape only its data has.
+    """An input whose shape only its data has, so that the caller has to give one.
 
     known: its extents, 0 for unknown ones. more: further axes may follow.
     """
 
     def __init__(self, message: str, known: tuple[int, ...], *, more: bool = False):
-        super().__init__(message)
+        super().__init__(Problem(message, kind="ambiguous"))
         self.known = known
         self.more = more
 
@@ -151,3 +199,22 @@ def closest(word: str, candidates: Iterable[str], problems: Sized = ()) -> str:
     known = {c.casefold(): c for c in islice(candidates, 1000) if c != word}
     matches = get_close_matches(word.casefold(), known, n=1)
     return f"; did you mean {known[matches[0]]}?" if matches else ""
+
+
+def unknown(word: str, hint: str) -> Kind:
+    """The kind of the problem that a name is unknown, with a `hint` from `closest`.
+
+    A misspelt name is refused by Caffe, too. One that looks like no known name, or like
+    a relative of one (Convolution and Convolution2, pad_h and pad_l), may be a fork's.
+    """
+    known = hint.removeprefix("; did you mean ").removesuffix("?")
+    if not known:
+        return "unsupported"
+    a, b = word.casefold(), known.casefold()
+    if a == b:
+        return "broken"
+    longer = abs(len(a) - len(b)) > 1 and (a in b or b in a)
+    numbered = [c for c in a if c.isdigit()] != [c for c in b if c.isdigit()]
+    variant = len(a) == len(b) and a[:-1] == b[:-1]
+    alike = SequenceMatcher(None, a, b).ratio() >= MISSPELT
+    return "broken" if alike and not (longer or numbered or variant) else "unsupported"

@@ -36,7 +36,9 @@ class NetOptions(TypedDict, total=False):
     plugins: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]
     """One or several Python files that are run for the layers that they register."""
     stub_unsupported: bool
-    """Whether each layer of an unknown type becomes a method to be written by hand."""
+    """Whether each unsupported layer becomes a method to be written by hand."""
+    until: Sequence[str] | str
+    """One or several blobs: the net up to them, and nothing behind."""
 
 
 class ConversionOptions(NetOptions, total=False):

@@ -29,21 +29,35 @@ PRECISION = "highest"
 in bfloat16 on TPUs."""
 
 
-def instantiate(conversion: Conversion, cls: Any = None) -> Any:
-    """The module of `conversion` with its weights, in eval mode; `cls` replaces its own
-    class."""
+def instantiate(
+    conversion: Conversion,
+    cls: Any = None,
+    weights: Mapping[str, Array] | None = None,
+) -> Any:
+    """The module of `conversion` with its weights, in eval mode; `cls` and `weights`
+    replace its own."""
     from flax import nnx
+
+    weights = conversion.weights if weights is None else weights
 
     cls = cls or load_class(conversion.name, conversion.source)
     if "rngs" not in _parameters(cls, "__init__"):
         return cls()
-    if conversion.weights is None:
+    if weights is None:
         model = cls(rngs=nnx.Rngs(0))
     else:
         model = nnx.eval_shape(lambda: cls(rngs=_unchanging()))
-        nnx.update(model, nnx.from_flat_state(_leaves(model, conversion.weights)))
+        nnx.update(model, nnx.from_flat_state(_leaves(model, weights)))
     model.eval()
     return model
+
+
+def variables(model: Any) -> dict[str, Any]:
+    """The arrays of a module by `attribute.variable`."""
+    from flax import nnx
+
+    leaves = nnx.to_flat_state(nnx.state(model))
+    return {".".join(map(str, path)): variable[...] for path, variable in leaves}
 
 
 def _unchanging() -> Any:

@@ -128,7 +128,7 @@ class GoogLeNet(nnx.Module):
     def from_pretrained(cls, path: str | Path | None = None, **options: Any) -> Self:
         """In eval mode; with another `num_classes`, `loss3_classifier` starts fresh."""
         model = nnx.eval_shape(lambda: cls(**options, rngs=nnx.Rngs(0)))
-        fresh = "loss3_classifier" if "num_classes" in options else ""
+        fresh = ("loss3_classifier",) if "num_classes" in options else ()
         load_weights(model, path or Path(__file__).with_suffix(".safetensors"), fresh)
         model.eval()
         return model
@@ -155,14 +155,14 @@ def lrn(x: Array, *, size: int, alpha: float, beta: float, k: float = 1.0) -> Ar
     return (wide * (k + alpha / size * near) ** -beta).astype(x.dtype)
 
 
-def load_weights(model: nnx.Module, path: str | Path, fresh: str = "") -> None:
-    """Fills `model` from a file, which must fit; `fresh` may differ and starts anew."""
+def load_weights(model: nnx.Module, path: str | Path, fresh: Any = ()) -> None:
+    """Fills `model` from a file, which must fit; layers `fresh` may start anew."""
     weights, leaves = load_file(path), list[Any]()
     wrong = [f"{k} is {x.dtype}" for k, x in weights.items() if x.dtype.kind in "biuc"]
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape
         found = getattr(array := weights.pop(name, None), "shape", "missing")
-        if name.startswith(f"{fresh}.") and found[:-1] == shape[:-1] and found != shape:
+        if keys[0] in fresh and found[:-1] == shape[:-1] and found != shape:
             array = nnx.initializers.normal(0.01)(nnx.Rngs(0).params(), shape)
         elif found != shape:
             wrong.append(f"{name} is {found} in the file, not {shape}")

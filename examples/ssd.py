@@ -22,8 +22,14 @@ class SSD(nnx.Module):
     """data (N, 160, 160, 3) -> detection_out (1, 1, N*8, 7)."""
 
     def __init__(
-        self, *, dtype: Dtype = None, precision: PrecisionLike = None, rngs: nnx.Rngs
+        self,
+        *,
+        num_classes: int = 3,
+        dtype: Dtype = None,
+        precision: PrecisionLike = None,
+        rngs: nnx.Rngs,
     ):
+        self.num_classes = num_classes
         conv = partial(nnx.Conv, dtype=dtype, precision=precision, rngs=rngs)
         normalize = partial(Normalize, rngs=rngs)
 
@@ -69,7 +75,7 @@ class SSD(nnx.Module):
         )
         self.conv4_norm_mbox_conf = conv(
             64,
-            12,
+            4 * num_classes,
             (3, 3),
             kernel_init=nnx.initializers.variance_scaling(2.0, "fan_in", "normal"),
         )
@@ -78,13 +84,13 @@ class SSD(nnx.Module):
         )
         self.conv5_mbox_conf = conv(
             64,
-            12,
+            4 * num_classes,
             (3, 3),
             kernel_init=nnx.initializers.variance_scaling(2.0, "fan_in", "normal"),
         )
 
     def __call__(self, data: Array) -> Array:
-        check_shape("data", data, "N", 160, 160, 3)
+        check_shape("data", data, "N", "H", "W", 3)
         conv1 = nnx.relu(self.conv1(data))  # (N, 80, 80, 16)
         pool1 = nnx.max_pool(conv1, (2, 2), (2, 2))  # (N, 40, 40, 16)
 
@@ -96,13 +102,9 @@ class SSD(nnx.Module):
         conv5 = nnx.relu(self.conv5(conv4))  # (N, 5, 5, 64)
         conv4_norm = self.conv4_norm(conv4)
         conv4_norm_mbox_loc = self.conv4_norm_mbox_loc(conv4_norm)  # (N, 10, 10, 16)
-        conv4_norm_mbox_loc_perm = conv4_norm_mbox_loc
-        # (N, 1600)
-        conv4_norm_mbox_loc_flat = lax.collapse(conv4_norm_mbox_loc_perm, 1)
+        conv4_norm_mbox_loc_flat = lax.collapse(conv4_norm_mbox_loc, 1)  # (N, 1600)
         conv4_norm_mbox_conf = self.conv4_norm_mbox_conf(conv4_norm)  # (N, 10, 10, 12)
-        conv4_norm_mbox_conf_perm = conv4_norm_mbox_conf
-        # (N, 1200)
-        conv4_norm_mbox_conf_flat = lax.collapse(conv4_norm_mbox_conf_perm, 1)
+        conv4_norm_mbox_conf_flat = lax.collapse(conv4_norm_mbox_conf, 1)  # (N, 1200)
         # (1, 2, 1600)
         conv4_norm_mbox_priorbox = prior_boxes(
             conv4_norm.shape[1:3],
@@ -114,11 +116,9 @@ class SSD(nnx.Module):
             flip=True,
         )
         conv5_mbox_loc = self.conv5_mbox_loc(conv5)  # (N, 5, 5, 16)
-        conv5_mbox_loc_perm = conv5_mbox_loc
-        conv5_mbox_loc_flat = lax.collapse(conv5_mbox_loc_perm, 1)  # (N, 400)
+        conv5_mbox_loc_flat = lax.collapse(conv5_mbox_loc, 1)  # (N, 400)
         conv5_mbox_conf = self.conv5_mbox_conf(conv5)  # (N, 5, 5, 12)
-        conv5_mbox_conf_perm = conv5_mbox_conf
-        conv5_mbox_conf_flat = lax.collapse(conv5_mbox_conf_perm, 1)  # (N, 300)
+        conv5_mbox_conf_flat = lax.collapse(conv5_mbox_conf, 1)  # (N, 300)
         # (1, 2, 400)
         conv5_mbox_priorbox = prior_boxes(
             conv5.shape[1:3],
@@ -141,7 +141,8 @@ class SSD(nnx.Module):
         mbox_priorbox = jnp.concatenate(
             [conv4_norm_mbox_priorbox, conv5_mbox_priorbox], axis=-1
         )
-        mbox_conf_reshape = mbox_conf.reshape(-1, 500, 3)  # (N, 500, 3)
+        # (N, 500, 3)
+        mbox_conf_reshape = mbox_conf.reshape(len(mbox_conf), -1, self.num_classes)
         mbox_conf_softmax = nnx.softmax(mbox_conf_reshape)
         mbox_conf_flatten = lax.collapse(mbox_conf_softmax, 1)  # (N, 1500)
         # (1, 1, N*8, 7)
@@ -149,7 +150,7 @@ class SSD(nnx.Module):
             mbox_loc,
             mbox_conf_flatten,
             mbox_priorbox,
-            num_classes=3,
+            num_classes=self.num_classes,
             code_type="CENTER_SIZE",
             confidence_threshold=0.01,
             nms_threshold=0.45,
@@ -159,9 +160,12 @@ class SSD(nnx.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None, **options: Any) -> Self:
-        """The network in eval mode, weights from `path` or beside this file."""
+        """In eval mode; with another `num_classes`, `conv4_norm_mbox_conf` and
+        `conv5_mbox_conf` start fresh."""
         model = nnx.eval_shape(lambda: cls(**options, rngs=nnx.Rngs(0)))
-        load_weights(model, path or Path(__file__).with_suffix(".safetensors"))
+        heads = ("conv4_norm_mbox_conf", "conv5_mbox_conf")
+        fresh = heads if "num_classes" in options else ()
+        load_weights(model, path or Path(__file__).with_suffix(".safetensors"), fresh)
         model.eval()
         return model
 
@@ -330,14 +334,14 @@ def decode_boxes(offsets: Array, prior: Array, variance: Array, code: str) -> Ar
     return jnp.concatenate([centre - half, centre + half], -1)
 
 
-def load_weights(model: nnx.Module, path: str | Path, fresh: str = "") -> None:
-    """Fills `model` from a file, which must fit; `fresh` may differ and starts anew."""
+def load_weights(model: nnx.Module, path: str | Path, fresh: Any = ()) -> None:
+    """Fills `model` from a file, which must fit; layers `fresh` may start anew."""
     weights, leaves = load_file(path), list[Any]()
     wrong = [f"{k} is {x.dtype}" for k, x in weights.items() if x.dtype.kind in "biuc"]
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape
         found = getattr(array := weights.pop(name, None), "shape", "missing")
-        if name.startswith(f"{fresh}.") and found[:-1] == shape[:-1] and found != shape:
+        if keys[0] in fresh and found[:-1] == shape[:-1] and found != shape:
             array = nnx.initializers.normal(0.01)(nnx.Rngs(0).params(), shape)
         elif found != shape:
             wrong.append(f"{name} is {found} in the file, not {shape}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import keyword
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Unpack
 
 from caffe2flax import limits
 from caffe2flax.cli.terminal import Outcome
-from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.errors import closest
 from caffe2flax.options import NetOptions
 
 Run = Callable[[argparse.Namespace], Outcome]
@@ -117,6 +117,13 @@ def add_selection(command: argparse.ArgumentParser) -> None:
         help="what a layer type of several meanings means: Crop=auto; may be repeated",
     )
     group.add_argument(
+        "--until",
+        metavar="BLOB",
+        action="append",
+        default=[],
+        help="the net up to this blob, and nothing behind; may be repeated",
+    )
+    group.add_argument(
         "--plugin",
         dest="plugins",
         metavar="LAYERS.py",
@@ -162,6 +169,7 @@ def selection(options: argparse.Namespace, **more: Unpack[NetOptions]) -> NetOpt
         "input_shapes": options.input_shapes or None,
         "dialect": options.dialect or None,
         "plugins": tuple(options.plugins),
+        "until": tuple(options.until),
         **more,
     }
 
@@ -180,17 +188,6 @@ def add_json(group: Group) -> None:
 
 def add_force(group: Group, what: str) -> None:
     group.add_argument("--force", action="store_true", help=f"replace {what}")
-
-
-def refuse_overwriting(inputs: Iterable[Path | str], output: Path) -> None:
-    """Raises ConversionError where `output` is one of the inputs."""
-    if not output.exists():
-        return
-    for path in inputs:
-        # A string is what came out of a pipe.
-        if not isinstance(path, str) and path.exists() and path.samefile(output):
-            message = "the results would replace this input"
-            raise ConversionError(Problem(message, Span(str(path))))
 
 
 class Mapping(argparse.Action):

@@ -8,7 +8,7 @@ from typing import TextIO
 
 STYLES = (
     (re.compile(r"(?m)(?:^|(?<=: ))error:"), "bold red"),
-    (re.compile(r"(?m)^note:"), "bold cyan"),
+    (re.compile(r"(?m)^(note|help):"), "bold cyan"),
     (re.compile(r"(?m)^layers? {2,}.*"), "bold"),
 )
 """What stands out: problems, notes, the titles of a table."""

@@ -83,7 +83,7 @@ def add_parser(commands: Any) -> None:
     written.add_argument(
         "--stub-unsupported",
         action="store_true",
-        help="make a method to be filled in of each layer of unknown type",
+        help="make a method to be filled in of each unsupported layer",
     )
     add_selection(command)
 

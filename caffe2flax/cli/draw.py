@@ -48,24 +48,15 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> Outcome:
     """Writes the picture; prints its boxes and arrows as JSON, or their numbers."""
-    from caffe2flax.conversion import read_graph
-    from caffe2flax.drawing.dot import render
-    from caffe2flax.drawing.picture import DRAWN, picture
-    from caffe2flax.files.atomic import write_bytes
+    from caffe2flax import draw
 
     with Bar("drawing"):
-        graph = read_graph(options.net, passes=DRAWN, **selection(options))
-        drawn = picture(graph)
-        content = render(drawn, options.output.suffix.removeprefix("."))
-        write_bytes(options.output, content, options.force)
+        drawn = draw(options.net, **selection(options))
+        drawn.write(options.output, options.force)
     if options.json:
-        record = {"file": str(options.output), **drawn.as_json()}
+        record = {"file": str(options.output), **drawn.picture.as_json()}
         return Outcome(json.dumps(record, indent=2), data=True)
-    layers = sum(len(box.parts) for box in drawn.boxes)
-    blocks = {box.block for box in drawn.boxes if box.block}
-    counts = f"{drawn.name}: {layers:,} layers, {len(blocks):,} repeated blocks"
-    left = (f"left out {d.type} {d.name!r}: {d.reason}" for d in graph.remarks.dropped)
-    return Outcome(lines(options.output, counts, *noted(left)))
+    return Outcome(lines(options.output, drawn.counts, *noted(drawn.left_out)))
 
 
 def _drawing(text: str) -> Path:

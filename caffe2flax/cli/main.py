@@ -95,7 +95,7 @@ def _status(argv: Sequence[str] | None) -> int:
             _read_pipe(options)
             outcome: Outcome = options.run(options)
     except ConversionError as error:
-        return _refuse(options, *error.problems)
+        return _refuse(options, *error.problems, advice=error.advice)
     except OSError as error:
         return _refuse(options, problem_of(error))
     except MemoryError:
@@ -120,10 +120,13 @@ def _read_pipe(options: argparse.Namespace) -> None:
         options.net = at_hand(options.net)
 
 
-def _refuse(options: argparse.Namespace, *problems: Problem) -> int:
+def _refuse(
+    options: argparse.Namespace, *problems: Problem, advice: Sequence[str] = ()
+) -> int:
     """Prints problems on stderr, or as JSON with `--json`."""
     if getattr(options, "json", False):
-        print(json.dumps({"problems": [p.to_dict() for p in problems]}, indent=2))
+        record = {"problems": [p.to_dict() for p in problems], "advice": [*advice]}
+        print(json.dumps(record, indent=2))
     else:
-        print_problems(*problems)
+        print_problems(*problems, advice=advice)
     return BAD_INPUT

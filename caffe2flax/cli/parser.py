@@ -11,6 +11,7 @@ from caffe2flax.cli import (
     convert,
     demo,
     draw,
+    export,
     inspect,
     predict,
     run,
@@ -29,6 +30,7 @@ examples:
   caffe2flax inspect net.prototxt --where conv4_2
   caffe2flax draw net.prototxt -o net.svg
   caffe2flax predict net.prototxt net.caffemodel photos --mean 104,117,123
+  caffe2flax export net.prototxt net.caffemodel --to onnx
   caffe2flax train solver.prototxt
   caffe2flax upgrade old.prototxt -o new.prototxt
 
@@ -36,7 +38,7 @@ exit status: 0; 1 for bad input, with every problem on stderr; 2 for wrong usage
 130 or 143 where SIGINT or SIGTERM ended it, with nothing left behind
 """
 
-COMMANDS = (convert, run, verify, inspect, draw, predict, train, upgrade, demo)
+COMMANDS = (convert, run, verify, inspect, draw, predict, export, train, upgrade, demo)
 
 
 def parser() -> argparse.ArgumentParser:

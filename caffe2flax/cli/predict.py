@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from caffe2flax.cli.arguments import (
     count,
     number,
     numbers_or_path,
-    refuse_overwriting,
     selection,
 )
 from caffe2flax.cli.progress import Bar
@@ -26,21 +26,27 @@ from caffe2flax.errors import ConversionError, Problem, optional
 
 if TYPE_CHECKING:
     from caffe2flax.conversion import Conversion
-    from caffe2flax.prediction.batches import Ranked
     from caffe2flax.prediction.images import Recipe
+    from caffe2flax.prediction.kinds import Reading
 
 USAGE = "predict NET.prototxt WEIGHTS.caffemodel IMAGE ..."
 NOTES = """\
 examples:
   caffe2flax predict net.prototxt net.caffemodel cat.jpg --mean 104,117,123
   caffe2flax predict net.prototxt net.caffemodel photos --csv --labels words.txt
+  caffe2flax predict ssd.prototxt ssd.caffemodel photos --mean 104,117,123 -o boxed
   caffe2flax predict net.prototxt net.caffemodel photos --features fc7 -o fc7.npz
 
 An image is decoded to B, G, R, resized as OpenCV does (bilinear) to the input's size,
 the mean is subtracted, and the rest multiplied by the scale. With --crop it is resized
 to something larger and the middle is taken. What the net's transform_param says is the
 default. Files that are no images are named and passed over; the exit status is 1 then.
+What the outputs hold follows from the layers that compute them, or --as says it.
 """
+
+
+KINDS = ("classes", "detections", "labels", "keypoints", "image", "flow")
+"""Those of prediction/kinds.py, which would take time to import."""
 
 
 def add_parser(commands: Any) -> None:
@@ -78,7 +84,6 @@ def _add_preparation(command: argparse.ArgumentParser) -> None:
         "--channel-order",
         dest="order",
         choices=("BGR", "RGB"),
-        default="BGR",
         help="of the net's input (default: BGR, as everywhere in Caffe)",
     )
     group.add_argument(
@@ -97,6 +102,17 @@ def _add_preparation(command: argparse.ArgumentParser) -> None:
 def _add_result(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("what is shown")
     group.add_argument(
+        "--as",
+        dest="kind",
+        choices=KINDS,
+        help="what the output holds (default: what follows from the net's layers)",
+    )
+    group.add_argument(
+        "--blob",
+        metavar="BLOB",
+        help="the blob that is shown (default: the only output of its kind)",
+    )
+    group.add_argument(
         "--labels",
         metavar="FILE",
         type=Path,
@@ -106,143 +122,171 @@ def _add_result(command: argparse.ArgumentParser) -> None:
         "--top", metavar="K", type=count, default=5, help="classes shown (default: 5)"
     )
     group.add_argument(
-        "--scores",
-        metavar="BLOB",
-        help="the blob that holds the scores (default: the only output)",
+        "--threshold",
+        metavar="SCORE",
+        type=number,
+        default=0.5,
+        help="the least score of a box or a peak that is shown (default: 0.5)",
+    )
+    group.add_argument(
+        "--points",
+        choices=("xy", "xxyy"),
+        default="xy",
+        help="coordinates of keypoints: x and y in turn, or all x first (default: xy)",
     )
     group.add_argument(
         "--batch", metavar="N", type=count, help="images at once (default: up to 16)"
     )
     form = group.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="print a line a class as CSV")
+    form.add_argument("--csv", action="store_true", help="print CSV")
     add_json(form)
     group.add_argument(
-        "--features", metavar="BLOB", help="write a blob instead of ranking classes"
+        "--features", metavar="BLOB", help="write a blob as it is, a row for each image"
     )
     group.add_argument(
         "-o",
         dest="output",
-        metavar="OUT.npz",
+        metavar="FOLDER|OUT.npz",
         type=Path,
-        help="where --features goes; replaced where it exists",
+        help="where pictures go, or --features; files that exist are replaced",
     )
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """Prints the classes of every image, or the path of the written features."""
+    """Prints what the net says of every image, or the path of the written features."""
     with optional("an image", "Pillow", "predict"):
         from PIL import Image
 
-    from caffe2flax.prediction import images, preparation
-    from caffe2flax.prediction.batches import batch_size, score_blob
+    from caffe2flax.prediction import images
 
-    if (options.features is None) != (options.output is None):
-        raise ConversionError("give --features BLOB and -o OUT.npz together")
+    if options.features is not None and options.output is None:
+        raise ConversionError("--features BLOB needs -o OUT.npz")
     files = list(images.find(options.images))
-    if options.output is not None:
-        refuse_overwriting((options.net, options.weights, *files), options.output)
-    conversion, recipe, notes = _prepared(options)
-    graph = conversion.graph
-    job = (conversion, recipe, files)
-    batch = batch_size(graph, options.batch, len(files))
-    with Bar("predicting") as bar, warnings.catch_warnings():
+    with Bar("predicting", "images") as bar, warnings.catch_warnings():
         # The size of images has a limit of its own.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        if options.features is not None:
-            text, problems = _features(options, job, batch, notes, bar)
-        else:
-            blob = score_blob(graph, options.scores)
-            labels: tuple[str, ...] = ()
-            if options.labels is not None:
-                classes = graph.shapes[graph.blobs[blob]][1]
-                labels = preparation.read_labels(options.labels, classes)
-            names = (blob, labels)
-            text, problems = _ranking(options, job, names, batch, notes, bar)
-    if not (options.csv or options.json):
-        text = "\n".join([text, *noted(notes if text else ())])
-    data = options.json or options.csv
-    as_it_is = options.json or (options.csv and not sys.stdout.isatty())
-    return Outcome(text if as_it_is else lines(text), problems, data=data)
+        job = _features if options.features is not None else _predictions
+        return job(options, files, bar)
 
 
-def _prepared(
-    options: argparse.Namespace,
-) -> tuple[Conversion, Recipe, tuple[str, ...]]:
-    from caffe2flax import convert
+def _predictions(
+    options: argparse.Namespace, files: Sequence[Path], bar: Bar
+) -> Outcome:
+    from caffe2flax.files.atomic import identities
+    from caffe2flax.prediction import preparation, tables
+    from caffe2flax.prediction.decode import Choice
+    from caffe2flax.prediction.predict import drawn, predict, readable
+
+    known, mean = _mean(options)
+    conversion, reading = readable(
+        lambda taps: _convert(options, known, taps), options.kind, options.blob
+    )
+    recipe, notes = _recipe(options, conversion, mean)
+    names: Mapping[int, str] = {}
+    if options.labels is not None:
+        names = preparation.read_labels(options.labels, reading.classes)
+    if options.output is not None and reading.kind == "classes":
+        raise ConversionError("-o is for pictures, and classes are not drawn")
+    choice = Choice(options.top, options.threshold, options.points == "xxyy")
+    if reading.kind == "keypoints":
+        notes = (*notes, *_points(reading, options))
+    found: list[tables.Shown] = []
+    problems: list[Problem] = []
+    taken: set[Path] = set()
+    inputs = identities((options.net, options.weights, *files))
+    for part in predict(conversion, reading, recipe, files, choice, options.batch, bar):
+        if isinstance(part, Problem):
+            problems.append(part)
+            continue
+        if options.output is not None:
+            part = drawn(part, options.output, taken, names, inputs)
+        found.append(tables.shown(part, names))
+    if options.json:
+        text = tables.as_json(reading.kind, reading.blob, found, problems, notes)
+        return Outcome(text, tuple(problems), data=True)
+    if options.csv:
+        text = tables.as_csv(reading.kind, found)
+        shown = lines(text) if sys.stdout.isatty() else text
+        return Outcome(shown, tuple(problems), data=True)
+    text = tables.as_text(reading.kind, found)
+    return Outcome(lines(text, *noted(notes if text else ())), tuple(problems))
+
+
+def _points(reading: Reading, options: argparse.Namespace) -> tuple[str, ...]:
+    if len(reading.shape) == 4 and max(reading.shape[2:]) > 1:
+        return ()
+    order = "all x, then all y" if options.points == "xxyy" else "x and y in turn"
+    text = f"assumed: {reading.blob!r} is {order} (--points), in parts of the input, or"
+    return (f"{text} in its pixels where a number is above 2",)
+
+
+def _mean(options: argparse.Namespace) -> tuple[tuple[float, ...], Any]:
+    """The numbers of --mean, or the array of its file."""
     from caffe2flax.prediction import preparation
 
-    known = options.mean if isinstance(options.mean, tuple) else ()
-    mean = preparation.read_mean(options.mean) if options.mean and not known else None
-    blob = options.features or options.scores
-    conversion = convert(
-        options.net,
-        options.weights,
-        taps=(blob,) if blob else (),
-        **selection(options, mean=known, scale=options.scale),
-    )
-    recipe, notes = preparation.recipe(
+    if isinstance(options.mean, Path):
+        return (), preparation.read_mean(options.mean)
+    return options.mean or (), None
+
+
+def _convert(
+    options: argparse.Namespace, mean: tuple[float, ...], taps: Sequence[str]
+) -> Conversion:
+    from caffe2flax import convert
+
+    chosen = selection(options, mean=mean, scale=options.scale)
+    return convert(options.net, options.weights, taps=tuple(taps), **chosen)
+
+
+def _recipe(
+    options: argparse.Namespace, conversion: Conversion, mean: Any
+) -> tuple[Recipe, tuple[str, ...]]:
+    from caffe2flax.prediction import preparation
+
+    return preparation.recipe(
         conversion.graph,
         mean=mean,
         cropped=options.crop,
         resized=options.resize,
-        rgb=options.order == "RGB",
+        rgb=None if options.order is None else options.order == "RGB",
     )
-    return conversion, recipe, notes
 
 
-def _ranking(
-    options: argparse.Namespace,
-    job: tuple[Conversion, Recipe, list[Path]],
-    names: tuple[str, tuple[str, ...]],
-    batch: int,
-    notes: tuple[str, ...],
-    bar: Bar,
-) -> tuple[str, tuple[Problem, ...]]:
-    from caffe2flax.prediction import ranking as rankings
-    from caffe2flax.prediction.batches import rank, run_images
-
-    blob, labels = names
-    predictions: list[tuple[Path, list[Ranked]]] = []
-    problems: list[Problem] = []
-    for part in run_images(*job, blob, batch, bar):
-        rows = part.rows.reshape(len(part.rows), part.rows.shape[1])
-        predictions += zip(part.files, rank(rows, options.top), strict=True)
-        problems += part.problems
-    if options.json:
-        return rankings.as_json(blob, predictions, labels, problems, notes), tuple(
-            problems
-        )
-    show = rankings.as_csv if options.csv else rankings.as_text
-    return show(blob, predictions, labels), tuple(problems)
-
-
-def _features(
-    options: argparse.Namespace,
-    job: tuple[Conversion, Recipe, list[Path]],
-    batch: int,
-    notes: tuple[str, ...],
-    bar: Bar,
-) -> tuple[str, tuple[Problem, ...]]:
+def _features(options: argparse.Namespace, files: Sequence[Path], bar: Bar) -> Outcome:
     """Writes the blob, with a row for each image, and the images' names."""
     import numpy as np
 
+    from caffe2flax.files.atomic import identities, refuse_overwriting
     from caffe2flax.files.npz import write_npz
-    from caffe2flax.prediction.batches import run_images
+    from caffe2flax.prediction.batches import batch_size, rows, run_images
 
+    inputs = identities((options.net, options.weights, *files))
+    refuse_overwriting(inputs, options.output)
     blob = options.features
-    parts = list(run_images(*job, blob, batch, bar))
-    rows = np.concatenate([part.rows for part in parts])
-    files = [str(path) for part in parts for path in part.files]
-    problems = tuple(problem for part in parts for problem in part.problems)
-    names = "files" if blob == "images" else "images"
-    write_npz(options.output, {blob: rows, names: np.array(files, str)})
+    known, mean = _mean(options)
+    conversion = _convert(options, known, (blob,))
+    recipe, notes = _recipe(options, conversion, mean)
+    graph = conversion.graph
+    batch = batch_size(graph, options.batch, len(files))
+    found = [np.zeros((0, *graph.shapes[graph.blobs[blob]][1:]), np.float32)]
+    names: list[str] = []
+    problems: list[Problem] = []
+    for part in run_images(conversion, recipe, files, [blob], batch, progress=bar):
+        if part.files:
+            found.append(rows(part.blobs[blob], blob, batch)[: len(part.files)])
+        names += map(str, part.files)
+        problems += part.problems
+    array = np.concatenate(found)
+    key = "files" if blob == "images" else "images"
+    write_npz(options.output, {blob: array, key: np.array(names, str)})
     if options.json:
-        record = {"file": str(options.output), "blob": blob, "shape": rows.shape}
-        record |= {"images": files, "problems": [p.to_dict() for p in problems]}
+        record = {"file": str(options.output), "blob": blob, "shape": array.shape}
+        record |= {"images": names, "problems": [p.to_dict() for p in problems]}
         record["notes"] = notes
-        return json.dumps(record, indent=2), problems
-    text = f"{options.output}: {blob} {rows.shape}, {names} {(len(files),)}"
-    return text, problems
+        return Outcome(json.dumps(record, indent=2), tuple(problems), data=True)
+    text = f"{options.output}: {blob} {array.shape}, {key} {(len(names),)}"
+    shown = lines(text, *noted(() if options.csv else notes))
+    return Outcome(shown, tuple(problems), data=options.csv)
 
 
 def _size(text: str) -> tuple[int, int]:

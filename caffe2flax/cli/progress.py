@@ -23,8 +23,9 @@ class Bar:
     Called with (done, total) it shows the progress; until then it only moves.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, unit: str = "") -> None:
         self._text = text
+        self._unit = unit
         self._state: tuple[int, int | None] = (0, None)
         self._shown: tuple[Progress, TaskID] | None = None
         self._closed = False
@@ -59,9 +60,28 @@ class Bar:
     def _show(self) -> None:
         # Imported here: rich takes longer to load than most conversions take.
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        progress = Progress(console=Console(stderr=True), transient=True)
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+        ]
+        if self._unit:
+            columns += [MofNCompleteColumn(), TextColumn(self._unit)]
+        progress = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
         with self._lock:
             if self._closed:
                 return

@@ -10,7 +10,6 @@ from caffe2flax.cli.arguments import (
     add_command,
     add_net,
     add_selection,
-    refuse_overwriting,
     selection,
 )
 from caffe2flax.cli.progress import Bar
@@ -57,9 +56,11 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> Outcome:
     from caffe2flax import run
+    from caffe2flax.files.atomic import identities, refuse_overwriting
     from caffe2flax.files.npz import read_npz, write_npz
 
-    refuse_overwriting((options.net, *options.weights, options.inputs), options.outputs)
+    inputs = identities((options.net, *options.weights, options.inputs))
+    refuse_overwriting(inputs, options.outputs)
     with Bar("running"):
         results = run(
             options.net,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from caffe2flax.cli.colours import show
@@ -43,10 +43,11 @@ def can_print(text: str) -> bool:
     return True
 
 
-def print_problems(*problems: Problem) -> None:
-    """Prints problems on stderr, in the order of their positions."""
+def print_problems(*problems: Problem, advice: Sequence[str] = ()) -> None:
+    """Prints problems on stderr, in the order of their positions, and advice."""
     ordered = sorted(problems, key=lambda p: (p.file or "", p.line or 0, p.column or 0))
-    show("\n".join(map(str, ordered)), sys.stderr)
+    helpful = (printable(f"help: {line}") for line in advice)
+    show("\n".join([*map(str, ordered), *helpful]), sys.stderr)
 
 
 def problem_of(error: OSError) -> Problem:

@@ -39,18 +39,11 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    from caffe2flax.files.atomic import write_text
-    from caffe2flax.frontend.prototxt import read_text
-    from caffe2flax.frontend.source import PipedText
-    from caffe2flax.frontend.upgrade.rewrite import upgraded_text
+    from caffe2flax import upgrade
 
-    net = options.net
-    if isinstance(net, PipedText):
-        text = upgraded_text(str(net), net.file)
-    else:
-        text = upgraded_text(read_text(net), str(net))
+    text = upgrade(options.net, options.output, force=options.force)
     if options.output is not None:
-        return Outcome(lines(write_text(options.output, text, options.force)))
+        return Outcome(lines(options.output))
     if sys.stdout.isatty():
         text = "\t".join(map(printable, text.split("\t")))
     return Outcome(text.removesuffix("\n"), data=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.calls import Assignment, assignments, passed_on
+from caffe2flax.codegen.classes import Classes, built, written
 from caffe2flax.codegen.names import Namespace, attribute_names
 from caffe2flax.codegen.positions import CallPosition
 from caffe2flax.codegen.sharing import Ties
@@ -66,6 +67,8 @@ class Body:
 
     zeros: bool = False
     """As `Site.zeros`."""
+    classes: Sequence[Classes] = ()
+    """Numbers of classes that are arguments of the class."""
     uses: Mapping[Weight, int] = field(default_factory=dict)
     """How many nodes of the class have each weight; by default, of `graph`."""
     names: Namespace = field(default_factory=attribute_names)
@@ -82,6 +85,9 @@ class Body:
             nodes = self.graph.nodes
             self.uses = Counter(w for node in nodes for w in node.weights)
         self._ties = Ties(self.uses)
+        for each in self.classes:
+            if each.called:
+                self.names.take(each.name)
         if self.modules is not None:
             self._share(self.modules)
         self._build()
@@ -105,7 +111,7 @@ class Body:
         if not node.weights:
             return False
         text = f"layer {node.name!r} is not the same in TRAIN and in TEST"
-        raise ConversionError(Problem(text, node.span))
+        raise ConversionError(Problem(text, node.span, "unsupported"))
 
     @property
     def passed_on(self) -> tuple[str, ...]:
@@ -128,7 +134,7 @@ class Body:
                     added = node.layer, self.attributes[node.number]
                     self._known.setdefault(node.number, added)
                 continue
-            call = node.layer.build(site)
+            call = built(self.classes, node, site)
             if call is None:
                 continue
             operands = (*site.inputs, *site.outputs)
@@ -171,13 +177,13 @@ class Body:
         readers = self.graph.readers()
         for node in self.graph.nodes:
             nested = [v for v in node.inputs if v in self._pending]
-            expression = node.layer.call(self._call_site(node))
+            expression = written(self.classes, node, self._call_site(node))
             if any(expression.count(self._pending[v]) > 1 for v in nested):
                 for v in nested:
                     text = self._pending.pop(v)
                     self._place(self._inside.pop(v))
                     self.statements.append(Statement((self.variables[v],), text))
-                expression = node.layer.call(self._call_site(node))
+                expression = written(self.classes, node, self._call_site(node))
             inside: dict[int, str] = {}
             for v in nested:
                 self._pending.pop(v, None)
@@ -186,7 +192,7 @@ class Body:
             value = node.outputs[0]
             self._starts[value] = self._start(node, nested)
             shallow = len(inside) < DEEPEST
-            if shallow and self._nests(node, readers.get(value, ())):
+            if shallow and self._nests(node, readers.get(value, ()), expression):
                 self._pending[value] = expression
                 self._inside[value] = inside
                 continue
@@ -245,14 +251,16 @@ class Body:
             return (False,) * len(node.inputs)
         return tuple(not down for down in node.propagate_down)
 
-    def _nests(self, node: Node, following: tuple[Node, ...]) -> bool:
-        """Whether an in-place layer is all that reads this output: then the call goes
-        inside."""
+    def _nests(self, node: Node, following: tuple[Node, ...], expression: str) -> bool:
+        """Whether the call goes inside of another: where an in-place layer is all that
+        reads this output, or where it would only be another name of its input."""
         if len(node.outputs) != 1 or len(following) != 1 or node.carried:
             return False
         value = node.outputs[0]
         if value in self.graph.returned:
             return False
+        if expression in map(self.variables.get, node.inputs):
+            return True
         tops = following[0].outputs
         return any(top.blob == value.blob for top in tops)
 
@@ -276,7 +284,8 @@ class Body:
     def init_lines(self, parameters: Iterable[str]) -> list[str]:
         """The lines of an `__init__` with these parameters, indented."""
         made = assignments(self.built, parameters)
-        return [f"        {line}" if line else "" for line in made]
+        kept = (f"self.{e.name} = {e.name}" for e in self.classes if e.called)
+        return [f"        {line}" if line else "" for line in (*kept, *made)]
 
     @property
     def result_is_last(self) -> bool:

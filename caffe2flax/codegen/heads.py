@@ -6,21 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.body import Body
-from caffe2flax.codegen.options import (
-    CLASSES,
-    HEADS,
-    LINEAR,
-    Option,
-    Use,
-    dropouts,
-    take_options,
-)
+from caffe2flax.codegen.classes import CLASSES, LINEAR
+from caffe2flax.codegen.options import Option, Use, dropouts, take_options
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.abilities import Rearranges
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Site
 from caffe2flax.ir.layout import Operand, Shape
+
+HEADS = (LINEAR, "nnx.Conv")
 
 
 def find_training_options(bodies: Sequence[Body]) -> tuple[Option, ...]:

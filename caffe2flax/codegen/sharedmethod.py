@@ -9,9 +9,10 @@ from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.methods import Scores, split_last
 from caffe2flax.codegen.module import returns
 from caffe2flax.codegen.statements import commented, lines, shape_checks
-from caffe2flax.codegen.trunk import Trunk, needed
+from caffe2flax.codegen.trunk import Trunk
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph, Value
+from caffe2flax.passes.unused import needed
 
 TRUNK = "trunk"
 RNGS = "rngs: nnx.Rngs | None = None"

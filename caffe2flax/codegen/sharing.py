@@ -82,4 +82,4 @@ def _refused(node: Node, weight: Weight, index: int) -> ConversionError:
         f"layer {node.name!r} shares its blob {index} with layer {weight.layer!r}, but "
         f"a {node.layer.type} layer can share it only with its equal in all blobs"
     )
-    return ConversionError(Problem(text, node.span))
+    return ConversionError(Problem(text, node.span, "unsupported"))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from caffe2flax.codegen.blocks import Factored
 from caffe2flax.codegen.body import Body
+from caffe2flax.codegen.classes import CLASSES
 from caffe2flax.codegen.commonblocks import Blocks, factor_alike
 from caffe2flax.codegen.heads import find_training_options
 from caffe2flax.codegen.methods import total_loss
@@ -16,16 +17,18 @@ from caffe2flax.codegen.module import (
     Module,
     assemble,
     constructor,
+    listed,
     signature,
 )
 from caffe2flax.codegen.names import attribute_names, module_names
-from caffe2flax.codegen.options import CLASSES, Option
+from caffe2flax.codegen.options import Option
 from caffe2flax.codegen.preprocess import preprocess_functions
 from caffe2flax.codegen.sharedmethod import RNGS, TRUNK, SharedMethod
-from caffe2flax.codegen.trunk import Trunk, needed
+from caffe2flax.codegen.trunk import Trunk
 from caffe2flax.codegen.variables import name_variables
 from caffe2flax.ir.call import Code, literal
 from caffe2flax.ir.graph import Graph, Weight
+from caffe2flax.passes.unused import needed
 
 LOSSES, METRICS = "losses", "metrics"
 
@@ -45,9 +48,10 @@ def emit_training(
     version: str,
     flat: bool = False,
 ) -> Module:
-    """The module `name`: `__call__` computes `deploy`, `losses` what counts in the loss
-    of `train`, `metrics`, `metrics_1`, ... the outputs of `tests`. Layers of one number
-    are one, and their weights those of `train`. Its fillers are those of the prototxt.
+    """The module `name`: `__call__` computes `deploy`, `losses` the outputs of `train`
+    and what counts in its loss, `metrics`, `metrics_1`, ... the outputs of `tests`.
+    Layers of one number are one, and their weights those of `train`. Its fillers are
+    those of the prototxt.
 
     `origin` is the file that the docstring names; `flat`: repeated blocks are written
     out. Raises ConversionError where a layer differs between the nets.
@@ -63,7 +67,7 @@ def emit_training(
         bodies = _bodies(train, tests, deploy)
         trunk = _trunk(bodies)
     (body, *tested), deployed = bodies[:-1], bodies[-1]
-    objective = counted(train)
+    objective = returned(train)
     shared = SharedMethod.choose(trunk, objective, tests, body, deployed)
     options = find_training_options(bodies)
     cls = [f"class {name}(nnx.Module):", f'    """{signature(deploy, deployed)}"""']
@@ -74,7 +78,7 @@ def emit_training(
         LOSSES,
         objective,
         body,
-        "What Caffe minimises, by blob and unweighted: see `total_loss`.",
+        "What Caffe prints in training, by blob: losses, unweighted, and scores.",
         [RNGS],
     )
     cls += ["", *total_loss(replace(objective, taps=()), always=True)]
@@ -100,10 +104,11 @@ def emit_training(
     )
 
 
-def counted(train: Graph) -> Graph:
-    """The net up to what counts in its loss: `losses` computes that."""
-    weighted = {value.blob for node in train.nodes for value, _ in node.weighted}
-    return needed(train, [v for v in train.outputs if v.blob in weighted])
+def returned(train: Graph) -> Graph:
+    """The net up to what it returns and what counts in its loss: `losses` computes
+    that. An input that nothing reads is not computed."""
+    given = set(train.arguments)
+    return needed(train, [v for v in train.outputs if v not in given])
 
 
 def _metrics(
@@ -134,7 +139,7 @@ def _from_pretrained(options: Sequence[Option]) -> list[str]:
     if head is not None:
         heads = head.head.split()
         one = len(heads) == 1
-        doc = f"With another `{head.name}`, {_listed(heads)} start{'s' * one} fresh."
+        doc = f"With another `{head.name}`, {listed(heads)} start{'s' * one} fresh."
         known = f"{literal(head.name)} in options"
         fresh = [f"    fresh = {literal(tuple(heads))} if {known} else ()"]
     lines = [
@@ -155,11 +160,6 @@ def _from_pretrained(options: Sequence[Option]) -> list[str]:
         "    return model",
     ]
     return [f"    {line}" for line in lines]
-
-
-def _listed(names: Sequence[str]) -> str:
-    *most, last = (f"`{name}`" for name in names)
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _trunk(bodies: Sequence[Body]) -> Trunk:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from caffe2flax.codegen.body import Body
@@ -69,15 +69,3 @@ def _written(body: Body) -> Mapping[Tops, tuple[Tops, object]]:
 
 def _layouts(graph: Graph) -> Mapping[Value, Layout]:
     return {value: graph.layouts[value] for value in graph.arguments}
-
-
-def needed(graph: Graph, outputs: Iterable[Value]) -> Graph:
-    """`graph` with these outputs and only the nodes that they depend on."""
-    results = tuple(outputs)
-    wanted = set(results)
-    kept: list[Node] = []
-    for node in reversed(graph.nodes):
-        if not wanted.isdisjoint(node.outputs):
-            wanted.update(node.inputs)
-            kept.append(node)
-    return replace(graph, nodes=tuple(reversed(kept)), outputs=results, taps=())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from caffe2flax.ir.graph import Graph, Node, Value
@@ -115,8 +115,27 @@ class Picture:
 
 
 def picture(graph: Graph) -> Picture:
-    """The picture of a graph after the passes `DRAWN`."""
-    return _Painter(graph).picture()
+    """The picture of a graph, best after the passes `DRAWN`: what further passes add to
+    the layers of the net is left out."""
+    return _Painter(_of_the_net(graph)).picture()
+
+
+def _of_the_net(graph: Graph) -> Graph:
+    """The graph without nodes that are no layers of the net."""
+    added = [node for node in graph.nodes if node.number < 0]
+    if not added:
+        return graph
+    before: dict[Value, Value] = {}
+    for node in added:
+        (x,) = node.inputs
+        before[node.outputs[0]] = before.get(x, x)
+
+    def own(values: Iterable[Value]) -> tuple[Value, ...]:
+        return tuple(before.get(value, value) for value in values)
+
+    nodes = (replace(n, inputs=own(n.inputs)) for n in graph.nodes if n.number >= 0)
+    outputs, taps = own(graph.outputs), own(graph.taps)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs, taps=taps)
 
 
 def kind_of(node: Node) -> str:
@@ -185,22 +204,25 @@ class _Painter:
         self._arrow(tail, head, value)
 
     def _layer(self, node: Node) -> None:
-        shapes = [self.graph.shapes[value] for value in node.inputs]
-        kind = kind_of(node)
-        layer = node.layer
-        # The class for one meaning of a type may have no type of its own.
-        type_ = layer.type or type(layer).__name__
-        part = Part(node.name, type_, layer.caption(*shapes), kind)
+        parts = [self._part(layer, node) for layer in node.layers]
         if self._folds(node):
             place = self.places[node.inputs[0]]
-            self.parts[place].append(part)
+            self.parts[place] += parts
             self.places[node.outputs[0]] = place
             return
         block, name = self.blocks.get(node.number, ("", ""))
-        number = self._add(Box(name or node.name, kind, block=block), node.outputs)
-        self.parts[number].append(part)
+        box = Box(name or node.name, kind_of(node), block=block)
+        number = self._add(box, node.outputs)
+        self.parts[number] += parts
         for value in node.inputs:
             self._arrow(self.places[value], number, value)
+
+    def _part(self, layer: Node, node: Node) -> Part:
+        """A layer that `node` computes."""
+        shapes = [self.graph.shapes[value] for value in node.inputs]
+        # The class for one meaning of a type may have no type of its own.
+        type_ = layer.layer.type or type(layer.layer).__name__
+        return Part(layer.name, type_, layer.layer.caption(*shapes), kind_of(layer))
 
     def _folds(self, node: Node) -> bool:
         """Whether the layer works in place on a blob that nothing else reads before."""

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
+from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.files import system
 
 Array = NDArray[Any]
@@ -98,6 +99,26 @@ def write_all(targets: Mapping[Path, Write], force: bool) -> None:
         for folder in reversed(created):
             with suppress(OSError):
                 folder.rmdir()
+
+
+def identities(paths: Iterable[Path | str]) -> frozenset[tuple[int, int]]:
+    """What tells the files at `paths` from others, whatever they are called; a string
+    is what came out of a pipe."""
+    found = set()
+    for path in paths:
+        with suppress(OSError):
+            if not isinstance(path, str):
+                status = path.stat()
+                found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
+
+
+def refuse_overwriting(inputs: frozenset[tuple[int, int]], output: Path) -> None:
+    """Raises ConversionError where `output` is one of the inputs, as `identities` has
+    them."""
+    if inputs & identities([output]):
+        message = "the results would replace this input"
+        raise ConversionError(Problem(message, Span(str(output))))
 
 
 class _Part:

@@ -71,5 +71,5 @@ def _all(stream: IO[bytes], path: Path, limit: str) -> bytes:
     data = stream.read(bound + 1)
     if len(data) > bound:
         text = limits.refusal(limit, f"a file of more than {bound} bytes")
-        raise ConversionError(Problem(text, Span(os.fspath(path))))
+        raise ConversionError(Problem(text, Span(os.fspath(path)), "unsupported"))
     return data

@@ -180,7 +180,7 @@ class _Reader:
                     continue
             if len(layers) > self.limits.layers:
                 text = self.limits.refusal("layers", "the file holds more layers")
-                raise wire.error(f"{text},", found.offset)
+                raise wire.error(f"{text},", found.offset, "unsupported")
         if len(first) == 2:
             raise wire.error(
                 "the file holds both `layer` and `layers`, which Caffe refuses",
@@ -285,7 +285,7 @@ class _Reader:
         """Raises ConversionError for more blobs than the layers can have."""
         if self.blobs + more > self.limits.layers * BLOBS_A_LAYER:
             text = self.limits.refusal("layers", "the file holds blobs for more layers")
-            raise self.wire.error(f"{text},", offset)
+            raise self.wire.error(f"{text},", offset, "unsupported")
 
     def strange(self, message: str, number: int, known: set[int]) -> None:
         if number not in known:

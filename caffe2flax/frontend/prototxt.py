@@ -67,7 +67,7 @@ def read_text(path: str | PathLike[str]) -> str:
         raise ConversionError(Problem(text, Span(file))) from error
     if size > limits.prototxt_bytes:
         text = limits.refusal("prototxt_bytes", f"a prototxt of {size} bytes")
-        raise ConversionError(Problem(text, Span(file)))
+        raise ConversionError(Problem(text, Span(file), "unsupported"))
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         message = "the file is encoded in UTF-16; save it as UTF-8"
         raise ConversionError(Problem(message, Span(file)))
@@ -131,11 +131,11 @@ def _check_size(text: str, file: str) -> None:
     size = len(text)
     if size > limits.prototxt_bytes:
         message = limits.refusal("prototxt_bytes", f"a prototxt of {size} bytes")
-        raise ConversionError(Problem(message, Span(file)))
+        raise ConversionError(Problem(message, Span(file), "unsupported"))
     marks = sum(map(text.count, ":{<,"))
     if marks > limits.fields:
         message = limits.refusal("fields", f"a prototxt of {marks} fields and values")
-        raise ConversionError(Problem(message, Span(file)))
+        raise ConversionError(Problem(message, Span(file), "unsupported"))
 
 
 class _Builder:

@@ -148,7 +148,7 @@ class _Decoder:
         self.count += 1
         if self.count > self.limits.fields:
             text = self.limits.refusal("fields", "the net has more fields and values")
-            raise self.wire.error(f"{text},", offset)
+            raise self.wire.error(f"{text},", offset, "unsupported")
 
     def fields(self, start: int, end: int) -> Iterator[WireField]:
         for found in self.wire.fields(start, end):

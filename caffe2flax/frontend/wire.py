@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.errors import ConversionError, Kind, Problem, Span
 from caffe2flax.files.bounded import is_pipe, not_opened
 from caffe2flax.files.mapped import Mapped
 
@@ -94,11 +94,13 @@ class Wire:
         if isinstance(self.data, Mapped):
             self.data.check()
 
-    def problem(self, message: str, offset: int) -> Problem:
-        return Problem(f"{message} at byte {offset}", Span(self.path))
+    def problem(self, message: str, offset: int, kind: Kind | None = None) -> Problem:
+        return Problem(f"{message} at byte {offset}", Span(self.path), kind)
 
-    def error(self, message: str, offset: int) -> ConversionError:
-        return ConversionError(self.problem(message, offset))
+    def error(
+        self, message: str, offset: int, kind: Kind | None = None
+    ) -> ConversionError:
+        return ConversionError(self.problem(message, offset, kind))
 
     def varint(self, start: int, end: int) -> tuple[int, int]:
         """The unsigned varint at `start` and the offset behind it.

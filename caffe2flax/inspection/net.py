@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 
-from caffe2flax.errors import ConversionError
-from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
-from caffe2flax.frontend.message import Message
-from caffe2flax.frontend.schema import read_architecture
+from caffe2flax.display import markup
 from caffe2flax.inspection.parameters import parameters
+from caffe2flax.inspection.tables import by, short, size
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layout import Layout, Shape
 from caffe2flax.ir.window import Padding
@@ -86,7 +83,7 @@ class DroppedFacts:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Inspection:
     """A net as `inspect` shows it."""
 
@@ -115,6 +112,40 @@ class Inspection:
         inputs = sum(prod(blob.shape) * BYTES for blob in self.inputs)
         return inputs + sum(layer.memory for layer in self.layers)
 
+    def __repr__(self) -> str:
+        counts = f"{self.parameters:,} parameters, {self.multiply_adds:,} multiply-adds"
+        layers = f"{len(self.layers):,} layers"
+        return f"Inspection({self.name}, {self.phase}: {layers}, {counts})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: totals, and a table of the layers."""
+        facts = (
+            ("phase", self.phase),
+            ("inputs", ", ".join(map(_shown, self.inputs))),
+            ("outputs", ", ".join(map(_shown, self.outputs))),
+            ("parameters", f"{self.parameters:,}"),
+            ("multiply-adds", f"{self.multiply_adds:,}"),
+            ("activations", size(self.memory)),
+            *markup.noted(self.notes),
+        )
+        titles = ("layer", "type", "output", "order", "params", "MACs", "memory")
+        rows = [
+            (
+                layer.name,
+                layer.type,
+                by(layer.shape),
+                layer.order,
+                short(layer.parameters),
+                short(layer.multiply_adds),
+                short(layer.memory),
+            )
+            for layer in self.layers
+        ]
+        title = f"{len(self.layers):,} layers"
+        return markup.card(
+            self.name, facts, markup.folded(title, markup.table(titles, rows))
+        )
+
     def to_dict(self) -> dict[str, object]:
         """For JSON."""
         totals = {
@@ -123,6 +154,10 @@ class Inspection:
             "memory": self.memory,
         }
         return {**asdict(self), "totals": totals}
+
+
+def _shown(blob: BlobFacts) -> str:
+    return f"{blob.name} {by(blob.emitted)} ({blob.order})"
 
 
 def inspect_graph(graph: Graph, notes: Sequence[str] = ()) -> Inspection:
@@ -210,77 +245,3 @@ def _shared(graph: Graph) -> Iterator[SharedFacts]:
     for key, names in users.items():
         if len(names) > 1:
             yield SharedFacts(tuple(names), key[1], shapes[key])
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBlob:
-    """A blob of a weights file."""
-
-    layer: str
-    type: str
-    index: int
-    shape: Shape
-    dtype: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsInspection:
-    """The contents of a weights file. net: how many layers the net in the file has, 0
-    where there is no net that can be read, with the reason in `problem`."""
-
-    path: str
-    version: str
-    name: str
-    size: int
-    layers: int
-    blobs: tuple[StoredBlob, ...]
-    net: int
-    problem: str
-    notes: tuple[str, ...]
-
-    @property
-    def parameters(self) -> int:
-        return sum(prod(blob.shape) for blob in self.blobs)
-
-    def to_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return {**asdict(self), "parameters": self.parameters}
-
-
-def inspect_weights(
-    file: WeightFile, path: str | os.PathLike[str]
-) -> WeightsInspection:
-    """The facts of a weights file."""
-    net, problem = 0, ""
-    try:
-        fields = read_architecture(path).net.fields
-        layers = [field.value for field in fields if field.name in ("layer", "layers")]
-        net = len(layers)
-        if not any(isinstance(x, Message) and _is_wired(x) for x in layers):
-            net, problem = 0, "its layers name no blobs that they read or make"
-    except ConversionError as error:
-        problem = error.problems[0].message
-    return WeightsInspection(
-        file.path,
-        file.version,
-        file.net_name,
-        file.size,
-        len(file.layers),
-        tuple(blob for layer in file.layers for blob in _stored(layer)),
-        net,
-        problem,
-        file.notes,
-    )
-
-
-def _is_wired(layer: Message) -> bool:
-    """Whether a layer has bottoms or tops; in V0 these fields are one level deeper."""
-    inner = (f.value for f in layer.all("layer") if isinstance(f.value, Message))
-    return any(x.has("top") or x.has("bottom") for x in (layer, *inner))
-
-
-def _stored(layer: LayerBlobs) -> Iterator[StoredBlob]:
-    for i, blob in layer.numbered.items():
-        dtype = str(blob.dtype)
-        yield StoredBlob(layer.name, layer.type, i, blob.shape, dtype, blob.nbytes)

@@ -9,9 +9,9 @@ from caffe2flax.inspection.net import (
     Inspection,
     LayerFacts,
     PaddingFacts,
-    WeightsInspection,
 )
 from caffe2flax.inspection.tables import Column, by, short, size, table
+from caffe2flax.inspection.weights import WeightsInspection
 from caffe2flax.inspection.where import LayerLocation, Passage
 
 Pairs = tuple[tuple[int, int], ...]

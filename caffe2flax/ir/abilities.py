@@ -6,8 +6,9 @@
     class Dropout(Elementwise, Stochastic):
         ...
 
-A layer type names them among its bases, beside `Layer`. One more is in coordinates.py:
-`Spatial`, for layers whose top has pixels that correspond to pixels of the bottom.
+A layer type names them among its bases, beside `Layer`. More are in coordinates.py,
+`Spatial` for layers whose top has pixels that correspond to pixels of the bottom, and
+in classes.py, `PerClass` for layers that may depend on a number of classes.
 """
 
 from __future__ import annotations
@@ -60,6 +61,46 @@ class Probabilities:
 
     of_classes: ClassVar[bool] = False
     """The classes exclude one another, as in Softmax."""
+
+    def class_axis(self, rank: int) -> int:
+        """The axis of a bottom of `rank` axes that has an entry for each class."""
+        return 1
+
+
+class FindsObjects(ABC):
+    """A layer whose first top is rows (image, class, score, x1, y1, x2, y2) of boxes,
+    the corners in parts of the image's width and height."""
+
+    __slots__ = ()
+
+    counts_images: ClassVar[bool] = True
+    """The first number of a row is that of the image, and not always 0."""
+
+    @property
+    @abstractmethod
+    def object_classes(self) -> range:
+        """The numbers that the class of a box may have."""
+
+
+class ProposesRegions:
+    """A layer whose first top is regions (image, x1, y1, x2, y2) in pixels of the net's
+    input. Its last bottom is the input's height and width, and how many times as large
+    as the image it is."""
+
+    __slots__ = ()
+
+
+class FindsPeaks:
+    """A layer whose top (1, parts, peaks + 1, 3) has for each part the number of peaks,
+    then rows (x, y, value) in pixels of its bottom."""
+
+    __slots__ = ()
+
+
+class NumbersClasses:
+    """A layer whose top holds numbers of classes, not scores."""
+
+    __slots__ = ()
 
 
 class Rearranges:

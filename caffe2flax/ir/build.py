@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.errors import ConversionError, Problem, Span, closest, unknown
 from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.frontend.upgrade.v1 import type_of_enum
 from caffe2flax.ir.abilities import Source, WritesMethod
@@ -24,7 +24,7 @@ from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.refused import REFUSED
-from caffe2flax.ir.registry import LAYERS, PARAMETERS, find_layer
+from caffe2flax.ir.registry import LAYERS, PARAMETERS, find_layer, find_variant
 from caffe2flax.ir.transform import Transform
 from caffe2flax.options import one_or_more
 
@@ -35,14 +35,16 @@ def build(
     phase: str = "TEST",
     caller_shapes: CallerShapes,
     taps: Sequence[str] | str = (),
+    until: Sequence[str] = (),
     dialects: Mapping[str, str] | None = None,
     stub: type[Layer] | None = None,
     name: str = "",
     left_out: Mapping[str, str] | None = None,
 ) -> Graph:
     """The graph of an upgraded and filtered net. `name` is the default for a net
-    without a name; `stub` is the class for unknown types, if any. `left_out`: by blob,
-    which layer makes it that the filter left out, and how to keep that.
+    without a name; `stub` is the class for unknown types, if any. `until`: the blobs
+    that are its outputs, if not all that no layer reads. `left_out`: by blob, which
+    layer makes it that the filter left out, and how to keep that.
 
     Raises ConversionError with the problems of all layers.
     """
@@ -81,7 +83,7 @@ def build(
         phase=phase,
         inputs=tuple(builder.sources),
         nodes=tuple(builder.nodes),
-        outputs=builder.outputs(),
+        outputs=tuple(builder.latest[blob] for blob in until) or builder.outputs(),
         blobs=dict(builder.latest),
         taps=tapped,
         transforms=builder.transforms,
@@ -237,23 +239,27 @@ class _Builder:
             if name in known and name not in (own, *others):
                 params.ignore(name)
                 self._note(params, f"{name} has no meaning in a {type_} layer")
-        check_blobs(params, type_, cls, bottoms, tops)
-        before = len(params.problems)
         params.bottoms, params.tops = len(bottoms), len(tops)
         params.bottom_types = tuple(self.blob_types.get(blob, "") for blob in bottoms)
         self.blob_types.update(dict.fromkeys(tops, type_))
         params.in_place = bool(set(bottoms) & set(tops))
         params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)
         params.notes = self.notes
-        main = (
-            params.sub(own)
-            if own
-            else replace(params, name=type_, message=None, parent=params)
-        )
+        bare = replace(params, name=type_, message=None, parent=params)
+        main = params.sub(own) if own else bare
+        cls = find_variant(type_, main) or cls
+        check_blobs(params, type_, cls, bottoms, tops)
+        before = len(params.problems)
         try:
             layer = cls.parse(main)
         except ConversionError as error:
             self.problems += [problem.at(params.span()) for problem in error.problems]
+            layer = None
+        found = self.problems[before:]
+        if self.stub and found and all(p.kind == "unsupported" for p in found):
+            del self.problems[before:]
+            return self.stub.parse(bare)
+        if layer is None:
             return None
         if type(layer) is not cls:  # one of several meanings of the type
             check_blobs(params, type_, type(layer), bottoms, tops)
@@ -273,10 +279,11 @@ class _Builder:
             modern = type_of_enum(type_)
             hint = f"; did you mean {modern}?" if modern else ""
             hint = hint or closest(type_, LAYERS, self.problems)
+            kind = "unsupported" if reason else unknown(type_, hint)
             hint = f": {reason}" if reason else hint
             again = f" ({len(spans)} layers)" if len(spans) > 1 else ""
             text = f"layer type {type_} is not supported{again}{hint}"
-            self.problems.append(Problem(text, spans[0]))
+            self.problems.append(Problem(text, spans[0], kind))
 
     def check_input_shapes(self, shapes: Mapping[str, Shape]) -> None:
         stubs = (n for n in self.nodes if isinstance(n.layer, WritesMethod))

@@ -40,9 +40,19 @@ DIALECTS: Mapping[str, Mapping[str, str]] = {
         "normalized": "Caffe 1.0: loss_param says what the sum is divided by",
         "batch": "older Caffe: the sum is divided by the batch size",
     },
+    "DepthwiseConvolution": {
+        "depthwise": "without group: on the GPU the fork computes a depthwise one with "
+        "the first C kernels; give group: C",
+        "full": "without group: on the CPU the fork computes a full convolution; give "
+        "type: Convolution",
+    },
     "Upsample": {
         "unpool": "a maximum goes where the pooling mask says",
         "nearest": "each pixel is repeated",
+    },
+    "Warp": {
+        "coordinates": "LiteFlowNet: the second bottom holds columns and rows",
+        "flow": "PWC-Net: the second bottom is added to each pixel's own place",
     },
 }
 """Layer types with several meanings: each meaning by its name, with what it is."""

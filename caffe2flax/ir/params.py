@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
-from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.errors import (
+    ConversionError,
+    Kind,
+    Problem,
+    Span,
+    closest,
+    unknown,
+)
 from caffe2flax.frontend.descriptors import FieldSpec, schema
 from caffe2flax.frontend.message import Field, Message, Scalar
 from caffe2flax.frontend.scalar import (
@@ -93,18 +101,24 @@ class Params:
         """Every value of a repeated field."""
         return tuple(self._convert(f, type_()) for f in self._fields(name))
 
-    def choice(self, name: str, *words: str, default: str | None = None) -> str:
+    def choice(
+        self,
+        name: str,
+        *words: str,
+        default: str | None = None,
+        older: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
         """An enum field, by name or number. `words` are the names in the order of their
         numbers, "" for a number without one; the first is the default unless `default`
-        is given."""
+        is given. `older` names of some of them stand for the same."""
         entry = self._single(name)
         if entry is None:
             return words[0] if default is None else default
         value = entry.value
-        known = [word for word in words if word]
+        known = [*filter(None, words), *older]
         if isinstance(value, Scalar) and value.kind != "string":
             if value.text in known:
-                return value.text
+                return older.get(value.text, value.text)
             if is_integer(value):
                 number = to_integer(value.text)
                 if 0 <= number < len(words) and words[number]:
@@ -150,11 +164,22 @@ class Params:
     def error(self, name: str | None, message: str) -> None:
         """Records a problem at the field `name`, or at the message; not where it may
         follow from a value, or a number of blobs, that is refused already."""
+        self._report(name, message, None)
+
+    def _report(self, name: str | None, message: str, kind: Kind | None) -> None:
         if name in self._wrong or (name is None and self._wrong):
             return
         if name is None and self.parent is not None and self.parent._missing:
             return
-        self.problems.append(Problem(message, self.span(name)))
+        self.problems.append(Problem(message, self.span(name), kind))
+
+    def unsupported(self, name: str | None, message: str) -> None:
+        """As `error`, for what a fork computes and is not converted."""
+        self._report(name, message, "unsupported")
+
+    def ambiguous(self, name: str | None, message: str) -> None:
+        """As `error`, for what the file leaves open."""
+        self._report(name, message, "ambiguous")
 
     def refuse(self, found: Field, message: str) -> None:
         """Records what is wrong with a value; it is the only problem of its field."""
@@ -193,7 +218,7 @@ class Params:
 
     def undecided(self, type_: str) -> None:
         """Records the problem that the file does not decide the meaning of the type."""
-        self.error(
+        self.ambiguous(
             None,
             f"{type_} has several meanings, and nothing here tells which: "
             f"{listed(type_)}. Choose one with --dialect {type_}=MEANING",
@@ -210,8 +235,11 @@ class Params:
         first = {f.name: f.span for f in reversed(fields)}
         for name, span in reversed(first.items()):
             if name not in self._known and not self._has_no_effect(name):
-                text = f"unknown field {name} in {self.name}{self._hint(name)}"
-                self.problems.append(Problem(text, span))
+                hint = self._hint(name)
+                text = f"unknown field {name} in {self.name}{hint}"
+                # Caffe takes a field of its own, whether or not it is known here.
+                kind = "unsupported" if name in self._specs() else unknown(name, hint)
+                self.problems.append(Problem(text, span, kind))
         for child in self._children:
             if child.message is not None:
                 child._report_unread()

@@ -36,7 +36,6 @@ REFUSED: Mapping[str, str] = {
     "DeconvolutionFixed": ROUNDED,
     "DeconvolutionBNFixed": ROUNDED,
     "InnerProductFixed": ROUNDED,
-    "DataAugmentation": FLOW,
     "FlowAugmentation": FLOW,
     "GenerateAugmentationParameters": FLOW,
     "RPROI": "proposals and pooling in one plug-in of a closed library; put Proposal "

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.layer import Arity, Layer
+from caffe2flax.ir.params import Params
 
 LAYERS: dict[str, type[Layer]] = {}
 PARAMETERS: dict[str, tuple[str, ...]] = {}
@@ -28,6 +29,28 @@ def layer(type_: str, *parameters: str) -> Callable[[L], L]:
         return cls
 
     return register
+
+
+VARIANTS: dict[str, list[tuple[Callable[[Params], bool], type[Layer]]]] = {}
+"""The classes of forks for a type of Caffe, each with what tells the fork's meaning."""
+
+
+def variant(type_: str, meant: Callable[[Params], bool]) -> Callable[[L], L]:
+    """Registers a class for those layers of a type that a fork changed: `meant` tells
+    them by the fields, or the number of bottoms, that only the fork has."""
+
+    def register(cls: L) -> L:
+        VARIANTS.setdefault(type_, []).append((meant, cls))
+        cls.type = type_
+        return cls
+
+    return register
+
+
+def find_variant(type_: str, params: Params) -> type[Layer] | None:
+    """The fork's class that this layer needs; None for the type as Caffe has it."""
+    found = (cls for meant, cls in VARIANTS.get(type_, ()) if meant(params))
+    return next(found, None)
 
 
 OPERATIONS: dict[str, str] = {}

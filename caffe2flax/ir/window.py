@@ -26,6 +26,9 @@ Pairs = tuple[tuple[int, int], ...]
 class Window:
     """One axis of a sliding window; raises ConversionError if a field is out of range.
 
+    `pad` is for both ends, unless `pad_end` is given, as forks have it: then each is
+    for its own end, and may be negative, which cuts pixels off.
+
     Caffe accepts a dilation of 0, which reads one pixel `kernel` times; no network
     means that, so it is an error here.
     """
@@ -34,6 +37,7 @@ class Window:
     stride: int = 1
     pad: int = 0
     dilation: int = 1
+    pad_end: int | None = None
 
     def __post_init__(self) -> None:
         wrong = [
@@ -41,7 +45,8 @@ class Window:
             for name, value, least in (
                 ("kernel", self.kernel, 1),
                 ("stride", self.stride, 1),
-                ("pad", self.pad, 0),
+                ("pad", self.pad, 0 if self.pad_end is None else -INT_MAX),
+                ("pad", self.high, -INT_MAX),
                 ("dilation", self.dilation, 1),
             )
             if not least <= value <= INT_MAX
@@ -50,24 +55,41 @@ class Window:
             raise ConversionError("; ".join(wrong))
 
     @property
+    def high(self) -> int:
+        """The pad at the end."""
+        return self.pad if self.pad_end is None else self.pad_end
+
+    @property
+    def pads(self) -> int:
+        """The pads of both ends together."""
+        return self.pad + self.high
+
+    @property
     def extent(self) -> int:
         """Pixels from the first tap to the last, both included."""
         return self.dilation * (self.kernel - 1) + 1
 
     def __str__(self) -> str:
         dilation = f", dilation {self.dilation}" if self.dilation > 1 else ""
-        return f"kernel {self.kernel}, stride {self.stride}, pad {self.pad}{dilation}"
+        pad = self.pad if self.pad_end is None else f"{self.pad} and {self.pad_end}"
+        return f"kernel {self.kernel}, stride {self.stride}, pad {pad}{dilation}"
 
 
 def caption(windows: Sequence[Window]) -> str:
     """The windows of all axes as text: "7x7, stride 2, pad 3"."""
     parts = ["x".join(str(w.kernel) for w in windows)]
-    for name, usual in (("stride", 1), ("pad", 0), ("dilation", 1)):
-        values = [getattr(w, name) for w in windows]
+    for name, usual in (("stride", "1"), ("pad", "0"), ("dilation", "1")):
+        values = [str(getattr(w, name)) for w in windows]
+        if name == "pad":
+            values = [_pad_text(w) for w in windows]
         if set(values) != {usual}:
             sides = values[:1] if len(set(values)) == 1 else values
-            parts.append(f"{name} {'x'.join(map(str, sides))}")
+            parts.append(f"{name} {'x'.join(sides)}")
     return ", ".join(parts)
+
+
+def _pad_text(w: Window) -> str:
+    return str(w.pad) if w.pad == w.high else f"{w.pad}+{w.high}"
 
 
 CEIL = ((0, 1), (0, 1))
@@ -103,14 +125,14 @@ def conv_output(size: int, w: Window) -> int:
     its stride still gives one output: kernel 4, stride 2 on 3 pixels gives 1.
     Raises ConversionError where Caffe aborts.
     """
-    room = size + 2 * w.pad - w.extent
+    room = size + w.pads - w.extent
     steps = room // w.stride if room >= 0 else -(-room // w.stride)
     return _checked(steps + 1, size, w)
 
 
 def deconv_output(size: int, w: Window) -> int:
     """Size of a Deconvolution's output. Raises ConversionError where Caffe aborts."""
-    return _checked(w.stride * (size - 1) + w.extent - 2 * w.pad, size, w)
+    return _checked(w.stride * (size - 1) + w.extent - w.pads, size, w)
 
 
 def pool_output(size: int, w: Window, *, ceil: bool, clip: bool) -> int:
@@ -122,20 +144,22 @@ def pool_output(size: int, w: Window, *, ceil: bool, clip: bool) -> int:
     Raises ConversionError where Caffe aborts.
     """
     _check_pool(w)
-    room = size + 2 * w.pad - w.kernel
+    room = size + w.pads - w.kernel
     out = (-(-room // w.stride) if ceil else room // w.stride) + 1
     if clip and (out - 1) * w.stride >= size + w.pad:
         out -= 1
+        if (out - 1) * w.stride >= size + w.pad:
+            raise ConversionError(f"two windows of {w} are beyond an input of {size}")
     return _checked(out, size, w)
 
 
 def overhang(size: int, w: Window, out: int) -> int:
-    """Pixels that the last of `out` windows reads beyond size + pad; never negative.
+    """Pixels that the last of `out` windows reads beyond the pad; never negative.
 
     0 also for a surplus, trailing pixels (or pads) that no window reads: XLA rounds the
     number of windows down, so it does not read them either.
     """
-    return max(0, _reach(size, w, out) - w.pad)
+    return max(0, _reach(size, w, out) - w.high)
 
 
 def pool_windows(size: int, w: Window, out: int) -> list[tuple[int, int, int]]:
@@ -149,7 +173,7 @@ def pool_windows(size: int, w: Window, out: int) -> list[tuple[int, int, int]]:
     windows = []
     for i in range(out):
         start = i * w.stride - w.pad
-        end = min(start + w.kernel, size + w.pad)
+        end = min(start + w.kernel, size + w.high)
         first = max(start, 0)
         windows.append((first, max(first, min(end, size)), end - start))
     return windows
@@ -168,7 +192,7 @@ def reconcile(
 
     sizes, windows, outs: the input's spatial sizes, the windows and the output's
         spatial sizes, axis by axis in one order, which the pairs follow.
-    Raises ValueError if no padding of zero or more makes `outs` of `sizes`.
+    Raises ValueError if no padding makes `outs` of `sizes`.
     """
     axes = tuple(zip(sizes, windows, outs, strict=True))
     caffe = tuple((w.pad, _high(size, w, out)) for size, w, out in axes)
@@ -199,8 +223,8 @@ def _reach(size: int, w: Window, out: int) -> int:
 def _high(size: int, w: Window, out: int) -> int:
     """The high pad nearest to Caffe's under which XLA makes `out` windows."""
     reach = _reach(size, w, out)
-    high = min(max(w.pad, reach), reach + w.stride - 1)
-    if high < 0 or out < 1:
+    high = min(max(w.high, reach), reach + w.stride - 1)
+    if high < min(0, w.high) or out < 1:
         raise ValueError(f"no padding makes {out} of {size} with {w}")
     return high
 
@@ -226,7 +250,7 @@ def _joined(numbers: tuple[int, ...]) -> str:
 def _check_pool(w: Window) -> None:
     if w.dilation != 1:
         raise ConversionError(f"pooling has no dilation, but it is {w.dilation}")
-    if w.pad >= w.kernel:
+    if w.pad_end is None and w.pad >= w.kernel:
         raise ConversionError(f"pad {w.pad} must be less than kernel {w.kernel}")
 
 

@@ -11,6 +11,7 @@ from caffe2flax.ir.layer import Blob, Site, canonical_axis
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.window import Window
+from caffe2flax.layers._sides import AS_GIVEN, Sides, read_sides
 
 FILLERS = (
     "constant",
@@ -49,11 +50,11 @@ def read_filler(given: Params) -> Filler:
     refused = []
     if type_ not in FILLERS:
         text = f"filler {type_!r} is none of {', '.join(FILLERS)}"
-        refused.append(Problem(text, given.span("type")))
+        refused.append(Problem(text, given.span("type"), "unsupported"))
         type_ = "constant"
     for name in filter(given.has, FORK_FIELDS):
         text = f"{name} in {given.name} is not known to Caffe's fillers"
-        refused.append(Problem(text, given.span(name)))
+        refused.append(Problem(text, given.span(name), "unsupported"))
     for problem in refused:
         given.note(
             f"{problem.span}: {problem.message}; a filler does not count where a file "
@@ -114,18 +115,29 @@ class Sliding:
     pad: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     axis: int = 1
+    sides: Sides = AS_GIVEN
 
     @classmethod
-    def parse(cls, params: Params) -> Sliding:
-        """`engine` and `force_nd_im2col` are ignored: the result is the same."""
+    def parse(cls, params: Params, *, sides: bool = False) -> Sliding:
+        """`engine` and `force_nd_im2col` are ignored: the result is the same.
+
+        sides: whether the type has pads for each side in Synopsys' fork.
+        """
         params.ignore("engine", "force_nd_im2col")
         params.suggest("kernel_size")
+        # Of video-caffe: a number for each axis.
+        shapes = (
+            blob_shape(params.sub(f"{name}_shape"))
+            for name in ("kernel", "stride", "pad")
+        )
+        kernel, stride, pad = shapes
         return cls(
-            _per_axis(params, "kernel_size", "kernel"),
-            _per_axis(params, "stride", "stride"),
-            _per_axis(params, "pad", "pad", missing=0),
+            kernel or _per_axis(params, "kernel_size", "kernel"),
+            stride or _per_axis(params, "stride", "stride"),
+            pad or _per_axis(params, "pad", "pad", missing=0),
             params.all("dilation", int),
             params.get("axis", 1),
+            read_sides(params, signed=True) if sides else AS_GIVEN,
         )
 
     def channel_axis(self, shape: Shape) -> int:
@@ -135,10 +147,11 @@ class Sliding:
     def windows(self, shape: Shape) -> tuple[Window, ...]:
         """A Window for each spatial axis of a blob; where there is none, no kernel_size
         is needed. Raises ConversionError."""
-        rank = len(shape) - self.channel_axis(shape) - 1
-        if rank and not self.kernel:
+        sizes = shape[self.channel_axis(shape) + 1 :]
+        if sizes and not self.kernel:
             raise ConversionError("kernel_size is missing")
-        return windows(rank, self.kernel, self.stride, self.pad, self.dilation)
+        given = self.kernel, self.stride, self.pad, self.dilation
+        return self.sides.around(windows(len(sizes), *given), sizes)
 
 
 def _per_axis(

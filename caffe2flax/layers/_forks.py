@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from caffe2flax.errors import ConversionError, UnknownShape
+from caffe2flax.errors import ConversionError, UnknownShape, unsupported
 from caffe2flax.ir.abilities import NotConverted, Source
 from caffe2flax.ir.layer import Arity, Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -45,7 +45,7 @@ class TrainingOnly(Layer, NotConverted):
         return cls(cls.type)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        raise ConversionError(
+        raise unsupported(
             f"{self.what} works on ground truth while a net is trained and is not "
             "converted: convert the net as TEST, or give the layer by a plug-in"
         )

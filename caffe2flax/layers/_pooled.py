@@ -16,7 +16,7 @@ LOWEST = float(np.finfo(np.float32).min)
 
 def pooled(sizes: Shape, spatial: tuple[Window, ...], *, ceil: bool) -> Shape:
     """Sizes of the output. Raises ConversionError where Caffe aborts."""
-    clip = any(w.pad for w in spatial)
+    clip = any(w.pads for w in spatial)
     return tuple(
         pool_output(size, w, ceil=ceil, clip=clip)
         for size, w in zip(sizes, spatial, strict=True)
@@ -24,15 +24,20 @@ def pooled(sizes: Shape, spatial: tuple[Window, ...], *, ceil: bool) -> Shape:
 
 
 def slide(x: Array, method: str, spatial: tuple[Window, ...], sizes: Shape) -> Array:
-    """x (N, C, *spatial) pooled into `sizes`; MASK is where MAX found its value."""
+    """x (N, C, *spatial) pooled into `sizes`; MASK is where MAX found its value, and
+    AVE_EXC_PAD divides by the pixels alone."""
     ranges = [list(each) for each in map(pool_windows, x.shape[2:], spatial, sizes)]
     largest = seen = np.where(x > LOWEST, x, LOWEST)
     pixels, sums = np.ones(()), x
     for axis, each in enumerate(ranges, 2):
         largest = _along(largest, each, axis, np.maximum)
-        pixels = np.multiply.outer(pixels, np.array([d for *_, d in each], float))
-        sums = _along(sums, each, axis, np.add) if method == "AVE" else sums
-    if method == "AVE":
+        counts = [
+            end - start if method == "AVE_EXC_PAD" else divisor
+            for start, end, divisor in each
+        ]
+        pixels = np.multiply.outer(pixels, np.array(counts, float))
+        sums = _along(sums, each, axis, np.add) if "AVE" in method else sums
+    if "AVE" in method:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(sums / pixels)
     return largest if method == "MAX" else _places(seen, largest, *ranges)

@@ -24,21 +24,36 @@ def max_pool(
 
 
 def avg_pool(
-    x: str, spatial: tuple[Window, ...], padding: Padding, sizes: Shape, outs: Shape
+    x: str,
+    spatial: tuple[Window, ...],
+    padding: Padding,
+    sizes: Shape,
+    outs: Shape,
+    *,
+    pixels_only: bool = False,
 ) -> str:
     """nnx.avg_pool where there are no pads, or only those of Caffe's rounding, which do
     not count; otherwise a function that counts them as Caffe does. The latter adds in
-    float32, as bfloat16 is too coarse for large windows."""
+    float32, as bfloat16 is too coarse for large windows. With `pixels_only` no pad
+    counts."""
     over = overhangs(sizes, spatial, outs)
-    pad = tuple(w.pad for w in spatial)
+    pad = pads(spatial)
+    if pixels_only and any(map(any, padding.caffe)):
+        given = _window(x, spatial, padding.emitted)
+        return f"nnx.avg_pool({given}, count_include_pad=False)"
     large = prod(w.kernel for w in spatial) > LARGE
-    if large or (any(over) and (any(pad) or padding.empty)):
+    if large or (any(over) and (any(w.pads for w in spatial) or padding.empty)):
         kernel, stride = _numbers(spatial)
         counted = arguments(x, kernel, stride, pad=pad, overhang=over)
         return f"avg_pool({counted})"
     given = _window(x, spatial, padding.emitted)
     counts = ", count_include_pad=False" if any(over) else ""
     return f"nnx.avg_pool({given}{counts})"
+
+
+def pads(spatial: tuple[Window, ...]) -> tuple[int | tuple[int, int], ...]:
+    """On each axis the pad of both ends, or a pair where they differ."""
+    return tuple(w.pad if w.pad == w.high else (w.pad, w.high) for w in spatial)
 
 
 def overhangs(sizes: Shape, spatial: tuple[Window, ...], outs: Shape) -> Shape:

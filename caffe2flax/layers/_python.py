@@ -17,6 +17,7 @@ PYTHON: dict[tuple[str, str], Callable[[Params], Layer]] = {}
 Words = dict[str, tuple[str, ...]]
 
 LIMIT = 10_000
+DIGITS = 9
 QUOTES = " \t\r\n'\""
 PAIR = re.compile(
     r"""\s*['"]?(?P<key>\w+)['"]?\s*:\s*
@@ -52,10 +53,14 @@ def options(params: Params, *known: str) -> Words:
         pair = PAIR.match(text, place)
         if pair is None or len(text) > LIMIT:
             shown = text[place : place + 40].strip()
-            params.error("param_str", f"param_str is not understood from {shown!r} on")
+            params.unsupported(
+                "param_str", f"param_str is not understood from {shown!r} on"
+            )
             return values
         if pair["key"] not in known:
-            params.error("param_str", f"unknown option {pair['key']} in param_str")
+            params.unsupported(
+                "param_str", f"unknown option {pair['key']} in param_str"
+            )
         words = pair["one"] if pair["list"] is None else pair["list"]
         values[pair["key"]] = tuple(
             word.strip(QUOTES) for word in words.split(",") if word.strip(QUOTES)
@@ -76,3 +81,21 @@ def numbers(
         params.error("param_str", f"{key} in param_str needs positive numbers")
         return default or (1.0,)
     return values
+
+
+def whole(params: Params, words: Words, key: str) -> int:
+    """A whole number, 0 or more, that an option must have."""
+    text = " ".join(words.get(key, ()))
+    if not text.isascii() or not text.isdecimal() or len(text) > DIGITS:
+        shown = repr(text) if text else "nothing"
+        params.error("param_str", f"{key} in param_str is a number, not {shown}")
+        return 0
+    return int(text)
+
+
+def test_alone(params: Params) -> None:
+    """Refuses a layer whose part in training is not known."""
+    if params.phase == "TRAIN":
+        name = params.get("module", "")
+        text = f"{name} is known for TEST alone: convert the net as TEST"
+        params.error("module", text)

@@ -16,7 +16,9 @@ from caffe2flax.ir.layer import Array, Layer, Layouts, Site, canonical_axis
 from caffe2flax.ir.layout import Layout, Operand, Shape, join_orders
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
+from caffe2flax.layers._affine import AxisRange, along, expanded, joined, shapes
 from caffe2flax.layers._fields import one_shape
+from caffe2flax.layers._sides import refuse_quantised
 
 
 def shared_layout(inputs: Sequence[Operand]) -> Layout:
@@ -30,32 +32,52 @@ def shared_layout(inputs: Sequence[Operand]) -> Layout:
     return last if last.axes in axes else Layout.caffe(layouts[0].rank)
 
 
+OPERATIONS = ("PROD", "SUM", "MAX", "DIV", "MIN")
+SIGNS = {"PROD": " * ", "DIV": " / "}
+FUNCTIONS = {
+    "PROD": np.multiply,
+    "MAX": np.maximum,
+    "DIV": np.divide,
+    "MIN": np.minimum,
+}
+
+
 @layer("Eltwise", "eltwise_param")
 @dataclass(frozen=True, slots=True)
 class Eltwise(Layer, Pointwise):
-    """Sum with coefficients (SUM), product (PROD) or maximum (MAX) of several blobs."""
+    """Sum with coefficients (SUM), product (PROD) or maximum (MAX) of several blobs.
+
+    Synopsys' fork has DIV and MIN, too, and a second bottom of fewer axes, which lie on
+    those of the first from `axis` on.
+    """
 
     bottoms = (2, None)
 
     operation: str = "SUM"
     coeff: tuple[float, ...] = ()
+    axis: int = 0
 
     @classmethod
     def parse(cls, params: Params) -> Self:
         # The other method for the gradient of PROD divides by the factors: 0 / 0 at 0.
         params.ignore("stable_prod_grad")
-        operation = params.choice("operation", "PROD", "SUM", "MAX", default="SUM")
+        refuse_quantised(params)
+        operation = params.choice("operation", *OPERATIONS, default="SUM")
+        axis = params.get("axis", 0)
         coeff = params.all("coeff", float)
         if coeff and len(coeff) != params.bottoms:
             text = f"{len(coeff)} coeff for {params.bottoms} bottoms: give one each"
             params.error("coeff", text)
-        if coeff and operation == "PROD":
+        if coeff and operation in ("PROD", "DIV", "MIN"):
             params.error("coeff", "coeff works with SUM only")
+        if operation == "DIV" and params.bottoms != 2:
+            params.error("operation", f"DIV is of two bottoms, not {params.bottoms}")
         if operation != "SUM":
-            if operation == "MAX" and params.in_place:
-                text = "in place the maximum loses its first bottom; name another top"
+            if operation in ("MAX", "MIN") and params.in_place:
+                what = {"MAX": "maximum", "MIN": "minimum"}[operation]
+                text = f"in place the {what} loses its first bottom; name another top"
                 params.error(None, text)
-            return cls(operation)
+            return cls(operation, axis=axis)
         coeff = coeff or (1.0,) * params.bottoms
         if params.in_place:
             params.note(
@@ -63,33 +85,54 @@ class Eltwise(Layer, Pointwise):
                 "so here too"
             )
             coeff = (0.0, *coeff[1:])
-        return cls(operation, coeff)
+        return cls(operation, coeff, axis)
+
+    def _span(self, *inputs: Shape) -> tuple[int, int] | None:
+        """The axes of the first bottom that the second one has; None where all bottoms
+        have one shape. Raises ConversionError."""
+        if not self.axis and (len(inputs) < 2 or len(inputs[1]) >= len(inputs[0])):
+            one_shape(inputs)
+            return None
+        one_shape((inputs[0], *inputs[2:]))
+        return AxisRange(self.axis).second(*inputs[:2])
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        return (one_shape(inputs),)
+        self._span(*inputs)
+        return inputs[:1]
 
     def caption(self, *inputs: Shape) -> str:
         return self.operation
 
     def layouts(self, *inputs: Operand) -> Layouts:
+        span = self._span(*shapes(inputs))
+        if span is not None:
+            own, top = joined(inputs[0], inputs[1], span[0])
+            return Layouts((*own, *top * (len(inputs) - 2)), top)
         layout = shared_layout(inputs)
         return Layouts((layout,) * len(inputs), (layout,))
 
     def call(self, at: Site) -> str:
+        args, operands = list(at.args), list(at.operands)
+        span = self._span(*shapes(at.inputs))
+        if span is not None:
+            args[1] = operands[1] = expanded(at.input, operands[1], *span)
         if self.operation == "MAX":
-            return f"largest({', '.join(at.args)})"
-        if self.operation == "PROD":
-            return " * ".join(at.operands)
-        pairs = list(zip(self.coeff, at.operands, strict=True))
+            return f"largest({', '.join(args)})"
+        if self.operation == "MIN":
+            return reduce(lambda y, x: f"jnp.minimum({y}, {x})", args)
+        if self.operation in SIGNS:
+            return SIGNS[self.operation].join(operands)
+        pairs = list(zip(self.coeff, operands, strict=True))
         pairs = [pair for pair in pairs if pair[0]] or pairs[:1]
         first = "-" if pairs[0][0] < 0 else ""
         return first + "".join(_term(c, x) for c, x in pairs)[len(" + ") :]
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        if self.operation == "MAX":
-            return reduce(np.maximum, inputs)
-        if self.operation == "PROD":
-            return reduce(np.multiply, inputs)
+        span = self._span(*(x.shape for x in inputs))
+        if span is not None:
+            inputs = (inputs[0], along(inputs[1], inputs[0], span[0]), *inputs[2:])
+        if self.operation != "SUM":
+            return reduce(FUNCTIONS[self.operation], inputs)
         return reduce(np.add, (c * x for c, x in zip(self.coeff, inputs, strict=True)))
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from math import prod
 from typing import Self
-
-import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.abilities import Abbreviated, Windowed
 from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, same
+from caffe2flax.ir.classes import PerClass
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, shrinking
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
@@ -24,9 +22,9 @@ from caffe2flax.ir.window import (
     Window,
     caption,
     conv_output,
-    overhang,
     reconcile,
 )
+from caffe2flax.layers._convolved import convolve
 from caffe2flax.layers._fields import (
     Sliding,
     filler,
@@ -36,15 +34,13 @@ from caffe2flax.layers._fields import (
     one_shape,
     output_counts,
 )
-
-MATRIX = 2**19
-"""Elements in a matrix of the reference: 4 MB, which is allocated fast and stays mostly
-in the cache."""
+from caffe2flax.layers._sides import refuse_quantised
 
 
+@register("NdConvolution", "convolution_param")
 @register("Convolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Convolution(Layer, Spatial, Windowed, Abbreviated):
+class Convolution(Layer, Spatial, Windowed, Abbreviated, PerClass):
     """y[o, i] = b[o] + sum of w[o, c, k] * x[c, stride * i + dilation * k - pad]."""
 
     abbreviation = "conv"
@@ -66,9 +62,10 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
         if params.bottoms != params.tops:
             params.error(None, "as many tops as bottoms are needed")
         num_output, group = output_counts(params)
+        refuse_quantised(params)
         return cls(
             num_output,
-            Sliding.parse(params),
+            Sliding.parse(params, sides=True),
             group,
             params.get("bias_term", True),
             filler(params, "weight_filler"),
@@ -105,11 +102,21 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
         return f"{self.num_output}, {caption(windows)}{group}"
 
     def coordinate_map(self) -> CoordinateMap | None:
+        if self.sliding.sides.same:
+            return None
         return shrinking(self.sliding.windows((1,) * 4))
+
+    def with_classes(self, count: int, other: int) -> Convolution | None:
+        times, rest = divmod(self.num_output, count)
+        return (
+            None if rest or self.group > 1 else replace(self, num_output=times * other)
+        )
 
     def windows(self, shape: Shape, outputs: Shape) -> Padding:
         first = self.sliding.channel_axis(shape) + 1
-        return reconcile(shape[first:], self.sliding.windows(shape), outputs[first:])
+        spatial = self.sliding.windows(shape)
+        padding = reconcile(shape[first:], spatial, outputs[first:])
+        return self.sliding.sides.named(padding)
 
     def with_padding(self, padding: Padding) -> Convolution:
         return replace(self, padding=padding)
@@ -145,7 +152,7 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
 
     def _padding(self, spatial: tuple[Window, ...]) -> object:
         assert self.padding is not None, "reconcile_padding has not run"
-        if all(w.kernel == 1 and w.pad == 0 for w in spatial):
+        if all(w.kernel == 1 and w.pad == w.high == 0 for w in spatial):
             return "SAME"  # a kernel of one pixel: no padding, for any stride
         emitted = self.padding.emitted
         if not isinstance(emitted, str) and all(low == high for low, high in emitted):
@@ -166,52 +173,13 @@ class Convolution(Layer, Spatial, Windowed, Abbreviated):
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _convolve(self, blobs: Sequence[Array], x: Array) -> Array:
-        """Products of matrices of at most MATRIX elements: for some rows of the top,
-        and some positions of the kernel, at a time."""
         axis = self.sliding.channel_axis(x.shape)
         (shape,) = self.infer(x.shape)
         # One pixel where there are no spatial axes.
         spatial = self.sliding.windows(x.shape) or (Window(1),)
-        channels, extents, sizes = (
-            x.shape[axis],
-            x.shape[axis + 1 :] or (1,),
-            shape[axis + 1 :] or (1,),
-        )
-        pads = [
-            (w.pad, w.pad + overhang(extent, w, size))
-            for extent, w, size in zip(extents, spatial, sizes, strict=True)
-        ]
-        padded = np.pad(x.reshape(-1, channels, *extents), [(0, 0)] * 2 + pads)
-        count, each = len(padded), channels // self.group
-        weight = blobs[0].reshape(self.group, -1, each, prod(blobs[0].shape[2:]))
-        total = np.empty((count, self.num_output, *sizes))
-        positions = list(product(*(range(w.kernel) for w in spatial)))
-        line = max(1, count * channels * prod(sizes[1:]))
-        rows = max(1, MATRIX // (line * len(positions)))
-        most = max(1, MATRIX // (line * rows))
-        for top, first in product(
-            range(0, sizes[0], rows), range(0, len(positions), most)
-        ):
-            some = (min(rows, sizes[0] - top), *sizes[1:])
-            chunk = positions[first : first + most]
-            columns = np.empty((count, channels, len(chunk), *some))
-            for i, taps in enumerate(chunk):
-                at = [tap * w.dilation for tap, w in zip(taps, spatial, strict=True)]
-                at[0] += top * spatial[0].stride
-                cut = tuple(
-                    slice(start, start + (size - 1) * w.stride + 1, w.stride)
-                    for start, size, w in zip(at, some, spatial, strict=True)
-                )
-                columns[:, :, i] = padded[(slice(None), slice(None), *cut)]
-            part = weight[..., first : first + most]
-            summed = part.reshape(*part.shape[:2], -1) @ columns.reshape(
-                count, self.group, each * len(chunk), prod(some)
-            )
-            summed = summed.reshape(count, self.num_output, *some)
-            if first == 0:
-                total[:, :, top : top + rows] = summed
-            else:
-                total[:, :, top : top + rows] += summed
+        pixels = x.reshape(-1, x.shape[axis], *(x.shape[axis + 1 :] or (1,)))
+        sizes = shape[axis + 1 :] or (1,)
+        total = convolve(pixels, blobs[0], spatial, sizes, self.group)
         if self.bias:
             total += blobs[1].reshape(-1, *(1,) * len(sizes))
         return total.reshape(shape)
@@ -226,10 +194,10 @@ class ConvolutionDepthwise(Convolution):
     def parse(cls, params: Params) -> Self:
         parsed = super(ConvolutionDepthwise, cls).parse(params)
         if params.has("group") and parsed.group != parsed.num_output:
-            text = (
-                f"a group for each of {parsed.num_output} channels, not {parsed.group}"
+            params.note(
+                f"{params.span('group')}: a group for each of {parsed.num_output} "
+                f"channels, whatever group says: {parsed.group} here"
             )
-            params.error("group", text)
         return replace(parsed, group=parsed.num_output)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
@@ -250,13 +218,20 @@ class DepthwiseConvolution(ConvolutionDepthwise):
     @classmethod
     def parse(cls, params: Params) -> Self:
         parsed = super(DepthwiseConvolution, cls).parse(params)
-        if not params.has("group") and parsed.num_output > 1:
-            params.error(
-                None,
-                "without group, the fork that has this type does one thing on CPU and "
-                "another on GPU: give as many groups as channels",
-            )
-        return parsed
+        if params.has("group") and params.get("group", 1) != parsed.num_output:
+            text = f"a group for each of {parsed.num_output} channels is needed"
+            params.error("group", text)
+        meaning = params.dialect("DepthwiseConvolution")
+        if params.has("group") or parsed.num_output == 1 or meaning == "depthwise":
+            return parsed
+        if not meaning:
+            params.undecided("DepthwiseConvolution")
+        return replace(parsed, group=1)
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if self.group == 1:
+            return Convolution.infer(self, *inputs)
+        return super(DepthwiseConvolution, self).infer(*inputs)
 
 
 @register("CONVOLUTION3D", "convolution_param")
@@ -270,7 +245,9 @@ class Convolution3D(Convolution):
         given = older_or_own(params, "convolution_param")
         given.ignore("filter_group")
         if given.get("group", 1) != 1:
-            given.error("group", "the fork that has this type does nothing with group")
+            given.unsupported(
+                "group", "the fork that has this type does nothing with group"
+            )
         size, depth = (
             given.require("kernel_size", int),
             given.require("kernel_depth", int),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from caffe2flax.errors import ConversionError, UnknownShape
+from caffe2flax.errors import UnknownShape, ambiguous
 from caffe2flax.ir.abilities import Source
 from caffe2flax.ir.layer import Arity
 from caffe2flax.ir.layout import Shape
@@ -35,7 +35,7 @@ class Input(Source):
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         if not self.shapes:
-            raise ConversionError(
+            raise ambiguous(
                 "the input has no shape; give one with --input-shape BLOB=N,C,H,W"
             )
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import ClassVar, Self
@@ -12,6 +12,7 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, same
+from caffe2flax.ir.classes import PerClass
 from caffe2flax.ir.coordinates import CoordinateMap, Spatial, growing
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Arity, Array, Blob, Layer, Layouts, Site
@@ -19,6 +20,7 @@ from caffe2flax.ir.layout import Layout, Merged, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.ir.window import caption, deconv_output
+from caffe2flax.layers._convolved import padded
 from caffe2flax.layers._fields import (
     Sliding,
     filler,
@@ -28,6 +30,7 @@ from caffe2flax.layers._fields import (
     one_shape,
     output_counts,
 )
+from caffe2flax.layers._sides import refuse_quantised
 
 DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 """Fillers that do not depend on the order of the axes, or on reversed kernels."""
@@ -35,7 +38,7 @@ DIRECT = ("constant", "uniform", "gaussian", "bilinear")
 
 @layer("Deconvolution", "convolution_param")
 @dataclass(frozen=True, slots=True)
-class Deconvolution(Layer, Spatial):
+class Deconvolution(Layer, Spatial, PerClass):
     """y[o, stride * i + dilation * k - pad] = b[o] + sum of w[c, o, k] * x[c, i]."""
 
     bottoms: ClassVar[Arity] = (1, None)
@@ -54,9 +57,14 @@ class Deconvolution(Layer, Spatial):
         if params.bottoms != params.tops:
             params.error(None, "as many tops as bottoms are needed")
         num_output, group = output_counts(params)
+        refuse_quantised(params)
+        sliding = Sliding.parse(params, sides=True)
+        if sliding.sides.same:
+            text = "the fork reads outside its buffers here; give pad_l, pad_t, pad_r, "
+            params.error("pad_type", text + "pad_b")
         return cls(
             num_output,
-            Sliding.parse(params),
+            sliding,
             group,
             params.get("bias_term", True),
             filler(params, "weight_filler"),
@@ -94,6 +102,11 @@ class Deconvolution(Layer, Spatial):
     def coordinate_map(self) -> CoordinateMap | None:
         return growing(self.sliding.windows((1,) * 4))
 
+    def with_classes(self, count: int, other: int) -> Deconvolution | None:
+        if not self.group == self.num_output == count:
+            return None
+        return replace(self, num_output=other, group=other)
+
     def layouts(self, *inputs: Operand) -> Layouts:
         shape = inputs[0].shape
         layout = Layout.channels_last(len(shape), self.sliding.channel_axis(shape))
@@ -105,8 +118,8 @@ class Deconvolution(Layer, Spatial):
         shape = at.input.shape
         spatial = self.sliding.windows(shape)
         # Flax counts pads from the position at which a window covers one pixel only.
-        padding = tuple((w.extent - 1 - w.pad,) * 2 for w in spatial)
-        even = len(set(padding)) == 1
+        padding = tuple((w.extent - 1 - w.pad, w.extent - 1 - w.high) for w in spatial)
+        even = len({pad for pair in padding for pad in pair}) == 1
         stride = same([w.stride for w in spatial] or [1])
         blobs = self.blobs(shape)
         own: dict[str, object] = {"strides": stride, "transpose_kernel": True}
@@ -183,10 +196,7 @@ class Deconvolution(Layer, Spatial):
             total[(slice(None), slice(None), *at)] += added.reshape(
                 len(pixels), self.num_output, *sizes
             )
-        cut = tuple(
-            slice(w.pad, w.pad + out) for w, out in zip(spatial, outs, strict=True)
-        )
-        top = total[(slice(None), slice(None), *cut)]
+        top = padded(total, [(-w.pad, -w.high) for w in spatial])
         if self.bias:
             top = top + blobs[1].reshape(-1, *(1,) * len(outs))
         return top.reshape(shape)
@@ -208,7 +218,7 @@ class Deconvolution3D(Deconvolution):
         for name in ("group", "filter_group"):
             if given.get(name, 1) != 1:
                 text = f"the fork that has this type does nothing certain with {name}"
-                given.error(name, text)
+                given.unsupported(name, text)
         size, depth = (given.require(f"kernel_{n}", int) for n in ("size", "depth"))
         return cls(
             output_counts(given)[0],

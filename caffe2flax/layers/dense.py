@@ -12,6 +12,7 @@ import numpy as np
 from caffe2flax.files.mapped import loaded
 from caffe2flax.ir.abilities import Abbreviated, ReadsWeights
 from caffe2flax.ir.call import DTYPE, PRECISION, RNGS, Call, Code, literal
+from caffe2flax.ir.classes import PerClass
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site, canonical_axis
 from caffe2flax.ir.layout import Layout, Merged, Operand, Shape
@@ -25,7 +26,7 @@ ROWS = 2**18
 
 @layer("InnerProduct", "inner_product_param")
 @dataclass(frozen=True, slots=True)
-class InnerProduct(Layer, ReadsWeights, Abbreviated):
+class InnerProduct(Layer, ReadsWeights, Abbreviated, PerClass):
     """y = W x + b, with all axes of x from `axis` on flattened."""
 
     abbreviation = "linear"
@@ -76,6 +77,10 @@ class InnerProduct(Layer, ReadsWeights, Abbreviated):
 
     def caption(self, *inputs: Shape) -> str:
         return str(self.num_output)
+
+    def with_classes(self, count: int, other: int) -> InnerProduct | None:
+        times, rest = divmod(self.num_output, count)
+        return None if rest else replace(self, num_output=times * other)
 
     def layouts(self, *inputs: Operand) -> Layouts:
         (x,) = inputs

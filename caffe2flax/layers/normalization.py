@@ -88,6 +88,9 @@ class Softmax(Elementwise, Probabilities):
         params.ignore("engine")
         return cls(params.get("axis", 1))
 
+    def class_axis(self, rank: int) -> int:
+        return canonical_axis(self.softmax_axis, rank)
+
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         canonical_axis(self.softmax_axis, len(inputs[0]))
         return inputs

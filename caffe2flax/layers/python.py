@@ -49,7 +49,7 @@ class Python(Layer):
             return PythonData(top_names(params), name)
         if TRAINED_WITH.search(name):
             return Training(f"The Python layer {name}")
-        params.error(
+        params.unsupported(
             "layer",
             f"the Python layer {name!r} of {module!r} is code that is not imported; "
             "give a plug-in that says what it computes, or put layers in its place",
@@ -102,6 +102,7 @@ class AnchorTarget(Target):
 
 
 @python_layer("rpn.anchor_target_layer", "AnchorTargetLayer")
+@python_layer("SSH.layers.anchor_target_layer", "AnchorTargetLayer")
 def _anchor_target(params: Params) -> Layer:
     params.ignore("param_str")
     return AnchorTarget()

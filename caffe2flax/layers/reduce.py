@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import NumbersClasses
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site, canonical_axis
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -72,7 +73,7 @@ class Reduction(Layer):
 
 @layer("ArgMax", "argmax_param")
 @dataclass(frozen=True, slots=True)
-class ArgMax(Layer):
+class ArgMax(Layer, NumbersClasses):
     """Indices of the `top_k` largest entries of an item or along `axis`, or the values.
 
     Without `axis` the top is (N, 1, top_k, 1, ...), or with `out_max_val`

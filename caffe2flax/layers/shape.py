@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Self
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.abilities import Rearranges
+from caffe2flax.ir.classes import PerClass
 from caffe2flax.ir.layer import canonical_axis
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
@@ -40,7 +41,7 @@ class Flatten(ReshapeLayer):
 
 @layer("Reshape", "reshape_param")
 @dataclass(frozen=True, slots=True)
-class Reshape(ReshapeLayer, Rearranges):
+class Reshape(ReshapeLayer, Rearranges, PerClass):
     """`num_axes` axes from `axis` become `shape`: 0 copies, -1 takes what remains."""
 
     dims: Shape = ()
@@ -59,6 +60,18 @@ class Reshape(ReshapeLayer, Rearranges):
         if num_axes < -1:
             params.error("num_axes", f"num_axes must be -1 or more, not {num_axes}")
         return cls(dims, params.get("axis", 0), num_axes)
+
+    def with_classes(self, count: int, other: int) -> Reshape | None:
+        if self.dims.count(count) != 1:
+            return None
+        dims = tuple(other if dim == count else dim for dim in self.dims)
+        return replace(self, dims=dims)
+
+    def inferred(self, shape: Shape) -> int | None:
+        if -1 not in self.dims:
+            return None
+        start = self.axis if self.axis >= 0 else len(shape) + self.axis + 1
+        return start + self.dims.index(-1)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         (shape,) = inputs

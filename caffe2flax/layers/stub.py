@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, ambiguous
 from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.ir.abilities import WritesMethod
 from caffe2flax.ir.call import literal
@@ -19,8 +19,8 @@ NOT_PARAMETERS = ("name", "type", "bottom", "top", "include", "exclude", "phase"
 
 @dataclass(frozen=True, slots=True)
 class Stub(Layer, WritesMethod):
-    """A method to be written by hand: it takes and returns arrays in Caffe's axis
-    order."""
+    """A method to be written by hand, for an unsupported layer: it takes and returns
+    arrays in Caffe's axis order."""
 
     bottoms = (0, None)
     tops = (1, None)
@@ -42,12 +42,16 @@ class Stub(Layer, WritesMethod):
             for blob, shape in zip(blobs, given, strict=True):
                 if shape is None:
                     text = f"the shape of {blob!r} is unknown: give --input-shape"
-                    line.error("type", f"{text} {blob}=N,...")
+                    line.ambiguous("type", f"{text} {blob}=N,...")
         kept = [f for f in line.message.fields if f.name not in NOT_PARAMETERS]
         line.ignore(*(f.name for f in line.message.fields))
-        stub = cls(params.name, line.get("name", ""), given, _printed(kept))
+        code = line.sub("python_param")
+        kind = ".".join(filter(None, (code.get(n, "") for n in ("module", "layer"))))
+        stub = cls(
+            _plain(kind or params.name), line.get("name", ""), given, _printed(kept)
+        )
         line.note(
-            f"{line.span('type')}: {params.name} is unknown: the module's method for "
+            f"{line.span('type')}: {stub.kind} is unsupported: the module's method for "
             f"{stub.name!r} is to be filled in" + stub.assumption
         )
         return stub
@@ -62,7 +66,7 @@ class Stub(Layer, WritesMethod):
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         tops = tuple(shape or inputs[0] for shape in self.shapes if shape or inputs)
         if len(tops) < len(self.shapes):
-            raise ConversionError("the shapes of its tops are unknown")
+            raise ambiguous("the shapes of its tops are unknown")
         return tops
 
     def write_method(self, name: str, parameters: Sequence[str], at: Site) -> str:
@@ -73,7 +77,7 @@ class Stub(Layer, WritesMethod):
         taken = ", ".join(["self", *(f"{p}: Array" for p in parameters)])
         lines = [
             f"def {name}({taken}) -> {result}:",
-            f'    """{_plain(self.kind)}, which is to be filled in.',
+            f'    """{self.kind}, which is to be filled in.',
             "",
             f"    Shapes, in Caffe's axis order: {shown(at.inputs)} ->",
             f"    {shown(at.outputs)}{self.assumption and ' (taken from the bottom)'}.",

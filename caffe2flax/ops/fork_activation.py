@@ -27,3 +27,9 @@ def thresholded_relu(x: Array, alpha: float) -> Array:
 def negative_relu(x: Array, slope: float) -> Array:
     """min(x, 0) + slope * max(x, 0)."""
     return jnp.minimum(x, 0) + slope * jnp.maximum(x, 0)
+
+
+def at_most(x: Array, limit: Array) -> Array:
+    """min(x, m), m the first number of `limit`, where that is positive; otherwise x."""
+    most = limit.reshape(-1)[0].astype(x.dtype)
+    return jnp.minimum(x, jnp.where(most > 0, most, jnp.inf))

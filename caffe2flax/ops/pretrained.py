@@ -8,14 +8,14 @@ from flax import nnx
 from safetensors.flax import load_file
 
 
-def load_weights(model: nnx.Module, path: str | Path, fresh: str = "") -> None:
-    """Fills `model` from a file, which must fit; `fresh` may differ and starts anew."""
+def load_weights(model: nnx.Module, path: str | Path, fresh: Any = ()) -> None:
+    """Fills `model` from a file, which must fit; layers `fresh` may start anew."""
     weights, leaves = load_file(path), list[Any]()
     wrong = [f"{k} is {x.dtype}" for k, x in weights.items() if x.dtype.kind in "biuc"]
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape
         found = getattr(array := weights.pop(name, None), "shape", "missing")
-        if name.startswith(f"{fresh}.") and found[:-1] == shape[:-1] and found != shape:
+        if keys[0] in fresh and found[:-1] == shape[:-1] and found != shape:
             array = nnx.initializers.normal(0.01)(nnx.Rngs(0).params(), shape)
         elif found != shape:
             wrong.append(f"{name} is {found} in the file, not {shape}")

@@ -5,6 +5,7 @@ nothing to what is found, for it is suppressed as a double.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ def propose_regions(
     stride: int,
     top_k: int,
     keep_top_k: int,
-    threshold: float = 0.7,
+    threshold: float | None = 0.7,
     min_size: float = 16,
     keep_small: bool = False,
     column: bool = False,
@@ -33,7 +34,8 @@ def propose_regions(
     scores is (N, H, W, 2 A), the second half those of objects; deltas (N, H, W, 4 A):
     shifts of the A anchors at each cell, which are `stride` pixels apart. im_info holds
     height, width and scale of the image. Sides below min_size * scale drop a region, or
-    with `keep_small` bring its score to 0. The `top_k` best are thinned out by `nms`.
+    with `keep_small` bring its score to 0. The `top_k` best are thinned out by `nms`,
+    unless the threshold is None.
 
     A row has the number of its image and x1, y1, x2, y2. Behind the last region its row
     is repeated, with score -1; without any region rows are 0. With `column` the scores
@@ -56,11 +58,40 @@ def propose_regions(
     best = min(top_k, ranked.shape[1]) if top_k > 0 else ranked.shape[1]
     ranked, places = lax.top_k(ranked, best)
     moved = jnp.take_along_axis(moved, places[..., None], 1)
-    kept = jax.vmap(
-        lambda b, v: nms(b, v, threshold, limit=keep_top_k or None, pixel=1.0)
-    )(moved, ranked > -jnp.inf)
+    kept = ranked > -jnp.inf
+    if threshold is not None:
+        kept = jax.vmap(
+            lambda b, v: nms(b, v, threshold, limit=keep_top_k or None, pixel=1.0)
+        )(moved, kept)
     table, found = region_rows(moved, ranked, kept, keep_top_k or best)
     return table, found[:, None] if column else found
+
+
+def text_proposals(
+    scores: Array, deltas: Array, im_info: Array, stride: int, anchors: Sequence[Any]
+) -> tuple[Array, Array]:
+    """CTPN's boxes of text, (H * W * A, 4), and their scores (H * W * A, 1).
+
+    scores is (1, H, W, 2 A), the second half those of text; deltas (1, H, W, 2 A) hold
+    for each of the anchors (x1, y1, x2, y2) at each cell, which are `stride` pixels
+    apart, the shift of its centre as a share of its height, and the logarithm of the
+    factor of its height. Boxes end at the borders of the image, whose height and width
+    im_info begins with.
+    """
+    scores, deltas, info = (
+        lax.stop_gradient(x).astype(jnp.float32)
+        for x in (scores, deltas, im_info.reshape(-1))
+    )
+    _, height, width, _ = scores.shape
+    boxes = anchor_boxes(np.array(anchors), stride, height, width)
+    tall = jnp.asarray(boxes[:, 3] - boxes[:, 1] + 1)
+    shift, growth = deltas.reshape(-1, 2).T
+    size = jnp.exp(growth) * tall
+    top = shift * tall + (boxes[:, 1] + boxes[:, 3]) / 2 - size / 2
+    moved = jnp.stack([boxes[:, 0], top, boxes[:, 2], top + size], 1)
+    edge = jnp.stack([info[1], info[0], info[1], info[0]]) - 1
+    moved = jnp.maximum(jnp.minimum(moved, edge[None]), 0)
+    return moved, scores[..., len(anchors) :].reshape(-1, 1)
 
 
 def region_rows(

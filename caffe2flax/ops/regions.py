@@ -99,15 +99,45 @@ def roi_align(
     """
     image, corners = scaled_regions(rois, scale, pad_ratio)
     starts, extents = corners[:, :2] - 0.5, corners[:, 2:] - corners[:, :2]
+    points = [
+        corner_points(starts[:, axis], extents[:, axis], bins, bins + 1)
+        for axis, bins in ((1, size[0]), (0, size[1]))
+    ]
+    some = (extents > 0).all(1)[:, None, None, None]
+    return jnp.where(some, between_pixels(x, image, *points), 0)
+
+
+def roi_warp(x: Array, rois: Array, size: tuple[int, int], scale: float = 1.0) -> Array:
+    """x between pixels, at the first corner of each of `size` bins: (R, *size, C).
+
+    Corners are scaled and rounded. Points outside are 0.
+    """
+    image, corners = scaled_regions(rois, scale, 0.0)
+    corners = half_away(corners)
+    extents = jnp.maximum(corners[:, 2:] - corners[:, :2], 0)
+    points = [
+        corner_points(corners[:, axis], extents[:, axis], bins, bins)
+        for axis, bins in ((1, size[0]), (0, size[1]))
+    ]
+    return between_pixels(x, image, *points)
+
+
+def corner_points(start: Array, extent: Array, bins: int, count: int) -> Array:
+    """Where the first `count` of `bins` bins of each region begin, (R, count)."""
+    steps = jnp.outer(divided(extent, bins), jnp.arange(count, dtype=extent.dtype))
+    return start[:, None] + steps
+
+
+def between_pixels(x: Array, image: Array, rows: Array, columns: Array) -> Array:
+    """x at points (R, P) and (R, Q) of image (R,), interpolated: (R, P, Q, C).
+
+    The middle of the first pixel is 0. What is up to half a pixel beyond the middle of
+    the outermost pixel is as there, and 0 farther out.
+    """
     image = jnp.clip(image, 0, x.shape[0] - 1)[:, None, None]
     lows, highs, shares, inside = [], [], [], []
-    for axis, bins in ((1, size[0]), (0, size[1])):
-        length = x.shape[2 - axis]
-        step = divided(extents[:, axis], bins)
-        steps = jnp.outer(step, jnp.arange(bins + 1, dtype=step.dtype))
-        point = starts[:, axis, None] + steps
-        within = (point >= -0.5) & (point <= length - 0.5)
-        inside.append(within & (step > 0)[:, None])
+    for point, length in ((rows, x.shape[1]), (columns, x.shape[2])):
+        inside.append((point >= -0.5) & (point <= length - 0.5))
         low = jnp.floor(point)
         lows.append(jnp.clip(low, 0, length - 1))
         highs.append(jnp.clip(low + 1, 0, length - 1).astype(jnp.int32))

@@ -45,7 +45,7 @@ def files_to_inputs(graph: Graph) -> Graph:
                 or inputs.setdefault(file, fresh).layer != fresh.layer
             ):
                 text = f"layer {node.name!r}: {file!r} is the name of another blob too"
-                problems.append(Problem(text, node.span))
+                problems.append(Problem(text, node.span, "unsupported"))
         values = (Value(file) for file in named)
         nodes.append(replace(node, inputs=(*node.inputs, *values)))
     if problems:

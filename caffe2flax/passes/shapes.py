@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from caffe2flax.errors import ConversionError, Problem, UnknownShape
+from caffe2flax.errors import ConversionError, Problem, UnknownShape, unsupported
 from caffe2flax.ir.abilities import (
     DataDependentShape,
     NotConverted,
@@ -123,7 +123,7 @@ def _check_activations(shapes: Shapes) -> None:
     needed = 4 * sum(map(prod, shapes.values()))
     if needed > limits.activation_bytes:
         text = f"the blobs of the net take {needed} bytes"
-        raise ConversionError(limits.refusal("activation_bytes", text))
+        raise unsupported(limits.refusal("activation_bytes", text))
 
 
 def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:

@@ -1,4 +1,5 @@
-"""Losses and scores that have no labels in TEST."""
+"""What of a net is not computed: losses and scores that have no labels in TEST, and
+what no output depends on."""
 
 from __future__ import annotations
 
@@ -27,6 +28,18 @@ def keep_metrics(graph: Graph) -> Graph:
         if node.number in reasons
     )
     return replace(done, outputs=outputs).with_notes(*left)
+
+
+def needed(graph: Graph, outputs: Iterable[Value]) -> Graph:
+    """`graph` with these outputs and only the nodes that they depend on."""
+    results = tuple(outputs)
+    wanted = set(results)
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            kept.append(node)
+    return replace(graph, nodes=tuple(reversed(kept)), outputs=results, taps=())
 
 
 def drop_unused(graph: Graph) -> Graph:

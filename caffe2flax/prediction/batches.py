@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import islice
-from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.conversion import Conversion
-from caffe2flax.errors import ConversionError, Problem, Span, closest
-from caffe2flax.ir.graph import Graph
+from caffe2flax.errors import ConversionError, Problem, Span
+from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.passes.transform import image_input
-from caffe2flax.prediction.images import Recipe
+from caffe2flax.prediction.images import Recipe, decode
 from caffe2flax.weights.safetensors import Progress
 
 Array = NDArray[Any]
@@ -31,41 +30,18 @@ READERS = 4
 """Threads that read images: decoders and numpy release the interpreter's lock."""
 
 
-class Ranked(NamedTuple):
-    """A class by number, and its score."""
-
-    number: int
-    score: float
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The results for some files, and the problems of others.
+    """The blobs for some files, and the problems of others.
 
-    rows: (files, ...), in Caffe's axis order.
+    blobs: by name, in Caffe's axis order; without files there are none, and a batch
+    that is not full has more rows than files. sizes: height and width of each file.
     """
 
     files: tuple[Path, ...]
-    rows: Array
+    sizes: tuple[tuple[int, int], ...]
+    blobs: Mapping[str, Array]
     problems: tuple[Problem, ...]
-
-
-def score_blob(graph: Graph, blob: str | None) -> str:
-    """The name of the output with a score for each class: `blob`, or the only output.
-    Raises ConversionError."""
-    names = [v.blob for v in graph.outputs if v not in graph.arguments]
-    if blob is None and len(names) != 1:
-        text = f"the net has several outputs, {', '.join(names)}"
-        raise ConversionError(f"{text}: choose one with --scores BLOB")
-    name = blob or names[0]
-    if name not in graph.blobs:
-        hint = closest(name, graph.blobs)
-        raise ConversionError(f"the net has no blob {name!r}{hint}")
-    shape = graph.shapes[graph.blobs[name]]
-    if len(shape) < 2 or prod(shape[1:]) != shape[1]:
-        text = f"{name!r} of shape {shape} holds no score for each class"
-        raise ConversionError(f"{text}; --features {name} writes it as it is")
-    return name
 
 
 def batch_size(graph: Graph, wanted: int | None, images: int) -> int:
@@ -81,61 +57,59 @@ def batch_size(graph: Graph, wanted: int | None, images: int) -> int:
     return own
 
 
-def rank(scores: Array, count: int) -> list[list[Ranked]]:
-    """The `count` best classes of each row of (N, classes), the best first; the lower
-    number where two are equal."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    return [
-        [Ranked(int(number), float(row[number])) for number in best]
-        for best, row in zip(order, scores, strict=True)
-    ]
-
-
 def run_images(
     conversion: Conversion,
     recipe: Recipe,
     files: Sequence[Path],
-    blob: str,
+    blobs: Sequence[str],
     batch: int,
+    *,
+    size: Value | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Batch]:
-    """`blob`, an output or a tap, for all `files`, batch by batch. A file that cannot
-    be used is a problem of its batch. Raises ConversionError where the blob does not
-    have one row for each image."""
+    """`blobs`, outputs or taps, for all `files`, batch by batch. A file that cannot be
+    used is a problem of its batch. size: the input that tells height, width and scale,
+    where the net has one. Raises ConversionError where the net needs more inputs."""
     from caffe2flax.runner import forward
 
     graph = conversion.graph
-    inputs = _others(graph, batch)
+    inputs = _others(graph, batch, size, recipe.size)
     name = image_input(graph).blob
-    run = forward(conversion, [blob])
+    run = forward(conversion, list(blobs))
     done = 0
     for read in _ahead(recipe, files, batch):
-        rows = np.zeros((0, *graph.shapes[graph.blobs[blob]][1:]), np.float32)
+        found: Mapping[str, Array] = {}
         if read.files:
             # Padded to the same shape, so that nothing is compiled again.
-            pixels = read.pixels.transpose(0, 3, 1, 2)
-            result = run({**inputs, name: pixels})[blob]
-            rows = _rows(result, blob, batch)[: len(read.files)]
-        yield Batch(read.files, rows, read.problems)
+            found = run({**inputs, name: read.pixels.transpose(0, 3, 1, 2)})
+        yield Batch(read.files, read.sizes, found, read.problems)
         done += len(read.files) + len(read.problems)
         if progress is not None:
             progress(done, len(files))
 
 
-def _others(graph: Graph, batch: int) -> dict[str, Array]:
-    """Zeros for inputs that no layer reads, such as labels. Raises ConversionError for
-    other inputs."""
+def _others(
+    graph: Graph, batch: int, size: Value | None, extents: tuple[int, int]
+) -> dict[str, Array]:
+    """Height, width and scales of 1 for the input `size`, zeros for inputs that no
+    layer reads, such as labels. Raises ConversionError for other inputs."""
     others = [v for v in graph.arguments if v != image_input(graph)]
-    needed = [value.blob for value in others if value in graph.readers()]
+    needed = [v.blob for v in others if v in graph.readers() and v != size]
     if needed:
         raise ConversionError(f"the net needs more than images: {', '.join(needed)}")
-    return {
+    arrays = {
         value.blob: np.zeros((batch, *graph.shapes[value][1:]), np.float32)
         for value in others
     }
+    if size is not None:
+        told = np.ones(graph.shapes[size], np.float32)
+        told.reshape(-1)[:2] = extents
+        arrays[size.blob] = told
+    return arrays
 
 
-def _rows(blob: Array, name: str, batch: int) -> Array:
+def rows(blob: Array, name: str, batch: int) -> Array:
+    """`blob`, which must have a row for each image. Raises ConversionError."""
     if blob.ndim and len(blob) == batch:
         return blob
     text = f"{name!r} of shape {blob.shape} has no row for each of {batch} images"
@@ -144,6 +118,7 @@ def _rows(blob: Array, name: str, batch: int) -> Array:
 
 class _Read(NamedTuple):
     files: tuple[Path, ...]
+    sizes: tuple[tuple[int, int], ...]
     pixels: Array
     """(batch, H, W, C), zeros after the files."""
     problems: tuple[Problem, ...]
@@ -177,10 +152,12 @@ def _ahead(recipe: Recipe, files: Sequence[Path], batch: int) -> Iterator[_Read]
 def _read(recipe: Recipe, files: Sequence[Path], batch: int) -> _Read:
     pixels = np.zeros((batch, *recipe.size, recipe.channels), np.float32)
     good: list[Path] = []
+    sizes: list[tuple[int, int]] = []
     problems: list[Problem] = []
     for path in files:
         try:
-            pixels[len(good)] = recipe.read(path)
+            image = decode(path, recipe.channels)
+            pixels[len(good)] = recipe.prepare(image)
         except ConversionError as error:
             problems += error.problems
         except OSError as error:
@@ -188,4 +165,5 @@ def _read(recipe: Recipe, files: Sequence[Path], batch: int) -> _Read:
             problems.append(Problem(reason, Span(str(path))))
         else:
             good.append(path)
-    return _Read(tuple(good), pixels, tuple(problems))
+            sizes.append((image.shape[0], image.shape[1]))
+    return _Read(tuple(good), tuple(sizes), pixels, tuple(problems))

@@ -76,6 +76,31 @@ class Recipe:
             y *= np.float32(self.scale)
         return y
 
+    def undo(self, image: Floats) -> Floats:
+        """The pixels (H, W, C) of an image on the scale of the net's input: R, G, B, or
+        gray. Of a mean with pixels of its own, the mean of each channel counts."""
+        y = np.asarray(image, np.float32)
+        y = y / np.float32(self.scale) if self.scale else y
+        if self.mean is not None:
+            mean = self.mean.reshape(-1, self.mean.shape[-1]).mean(0)
+            y = y + (mean if len(mean) == y.shape[2] else mean.mean())
+        return y if self.rgb else y[..., ::-1]
+
+    def place(self, parts: NDArray[Any], photo: tuple[int, int]) -> NDArray[np.float64]:
+        """Positions (N, 2) of x and y, in parts of the input, as pixels of a photograph
+        of this height and width."""
+        (height, width), (high, wide) = self.size, self.before
+        offset = ((wide - width) // 2, (high - height) // 2)
+        scale = (photo[1] / wide, photo[0] / high)
+        placed: NDArray[np.float64] = (parts * (width, height) + offset) * scale
+        return placed
+
+    def unplace(self, pixels: NDArray[Any], extent: int, axis: int) -> NDArray[Any]:
+        """Positions along an axis of a photograph of `extent` pixels, in parts of the
+        input; outside of 0 to 1 where the net does not see them."""
+        size, before = self.size[axis], self.before[axis]
+        return (pixels * before / extent - (before - size) // 2) / size
+
 
 def decode(path: Path, channels: int) -> Pixels:
     """(height, width, channels) of a file: 3 for B, G, R, or 1 for gray.

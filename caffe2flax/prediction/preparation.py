@@ -4,6 +4,7 @@ arguments."""
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,14 @@ def recipe(
     mean: NDArray[Any] | None = None,
     cropped: bool = False,
     resized: tuple[int, int] | None = None,
-    rgb: bool = False,
+    rgb: bool | None = None,
 ) -> tuple[Recipe, tuple[str, ...]]:
     """How images become the net's input, and notes about it.
 
     mean: (C,), (C, H, W), or (H, W) for gray, in place of the net's own. cropped: the
     middle of an image of height and width `resized`, or those of the mean, or of the
-    prototxt, or 256 where the input is a little smaller. Raises ConversionError.
+    prototxt, or 256 where the input is a little smaller. rgb: whether the channels are
+    R, G, B; None assumes B, G, R. Raises ConversionError.
     """
     value = image_input(graph)
     _, channels, *extents = graph.shapes[value]
@@ -69,13 +71,8 @@ def recipe(
     if cropped or resized or transform.crop_size:
         spatial = mean.shape[1:] if mean is not None and mean.ndim == 3 else (0, 0)
         before = _before(size, resized, (spatial[0], spatial[1]), transform.resize)
-    notes = []
-    if mean is None:
-        notes.append(
-            "no mean is subtracted, as neither the net nor --mean gives one; most nets "
-            "were trained with one: --mean FILE.binaryproto, or --mean B,G,R"
-        )
-    elif mean.ndim == 3 and mean.shape[1:] not in (before, size):
+    notes = list(_assumed(mean is None, channels == 3 and rgb is None))
+    if mean is not None and mean.ndim == 3 and mean.shape[1:] not in (before, size):
         own = mean.shape[1:]
         its = f"{own[0]} x {own[1]}"
         mean = mean.mean(axis=(1, 2), dtype=np.float64)
@@ -86,8 +83,26 @@ def recipe(
             text += f"; with --crop the image is resized to {its}, and the middle "
             text += "of both is taken"
         notes.append(text)
-    made = Recipe(channels, size, before, _pixelwise(mean, size), transform.scale, rgb)
+    mean = _pixelwise(mean, size)
+    made = Recipe(channels, size, before, mean, transform.scale, bool(rgb))
     return made, tuple(notes)
+
+
+def _assumed(no_mean: bool, order: bool) -> Iterator[str]:
+    """One line on what neither the net nor the caller says."""
+    parts = []
+    if no_mean:
+        parts.append(
+            "no mean is subtracted, as neither the net nor --mean gives one; most nets "
+            "were trained with one: --mean FILE.binaryproto, or --mean B,G,R"
+        )
+    if order:
+        parts.append(
+            "the channels are B, G, R, as everywhere in Caffe, unless --channel-order "
+            "RGB says otherwise"
+        )
+    if parts:
+        yield "assumed: " + "; ".join(parts)
 
 
 def _per_channel(mean: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -126,11 +141,13 @@ def _before(size: tuple[int, int], *choices: tuple[int, int] | None) -> tuple[in
     return before
 
 
-def read_labels(path: Path, classes: int) -> tuple[str, ...]:
-    """A name a line, as many as the net has classes. Raises ConversionError."""
+def read_labels(path: Path, classes: range) -> dict[int, str]:
+    """The names of the classes, a line each; the first line may name the background,
+    which is none of them. Raises ConversionError for another number of lines."""
     text = read_bytes(path, "text_bytes").decode("utf-8-sig", "replace")
-    names = tuple(line.strip() for line in text.rstrip().split("\n"))
-    if len(names) != classes:
-        message = f"{len(names)} labels for {classes} classes"
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    if classes and len(names) not in (len(classes), classes.stop):
+        message = f"{len(names)} labels for {len(classes)} classes"
         raise ConversionError(Problem(message, Span(str(path))))
-    return names
+    first = classes.start if len(names) == len(classes) else 0
+    return dict(enumerate(names, first))

@@ -13,6 +13,7 @@ import numpy as np
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.source import PathOrText
 from caffe2flax.ir.layout import Shape
+from caffe2flax.training.data_layers import data_layers
 from caffe2flax.training.data_plan import Override, blamed, plan_of
 
 if TYPE_CHECKING:
@@ -64,6 +65,18 @@ def data_shapes(
     of a Message or a text begin."""
     plan = plan_of(prototxt, phase, source, level, stages, input_shapes, folder)
     return plan.shapes()
+
+
+def data_notes(
+    prototxt: PathOrText | Message,
+    phase: str = "TRAIN",
+    *,
+    level: int = 0,
+    stages: Sequence[str] | str = (),
+) -> tuple[str, ...]:
+    """What the data layers of a net say that has no effect."""
+    layers = data_layers(prototxt, phase, level=level, stages=stages)
+    return tuple(note for layer in layers for note in layer.notes)
 
 
 def data_source(

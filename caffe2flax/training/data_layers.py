@@ -85,6 +85,17 @@ class DataLayer:
         text = f"there is no {named!r}, {where}; --data PATH names another"
         raise ConversionError(Problem(text, params.span(field)))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its fields say that has no effect."""
+        found = []
+        if self.params.get("rand_skip", 0):
+            found.append("rand_skip has no effect: data begin with the first record")
+        if self.type == "WindowData" and self.transform.scale != 1:
+            text = "scale of transform_param has no effect in WindowData, as in Caffe: "
+            found.append(f"{text}that of window_data_param has")
+        return tuple(f"{self.span}: {self.name!r}: {text}" for text in found)
+
     def error(self, message: str, field: str | None = None) -> ConversionError:
         """An error at a field, or at the layer."""
         for params in (self.params, self.transform_params):

@@ -141,6 +141,8 @@ def _whole(solver: SolverParameter) -> list[str]:
         ]
         lines += chain
         made = "optimizer"
+    if solver.snapshot_diff:
+        made = f"optax.chain({made}, keep_last_update())"
     if solver.iter_size == 1:
         return [*lines, f"return {made}"]
     if made != "optimizer":

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from caffe2flax.codegen.names import module_stem
 from caffe2flax.conversion import VERSION, Weights
 from caffe2flax.errors import ConversionError, Problem, closest
 from caffe2flax.files.atomic import Write, write_all
-from caffe2flax.frontend.source import NetSource, PathOrText
+from caffe2flax.frontend.source import PathOrText
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.graph import Graph
 from caffe2flax.ir.layout import Shape
 from caffe2flax.options import one_or_more
 from caffe2flax.training.blobs import learnable_blobs, multipliers
-from caffe2flax.training.data import data_shapes, data_source
-from caffe2flax.training.module import NetState, TrainingConversion, convert_training
+from caffe2flax.training.data import data_notes, data_shapes, data_source
+from caffe2flax.training.graphs import NetState
+from caffe2flax.training.module import TrainingConversion, convert_training
+from caffe2flax.training.nets import (
+    PathLike,
+    absolute,
+    arrays_only,
+    file_of,
+    phases_of,
+    state_of,
+)
 from caffe2flax.training.optimizer import optimizer_source
 from caffe2flax.training.parameter import SolverNet
+from caffe2flax.training.places import places
 from caffe2flax.training.rates import learning_rate_source
 from caffe2flax.training.script import Script, TestNet
 from caffe2flax.training.snapshots import FIELDS
 from caffe2flax.training.solver import Solver, read_solver
 from caffe2flax.training.table import blobs_source
 from caffe2flax.weights.safetensors import write_safetensors
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +104,21 @@ def prepare(
     read = read_solver(solver)
     folder = Path(read.file).absolute().parent if read.file else Path.cwd()
     nets = [read.training_net, *read.test_nets]
-    states = [_state(each, net, folder) for each in nets]
-    for_tests = test_data or _arrays_only(data)
-    given = [_absolute(data), *([_absolute(for_tests)] * len(read.test_nets))]
+    states = [state_of(each, net, folder) for each in nets]
+    for_tests = test_data or arrays_only(data)
+    given = [absolute(data), *([absolute(for_tests)] * len(read.test_nets))]
     shapes = _shapes(states, nets, given, folder)
     made = convert_training(
         states[0],
         states[1:],
-        weights or [_found(path, folder, "--weights") for path in read.weight_files],
+        weights or [file_of(path, folder, "--weights") for path in read.weight_files],
         name=name,
         input_shapes=shapes,
     )
     notes = list(made.notes)
+    for state, each in zip(states, nets, strict=True):
+        of, phase = state.source, each.phase
+        notes += data_notes(of, phase, level=state.level, stages=state.stages)
     settings = dict(settings or {})
     resized = _resized(made, settings)
     trained = _with_frozen(made, one_or_more(freeze))
@@ -138,7 +149,7 @@ def prepare(
             script=written,
         )
         for state, (graph, arguments), source, (phase, what) in zip(
-            states, methods, given, _names(len(nets)), strict=True
+            states, methods, given, phases_of(len(nets)), strict=True
         )
     ]
     script = Script(
@@ -156,57 +167,19 @@ def prepare(
         fields=FIELDS[read.type],
         weights=_loss_weights(made.graph),
         inputs=[v.blob for v in made.arguments],
+        hidden=_hidden(made.graph),
         tests=[
             TestNet([v.blob for v in graph.arguments], _loss_weights(graph))
             for graph in tests
         ],
         shuffle=shuffle,
     )
-    return Prepared(made, written, script.sources(), (*read.notes, *notes))
+    every = (*read.notes, *dict.fromkeys(notes))
+    return Prepared(made, written, script.sources(), every)
 
 
 def _title(solver: Solver) -> str:
     return Path(solver.file).name if solver.file else "its solver"
-
-
-def _names(count: int) -> list[tuple[str, str]]:
-    """The phase of each net, and what its batches are called."""
-    tests = [("TEST", f"test{f'_{i}' if i else ''}") for i in range(count - 1)]
-    return [("TRAIN", "train"), *tests]
-
-
-def _state(net: SolverNet, given: PathLike | None, folder: Path) -> NetState:
-    """Where a net is, and which of its layers are meant."""
-    source: NetSource
-    if net.message is not None:
-        source = net.message
-    elif given is not None:
-        source = Path(given).absolute()
-    else:
-        assert net.file is not None
-        source = _found(net.file, folder, "--net")
-    return NetState(source, net.level or 0, net.stages)
-
-
-def _found(path: str, folder: Path, option: str) -> Path:
-    """A file that a solver names: beside the solver, or from the current folder as
-    Caffe has it. Raises ConversionError where it is nowhere."""
-    places = [folder / path, folder / Path(path).name, Path(path)]
-    for place in places:
-        if place.is_file():
-            return place.absolute()  # as scripts are run from any folder
-    shown = ", ".join(str(place) for place in dict.fromkeys(places))
-    text = f"{path!r} is not there (looked for {shown}): give it with {option}"
-    raise ConversionError(Problem(text))
-
-
-def _arrays_only(data: PathLike | None) -> PathLike | None:
-    """Arrays serve the test nets as well; a database for training does not."""
-    return data if data is not None and Path(data).suffix == ".npz" else None
-
-
-def _absolute(path: PathLike | None) -> str | None:
-    return None if path is None else os.path.abspath(path)
 
 
 def _shapes(
@@ -244,7 +217,9 @@ def _resized(
     from caffe2flax.runner import load_class
 
     made_class = load_class(made.name, made.source)
-    known = set(inspect.signature(made_class).parameters) - {"rngs"}
+    # That of the class itself is nnx's: (*args, **kwargs).
+    made_by: Any = made_class
+    known = {*inspect.signature(made_by.__init__).parameters} - {"self", "rngs"}
     problems = [
         Problem(f"the module has no argument {key!r}{closest(key, known)}")
         for key in settings
@@ -268,8 +243,8 @@ def _model(made: TrainingConversion, settings: Mapping[str, object]) -> str:
 def _with_frozen(
     made: TrainingConversion, patterns: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """The multipliers, 0 for the layers of these patterns. Raises ConversionError for
-    one that no layer fits."""
+    """The multipliers, 0 for the layers of these patterns, and for layers that only
+    tests have. Raises ConversionError for a pattern that no layer fits."""
     found = dict(multipliers(made))
     layers = {b.variable: b.layer for b in learnable_blobs(made) if b.variable}
     problems = []
@@ -287,7 +262,23 @@ def _with_frozen(
         found |= dict.fromkeys(frozen, (0.0, 0.0))
     if problems:
         raise ConversionError(problems)
-    return found
+    return found | dict.fromkeys(_tested_only(made), (0.0, 0.0))
+
+
+def _tested_only(made: TrainingConversion) -> list[str]:
+    """The variables of layers that the net in TRAIN lacks."""
+    trained = {node.number for node in made.graph.nodes}
+    nodes = (node for test in made.tests for node in test.nodes)
+    only = tuple(node for node in nodes if node.number not in trained)
+    return list(places(replace(made, graph=replace(made.graph, nodes=only))))
+
+
+def _hidden(graph: Graph) -> list[str]:
+    """The blobs that count in the loss and are no outputs of Caffe's net, as a layer
+    reads them."""
+    nodes = (*graph.nodes, *(dropped.node for dropped in graph.remarks.dropped))
+    read = {value for node in nodes for value in node.inputs}
+    return [v.blob for v in graph.outputs if v in read]
 
 
 def _loss_weights(graph: Graph) -> dict[str, float]:

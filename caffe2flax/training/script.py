@@ -13,9 +13,9 @@ from caffe2flax.codegen.library import Library, import_lines, loaded_names, read
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.syntax import parse_module
 from caffe2flax.training.rates import COUNTED, number
-from caffe2flax.training.solver import Solver
-from caffe2flax.training.templates import (
+from caffe2flax.training.script_text import (
     ABOUT,
+    DIFFS,
     ENTRY,
     JITTED,
     LOSS_STEP,
@@ -31,6 +31,7 @@ from caffe2flax.training.templates import (
     TRAIN_STEP,
     USAGE,
 )
+from caffe2flax.training.solver import Solver
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Script:
     `train_batches`, `test_batches`, `test_1_batches`, ... blobs: of the table BLOBS;
     empty where no snapshots in Caffe's formats can be written. fields: those of optax's
     state that are Caffe's history. weights: blob -> loss_weight. inputs: the blobs that
-    `losses` takes, in its order.
+    `losses` takes, in its order. hidden: those that it returns and Caffe does not
+    print.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Script:
     fields: Sequence[str]
     weights: Mapping[str, float]
     inputs: Sequence[str]
+    hidden: Sequence[str]
     tests: Sequence[TestNet]
     shuffle: bool
 
@@ -92,7 +95,7 @@ class Script:
         made = [f"{name}_batches" for name in test_names(len(self.tests))]
         own.append(_from(f"{stem}_data", ["train_batches", *made]))
         tools = [*self._snapshots(), JITTED]
-        defined = {"jitted", "save_snapshot", "restore_snapshot"}
+        defined = {"HISTORY", "jitted", "save_snapshot", "restore_snapshot"}
         names = used & (library.definitions.keys() | defined)
         carried = library.needed(GAP.join([*tools, f"({', '.join(sorted(names))})"]))
         own.append(_from(f"{stem}_tools", names))
@@ -125,10 +128,16 @@ class Script:
         weights = [self.weights, *(test.weights for test in self.tests)]
         shown = ", ".join(literal_map(each) for each in weights)
         yield f"LOSS_WEIGHTS = [{shown}]  # in training, then in tests"
+        if self.hidden:
+            hidden = literal(tuple(self.hidden))
+            yield f"HIDDEN = {hidden}  # they count, but are no outputs of Caffe's net"
 
     def _steps(self) -> Iterable[str]:
         given = _given(self.inputs)
-        yield TRAIN_STEP.format(name=self.name, given=given)
+        shown = "losses"
+        if self.hidden:
+            shown = "{name: losses[name] for name in losses.keys() - HIDDEN}"
+        yield TRAIN_STEP.format(name=self.name, given=given, shown=shown)
         yield LOSS_STEP.format(name=self.name, given=given)
         for i, test in enumerate(self.tests):
             given = _given(test.inputs)
@@ -142,7 +151,8 @@ class Script:
         write = f"write_snapshot(prefix, {literal(self.name)}, *saved)"
         if self.solver.snapshot_format == "HDF5":
             write = "write_hdf5_snapshot(prefix, *saved)"
-        yield SAVE_SNAPSHOT.format(write=write)
+        diffs = DIFFS if self.solver.snapshot_diff else ""
+        yield SAVE_SNAPSHOT.format(write=write, diffs=diffs)
         yield RESTORE_SNAPSHOT
 
     def _main(self) -> str:
@@ -152,7 +162,9 @@ class Script:
         names = test_names(len(tests))
         reads = ", ".join(f"iter({name}_batches(seed=SEED))" for name in names)
         moved = ", *begun" if solver.lr_policy == "multistep" else ""
-        count = f"current_step(i - 1{moved})" if solver.lr_policy in COUNTED else "0"
+        current = f"current_step(i - 1{moved})" if solver.lr_policy in COUNTED else "0"
+        binary = solver.snapshot_format == "BINARYPROTO"
+        save = SAVE.format(count=current, format="binary" if binary else "hdf5")
         return MAIN.format(
             name=self.name,
             model=self.model,
@@ -164,7 +176,7 @@ class Script:
             steps=steps,
             test_loss=TEST_LOSS if solver.test_compute_loss else "",
             test_entry=", total_loss=total" if solver.test_compute_loss else "",
-            save=SAVE.format(count=count) if self.blobs else "",
+            save=save if self.blobs else "",
             restore=RESTORE if self.blobs else NO_RESTORE,
         )
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.conversion import Conversion
+from caffe2flax.display import markup
+from caffe2flax.drawing.picture import picture
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layout import Shape
@@ -42,7 +44,7 @@ class Output:
     broken: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """The result of a comparison. rows: the net's layers in order. culprit: the layer
     at fault, None where there is none. conversion: the module that was run. inputs,
@@ -61,6 +63,44 @@ class Report:
     notes: tuple[str, ...] = ()
     compiled: tuple[Output, ...] = ()
     stop: Problem | None = None
+
+    def __repr__(self) -> str:
+        return f"Report({self.name} against {self.against}: {self._result})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the result, the differences, and the picture."""
+        facts = (
+            ("result", self._result),
+            *((("culprit", self.culprit),) if self.culprit else ()),
+            *markup.noted(self.notes),
+        )
+        titles = ("layer", "type", "shape", "largest", "mean", "")
+        rows = [
+            (
+                row.name,
+                row.type,
+                "x".join(map(str, row.shape)),
+                _brief(row.largest),
+                _brief(row.mean),
+                "breaks" if row.broken else "",
+            )
+            for row in self.rows
+        ]
+        return markup.card(
+            f"{self.name} against {self.against}",
+            facts,
+            markup.folded(f"{len(rows):,} layers", markup.table(titles, rows)),
+            markup.drawn_unasked(picture(self.conversion.graph)),
+        )
+
+    @property
+    def _result(self) -> str:
+        worst, word = self.worst, "ok" if self.ok else "BREAKS"
+        counts = f"{word}, {len(self.rows):,} layers"
+        if worst is None:
+            return counts
+        most = f"largest difference {_brief(worst.largest)} in {worst.name}"
+        return f"{counts}, {most}, tolerance {self.tolerance:g}"
 
     @property
     def ok(self) -> bool:
@@ -104,6 +144,10 @@ class Report:
             ],
             "notes": list(self.notes),
         }
+
+
+def _brief(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
 
 
 def _record(compared: Row | Culprit) -> dict[str, object]:

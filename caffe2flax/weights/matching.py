@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.module import emit
-from caffe2flax.errors import ConversionError, Problem, Span, closest
+from caffe2flax.errors import ConversionError, Kind, Problem, Span, closest
 from caffe2flax.frontend.caffemodel import LayerBlobs, WeightFile
 from caffe2flax.ir.abilities import Doubtful, WritesMethod
 from caffe2flax.ir.graph import Graph, Node, Weight
@@ -160,12 +160,13 @@ def _check(
         if again and again == _count_weighted(targets, target.name):
             continue  # a file of this net itself: the others keep their fillers
         if again:
-            problems.append(Problem(_overlooked(target, targets, again), target.span))
+            text = _overlooked(target, targets, again)
+            problems.append(Problem(text, target.span, "ambiguous"))
         elif not any(weight.filler.given for weight in target.own):
             hint = closest(target.name, made.foreign, problems)
             text = f"layer {target.name!r} has no weights in the file{hint}; {held}; a "
             text += "weight_filler lets the layer start from that, as in Caffe"
-            problems.append(Problem(text, target.span))
+            problems.append(Problem(text, target.span, "ambiguous"))
     if problems:
         raise ConversionError(problems)
 
@@ -214,7 +215,8 @@ def _check_same_net(
     if misfits:
         text += f", and {len(misfits)} of those other shapes"
     text += "; give the weights of this net, or the prototxt of those weights"
-    raise ConversionError(Problem(text, Span(files[0].path)))
+    kind: Kind = "broken" if misfits else "ambiguous"
+    raise ConversionError(Problem(text, Span(files[0].path), kind))
 
 
 def _filled(graph: Graph, agreeing: set[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.module import Module
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import unsupported
 from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.ir.filler import Filler
@@ -57,7 +57,7 @@ def check_filled(weights: Iterable[Weight]) -> None:
     needed = 4 * sum(prod(weight.shape) for weight in weights)
     if needed > limits.filled_bytes:
         text = f"weights that no file holds take {needed} bytes"
-        raise ConversionError(limits.refusal("filled_bytes", text))
+        raise unsupported(limits.refusal("filled_bytes", text))
 
 
 def as_float32(blob: Array) -> Array:

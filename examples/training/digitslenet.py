@@ -72,7 +72,7 @@ class DigitsLeNet(nnx.Module):
     def losses(
         self, data: Array, label: Array, *, rngs: nnx.Rngs | None = None
     ) -> dict[str, Array]:
-        """What Caffe minimises, by blob and unweighted: see `total_loss`."""
+        """What Caffe prints in training, by blob: losses, unweighted, and scores."""
         check_shape("label", label, "N")
         ip2 = self(data, rngs=rngs)
         return {"loss": softmax_loss(ip2, label)}
@@ -245,19 +245,23 @@ def avg_pool(
     x: Array,
     window: tuple[int, ...],
     strides: tuple[int, ...],
-    pad: tuple[int, ...],
+    pad: tuple[int | tuple[int, int], ...],
     overhang: tuple[int, ...],
 ) -> Array:
     """y[n, i, c] = sum over w of x[n, i * stride + w - pad, c] / size of that window.
 
-    x is (N, *spatial, C) between zeros: `pad` of them at both ends of an axis count in
-    the size, `overhang` of them beyond its high end do not.
+    x is (N, *spatial, C) between zeros: `pad` of them at both ends of an axis, or a
+    number for each end, count in the size, `overhang` of them beyond its high end do
+    not.
     """
-    pairs = [(p, p + o) for p, o in zip(pad, overhang, strict=True)]
+    ends = [p if isinstance(p, tuple) else (p, p) for p in pad]
+    pairs = [(low, high + o) for (low, high), o in zip(ends, overhang, strict=True)]
     sizes = np.ones(())
-    for n, w, s, (p, q) in zip(x.shape[1:-1], window, strides, pairs, strict=True):
-        starts = np.arange(0, n + p + q - w + 1, s)
-        sizes = np.multiply.outer(sizes, np.minimum(w, n + 2 * p - starts) / w)
+    for n, w, s, (low, high), o in zip(
+        x.shape[1:-1], window, strides, ends, overhang, strict=True
+    ):
+        starts = np.arange(0, n + low + high + o - w + 1, s)
+        sizes = np.multiply.outer(sizes, np.minimum(w, n + low + high - starts) / w)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     y: Array = nnx.avg_pool(wide, window, strides, pairs)
     return (y / jnp.asarray(sizes[None, ..., None], wide.dtype)).astype(x.dtype)

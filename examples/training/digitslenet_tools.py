@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,6 +191,15 @@ def shown(
     return lines, entries
 
 
+def log_snapshot(log: Log, paths: tuple[Path, Path], kind: str) -> None:
+    """The lines for a snapshot's weights and state, "binary" or "hdf5"."""
+    what = {"binary": "binary proto", "hdf5": "HDF5"}[kind]
+    texts = {"snapshot": "Snapshotting", "snapshot_state": "Snapshotting solver state"}
+    for (entry, text), path in zip(texts.items(), paths, strict=True):
+        line = f"{text} to {what} file {path}"
+        log(line, kind=entry, file=path.name, format=kind)
+
+
 def bar(text: str) -> None:
     """A line that the next one replaces, on a terminal."""
     if sys.stderr.isatty():
@@ -322,19 +332,30 @@ class Checkpoints:
     def __contains__(self, i: object) -> bool:
         return bool(self.manager.latest_step() == i)
 
-    def save(self, i: int, state: Mapping[str, Any], rest: Mapping[str, Any]) -> None:
-        """state: nnx objects. rest: what JSON can hold."""
+    def save(
+        self,
+        i: int,
+        state: Mapping[str, Any],
+        rest: Mapping[str, Any],
+        kept: Sequence[Any],
+    ) -> None:
+        """state: nnx objects. rest: what JSON can hold. kept: more arrays."""
         arrays = {name: jax.tree.leaves(nnx.state(x)) for name, x in state.items()}
+        more = {"kept": ocp.args.StandardSave(list(kept))} if kept else {}
         self.manager.save(
             i,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), rest=ocp.args.JsonSave(dict(rest))
+                state=ocp.args.StandardSave(arrays),
+                rest=ocp.args.JsonSave({**rest, "kept": len(kept)}),
+                **more,
             ),
             force=True,
         )
 
-    def restore(self, state: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        """The last one, into nnx objects; its iteration and the rest."""
+    def restore(
+        self, state: Mapping[str, Any]
+    ) -> tuple[int, dict[str, Any], list[Any]] | None:
+        """The last one, its state into nnx objects; its iteration, rest and kept."""
         i = self.manager.latest_step()
         if i is None:
             return None
@@ -348,7 +369,11 @@ class Checkpoints:
         for name, each in state.items():
             tree = jax.tree.structure(nnx.state(each))
             nnx.update(each, jax.tree.unflatten(tree, found["state"][name]))
-        return i, found["rest"]
+        kept = list[Any]()
+        if found["rest"]["kept"]:
+            args = ocp.args.Composite(kept=ocp.args.StandardRestore())
+            kept = [*map(np.asarray, self.manager.restore(i, args=args)["kept"])]
+        return i, found["rest"], kept
 
 
 def place_in(path: Sequence[Any]) -> tuple[str, str]:
@@ -521,19 +546,60 @@ def restore(
 ) -> tuple[int, tuple[int, int], list[Any]]:
     """Goes on from a snapshot of Caffe's: puts its weights and its history into the
     model and the optimizer. The updates so far, where the count of steps begins, and
-    the history. A state that names no weights leaves those of the model."""
-    state = read_solverstate(path)
+    the history. A state that names no weights leaves those of the model. SystemExit
+    where it is that of another net or solver."""
     variables = arrays_of(model)
     shapes = {name: array.shape for name, array in variables.items()}
-    if state.learned_net:
-        named = Path(state.learned_net)
-        places = [named, Path(path).parent / named.name]
-        net = next((place for place in places if place.is_file()), places[-1])
-        given = from_caffemodel(table, read_caffemodel(net), shapes)
-        set_named(model, given)
-    moments, i = from_history(table, state.history, shapes), state.updates
-    optimizer.opt_state = set_moments(optimizer.opt_state, fields, moments, i)
+    try:
+        state = read_solverstate(path)
+        moments, i = from_history(table, state.history, shapes), state.updates
+        opt_state = set_moments(optimizer.opt_state, fields, moments, i)
+        check_squares(fields, state.history)
+        given: Mapping[str, Any] = {}
+        if state.learned_net:
+            named = Path(state.learned_net)
+            places = [named, Path(path).parent / named.name]
+            net = next((place for place in places if place.is_file()), places[-1])
+            given = from_caffemodel(table, read_caffemodel(net), shapes)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"--snapshot {path}: {error}") from error
+    set_named(model, given)
+    optimizer.opt_state = opt_state
     return i, (i, state.current_step), state.history
+
+
+def least_of(
+    fields: Sequence[str], history: Sequence[Any], signed: bool
+) -> list[float]:
+    """The least number of the history in each field of optax's states that is a mean or
+    sum of squares, or `signed`, of those that are not."""
+    count = len(history) // len(fields)
+    parts = [history[n * count : (n + 1) * count] for n in range(len(fields))]
+    return [
+        min((float(np.min(blob)) for blob in part if np.size(blob)), default=0.0)
+        for field, part in zip(fields, parts, strict=True)
+        if (field in ("trace", "mu")) is signed
+    ]
+
+
+def check_squares(fields: Sequence[str], history: Sequence[Any]) -> None:
+    """ValueError where a mean of squares is negative: its root would be no number."""
+    if min(least_of(fields, history, False), default=0) < 0:
+        text = "the history has negative numbers where this solver has squares"
+        raise ValueError(f"{text}: it is the state of another solver")
+
+
+def doubts(fields: Sequence[str], history: Sequence[Any]) -> list[str]:
+    """Why a state may be that of another solver, as no file says whose it is."""
+    found, (kind, *_) = [], fields
+    if len(fields) == 1:
+        names = "SGD and Nesterov" if kind == "trace" else "AdaGrad and RMSProp"
+        found.append(f"note: the states of {names} look alike; this may be of either")
+    least = least_of(fields, history, True)
+    if least and min(least) >= 0 and any(np.any(blob) for blob in history):
+        text = "the history has no negative number: it may be that of another solver"
+        found.append(f"note: {text}")
+    return found
 
 
 def arrays_of(model: nnx.Module) -> dict[str, NDArray[Any]]:
@@ -624,23 +690,41 @@ def proto_field(number: int, value: int | bytes | str) -> bytes:
     return proto_varint(number << 3 | 2) + proto_varint(len(value)) + value
 
 
-def proto_blob(blob: NDArray[Any]) -> bytes:
-    """A BlobProto: the values, then the shape."""
+def caffe_diffs(
+    entries: Any, diffs: Mapping[str, NDArray[Any]]
+) -> Iterator[NDArray[np.float32]]:
+    """What was subtracted last from each blob of a layer of the table; 0 from those
+    that are not trained."""
+    for path, shape, *how in entries:
+        trained = path in diffs
+        yield to_blob(diffs[path], shape, *how) if trained else np.zeros(shape, "f4")
+
+
+def proto_blob(blob: NDArray[Any], diff: NDArray[Any] | None = None) -> bytes:
+    """A BlobProto: the values, the diff if it is given, the shape."""
     dims = b"".join(proto_varint(n) for n in blob.shape)
     shape = proto_field(1, dims) if dims else b""
-    values = np.ascontiguousarray(blob, "<f4").tobytes()
-    return proto_field(5, values) + proto_field(7, shape)
+    pairs = ((5, blob), (6, diff))
+    arrays = ((n, np.ascontiguousarray(x, "<f4")) for n, x in pairs if x is not None)
+    values = b"".join(proto_field(n, x.tobytes()) for n, x in arrays)
+    return values + proto_field(7, shape)
 
 
 def proto_caffemodel(
-    name: str, table: Any, variables: Mapping[str, NDArray[Any]]
+    name: str,
+    table: Any,
+    variables: Mapping[str, NDArray[Any]],
+    diffs: Mapping[str, NDArray[Any]] | None = None,
 ) -> bytes:
-    """A .caffemodel: all layers of the table, a shared blob under each of them."""
+    """A .caffemodel: all layers of the table, a shared blob under each of them; with
+    the `diffs` of the last update, by variable, where they are given."""
     message = [proto_field(1, name)]
     for layer, kind, entries in table:
         fields = [proto_field(1, layer), proto_field(2, kind)]
         blobs = caffe_blobs(entries, variables)
-        fields += [proto_field(7, proto_blob(blob)) for blob in blobs]
+        last = repeat(None) if diffs is None else caffe_diffs(entries, diffs)
+        pairs = zip(blobs, last, strict=False)
+        fields += [proto_field(7, proto_blob(blob, diff)) for blob, diff in pairs]
         message.append(proto_field(100, b"".join(fields)))
     return b"".join(message)
 
@@ -663,6 +747,7 @@ def write_snapshot(
     variables: Mapping[str, NDArray[Any]],
     history: Sequence[NDArray[Any]],
     current_step: int = 0,
+    diffs: Mapping[str, NDArray[Any]] | None = None,
 ) -> tuple[Path, Path]:
     """Writes PREFIX_iter_T.caffemodel and .solverstate of the net `name`, each whole or
     not at all, and returns their paths."""
@@ -670,7 +755,7 @@ def write_snapshot(
         Path(f"{prefix}_iter_{updates}.{kind}")
         for kind in ("caffemodel", "solverstate")
     )
-    replace_file(net, proto_caffemodel(name, table, variables))
+    replace_file(net, proto_caffemodel(name, table, variables, diffs))
     content = proto_solverstate(updates, str(net), history, current_step)
     return net, replace_file(state, content)
 

@@ -19,6 +19,7 @@ from jax import Array
 from digitslenet import DigitsLeNet
 from digitslenet_data import test_batches, train_batches
 from digitslenet_tools import (
+    HISTORY,
     Checkpoints,
     Log,
     Signals,
@@ -26,7 +27,9 @@ from digitslenet_tools import (
     arguments,
     bar,
     by_multipliers,
+    doubts,
     jitted,
+    log_snapshot,
     make_mesh,
     mean_loss,
     mean_of,
@@ -126,8 +129,9 @@ def main() -> None:
         path = options.snapshot
         i, begun, kept = restore_snapshot(path, model, optimizer)
         log(f"Restoring from {path}", kind="restore", file=path)
+        log(*doubts(HISTORY, kept))
     elif options.resume and (found := checkpoints.restore(state)):
-        i, rest = found
+        i, rest, kept = found
         begun = rest["begun"]
         window.extend(rest["window"])
         for each, position in zip([data, *tests], rest["data"], strict=True):
@@ -148,11 +152,10 @@ def main() -> None:
         watch.finish()
         rest = {"begun": begun, "window": [float(loss) for loss in window]}
         rest["data"] = [each.get_state() for each in (data, *tests)]
-        checkpoints.save(i, state, rest)
+        checkpoints.save(i, state, rest, kept)
         if jax.process_index() == 0:
             paths = save_snapshot(PREFIX, i, model, optimizer, kept, 0)
-            for kind, path in zip(("snapshot", "snapshot_state"), paths, strict=True):
-                log(f"Snapshotting to {path}", kind=kind, file=path.name)
+            log_snapshot(log, paths, "binary")
 
     log("Solving DigitsLeNet")
     while i < end and not signals.ends:

@@ -13,9 +13,10 @@ import pytest
 import caffe2flax
 from caffe2flax.cli.main import main
 from caffe2flax.codegen.sourcemap import SourceMap
-from caffe2flax.inspection.net import Inspection, WeightsInspection
+from caffe2flax.inspection.net import Inspection
 from caffe2flax.inspection.tables import Column, short, size, table
 from caffe2flax.inspection.text import show_inspection, show_weights
+from caffe2flax.inspection.weights import WeightsInspection
 from caffe2flax.inspection.where import LayerLocation, end_of_message
 from tests import wireformat
 from tests.smallnets import net, save, single

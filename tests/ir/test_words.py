@@ -77,7 +77,8 @@ ONE_ERROR = {
     "quoted word": (
         'layer { name: "p" type: "Pooling" bottom: "x" top: "p" '
         'pooling_param { pool: "MAX" kernel_size: 2 } }',
-        "pool is one of MAX, AVE, STOCHASTIC, not 'MAX'; leave out the quotes",
+        "pool is one of MAX, AVE, STOCHASTIC, AVE_EXC_PAD, AVE_TF, not 'MAX'; "
+        "leave out the quotes",
     ),
     "name without quotes": (
         'layer { name: r type: "ReLU" bottom: "x" top: "r" }',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from caffe2flax.layers import convolution
+from caffe2flax.layers import _convolved
 from caffe2flax.layers._fields import Sliding
 from caffe2flax.layers.convolution import Convolution
 
@@ -33,7 +33,7 @@ def test_pieces(
     x = noise.normal(size=shape)
     blobs = [noise.normal(size=blob.shape) for blob in layer.blobs(shape)]
     whole = layer.reference(blobs, x)
-    monkeypatch.setattr(convolution, "MATRIX", numbers)
+    monkeypatch.setattr(_convolved, "MATRIX", numbers)
     np.testing.assert_allclose(layer.reference(blobs, x), whole, rtol=1e-12, atol=1e-12)
 
 

@@ -19,7 +19,7 @@ from ruff import find_ruff_bin
 import caffe2flax
 from caffe2flax.cli.main import main
 from caffe2flax.errors import ConversionError
-from caffe2flax.prediction.batches import rank
+from caffe2flax.prediction.decode import ranked
 from caffe2flax.prediction.images import Recipe, crop, decode, find, resize
 from caffe2flax.prediction.preparation import read_mean
 from caffe2flax.runner import load_class
@@ -343,9 +343,9 @@ def test_folders_stand_for_their_files(tmp_path: Path) -> None:
 
 def test_ranking() -> None:
     scores = np.array([[0.1, 0.7, 0.1, 0.1], [np.nan, -1, 5, 5]])
-    best = [[number for number, _ in row] for row in rank(scores, 3)]
+    best = [[x.number for x in ranked(row, 3).best] for row in scores]
     assert best == [[1, 0, 2], [2, 3, 1]]
-    assert [len(row) for row in rank(scores, 9)] == [4, 4]
+    assert [len(ranked(row, 9).best) for row in scores] == [4, 4]
 
 
 @pytest.fixture(scope="module")
@@ -418,7 +418,7 @@ def test_text_for_people(
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [image, "  1.0000  7 digit 7"]
-    assert lines[3].startswith("note: no mean is subtracted")
+    assert lines[3].startswith("note: assumed: no mean is subtracted")
     assert len(lines) == 4
 
 
@@ -529,12 +529,12 @@ def test_no_mean_is_said(
 ) -> None:
     """In the text and in JSON; not where the caller says what, and be it nothing."""
     seen(identity, folder)
-    assert f"note: {NO_MEAN}" in capsys.readouterr().out
+    assert f"note: assumed: {NO_MEAN}" in capsys.readouterr().out
     seen(identity, folder, "--scale", "0.5")
     assert NO_MEAN in capsys.readouterr().out
     seen(identity, folder, "--json")
     (note,) = json.loads(capsys.readouterr().out)["notes"]
-    assert note.startswith(NO_MEAN)
+    assert note.startswith(f"assumed: {NO_MEAN}")
     for mean in ("0", "1,2,3"):
         seen(identity, folder, "--mean", mean)
         assert NO_MEAN not in capsys.readouterr().out
@@ -598,13 +598,15 @@ FIXED = (
         ("identity", ["--resize", "5,9"], "too small to crop 6 x 8 from"),
         ("identity", ["--mean", "1,2"], "2 means for the 3 channels"),
         ("identity", ["--mean", "missing.npy"], "No such file"),
-        ("identity", ["--scores", "nowhere"], "nowhere"),
-        ("identity", ["--scores", "y"], "--features y writes it as it is"),
-        ("identity", ["--features", "y"], "-o OUT.npz together"),
-        ("identity", ["-o", "out.npz"], "--features BLOB"),
+        ("identity", ["--blob", "nowhere"], "no blob is called 'nowhere'"),
+        ("identity", ["--as", "classes", "--blob", "y"], "y writes it as it is"),
+        ("identity", ["--as", "flow", "--blob", "y"], "holds no flow: it is (N, 2,"),
+        ("identity", ["--as", "detections"], "or from an R-CNN"),
+        ("identity", ["--features", "y"], "--features BLOB needs -o OUT.npz"),
+        ("identity", ["-o", "out"], "classes are not drawn"),
         ("fixed", ["--batch", "3"], "takes 2 images at once and no other number"),
         ("stiff", ["--batch", "3"], "(2, 18) has no row for each of 3 images"),
-        ("several", [], "several outputs, a, b: choose one with --scores"),
+        ("several", [], "several outputs, a, b: choose one with --blob"),
         ("mean_file", [], "the mean of 'm.binaryproto', a file that is not opened"),
         ("two", [], "needs more than images: z"),
         ("vector", [], "no input of shape (N, 1 or 3, H, W)"),

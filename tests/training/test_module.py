@@ -16,7 +16,8 @@ from caffe2flax.conversion import Conversion, convert
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.graph import Graph
 from caffe2flax.runner import instantiate, load_class
-from caffe2flax.training.module import NetState, convert_training
+from caffe2flax.training.graphs import NetState
+from caffe2flax.training.module import convert_training
 from tests.smallnets import net, save
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "training" / "module"

@@ -1,6 +1,7 @@
 """The update of a solver: its text, and cases that no trajectory has."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from caffe2flax import convert, read_solver
+from caffe2flax.training.library.moments import last_update
 from caffe2flax.training.optimizer import (
     optimizer,
     optimizer_source,
@@ -69,6 +71,23 @@ def test_adam_without_moments() -> None:
     """The corrections of beta 0 are 1."""
     found = update('type: "Adam" momentum2: 0 delta: 1', [3.0])
     np.testing.assert_allclose(found["a"]["kernel"], [1 - 3 / 4, -2 - 3 / 4])
+
+
+def test_the_last_update_is_kept_for_snapshots_with_diffs() -> None:
+    solver = read_solver(
+        'net: "n" lr_policy: "fixed" base_lr: 1 momentum: 0.9 type: "Nesterov" '
+        "snapshot_diff: true iter_size: 2 clip_gradients: 9"
+    )
+    made = optimizer(solver, {"a": (1.0, 1.0), "b": (0.0, 1.0)})
+    weights = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([3.0])}
+    state = made.init(weights)
+    for gradient in (1.0, 2.0):
+        every = jax.tree.map(lambda w, g=gradient: jnp.full_like(w, g), weights)
+        updates, state = made.update(every, state, weights)
+    kept = last_update(SimpleNamespace(opt_state=state))
+    assert kept["a"].all()
+    for name, update in updates.items():
+        np.testing.assert_array_equal(kept[name], 0 - update)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Nesterov", "AdaDelta", "Adam"])

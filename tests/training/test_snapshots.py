@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from flax import nnx
@@ -18,6 +19,7 @@ from caffe2flax.runner import instantiate, load_class
 from caffe2flax.training.library import restoring
 from caffe2flax.training.library.snapshots import (
     proto_caffemodel,
+    write_hdf5_caffemodel,
     write_hdf5_snapshot,
     write_snapshot,
 )
@@ -117,6 +119,64 @@ def test_scripts_write_the_same(ending: str, tmp_path: Path) -> None:
 
 
 KINDS = ("caffemodel", "solverstate")
+
+
+def test_diffs_are_written_as_caffe_writes_them(tmp_path: Path) -> None:
+    path = FOLDER / "snapshot_diff_iter_10.caffemodel"
+    blobs = restoring.read_caffemodel(path)
+    table = [
+        (name, "", [(f"{name}/{i}", blob.shape) for i, blob in layer.items()])
+        for name, layer in blobs.items()
+    ]
+    pairs = [(name, layer.items()) for name, layer in blobs.items()]
+    every = {f"{name}/{i}": blob for name, items in pairs for i, blob in items}
+    messages = [
+        value
+        for number, layer in restoring.proto_fields(path.read_bytes())
+        if number == 100
+        for field, value in restoring.proto_fields(layer)
+        if field == 7
+    ]
+    diffs = {
+        name: np.frombuffer(dict(restoring.proto_fields(message))[6], "<f4")
+        for name, message in zip(every, messages, strict=True)
+    }
+    assert all(diff.any() for diff in diffs.values())
+    written = proto_caffemodel("net", table, every, diffs)
+    assert all(message in written for message in messages)
+    del diffs["conv1/0"]  # as where it is frozen
+    write_hdf5_caffemodel(tmp_path / "own.h5", table, every, diffs)
+    with h5py.File(tmp_path / "own.h5") as file:
+        assert not file["diff/conv1/0"][()].any()
+        assert same(file["diff/ip2/1"][()], diffs["ip2/1"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "words"),
+    [
+        (("trace",), "sgd_multistep", ["SGD and Nesterov look alike"]),
+        (("trace",), "adagrad", ["SGD and Nesterov", "no negative number"]),
+        (("nu",), "adagrad", ["AdaGrad and RMSProp look alike"]),
+        (("mu", "nu"), "adam", []),
+        (("mu", "nu"), "adadelta", ["no negative number"]),
+        (("e_g", "e_x"), "adadelta", []),
+        (("e_g", "e_x"), "adam", None),
+        (("sum_of_squares",), "nesterov", None),
+    ],
+)
+def test_a_state_of_another_solver_is_named_or_refused(
+    fields: tuple[str, ...], name: str, words: list[str] | None
+) -> None:
+    state = FOLDER / f"{name}_iter_10.solverstate"
+    history = restoring.read_solverstate(state).history
+    if words is None:
+        with pytest.raises(ValueError, match="it is the state of another solver"):
+            restoring.check_squares(fields, history)
+        return
+    restoring.check_squares(fields, history)
+    notes = restoring.doubts(fields, history)
+    assert len(notes) == len(words)
+    assert all(word in note for word, note in zip(words, notes, strict=True))
 
 
 @pytest.mark.parametrize("name", facts("variants"))

@@ -144,7 +144,7 @@ def inline_net(message: Message, *, phase: str = "TEST") -> Message | None:
         raise ConversionError(_missing(message, phase))
     if len(nets) > 1:
         text = f"the solver has several {nets[0].name}; give one as a file of its own"
-        raise ConversionError(Problem(text, nets[1].span))
+        raise ConversionError(Problem(text, nets[1].span, "ambiguous"))
     net = nets[0].value
     states = list(message.all(f"{own}_state"))
     problems = [
@@ -154,7 +154,7 @@ def inline_net(message: Message, *, phase: str = "TEST") -> Message | None:
     ]
     if len(states) > 1:
         text = f"the solver has several {own}_state; give the net as a file of its own"
-        problems.append(Problem(text, states[1].span))
+        problems.append(Problem(text, states[1].span, "ambiguous"))
     if problems or not isinstance(net, Message):
         raise ConversionError(problems)
     joined = tuple(replace(state, name="state") for state in states)
@@ -170,5 +170,6 @@ def _missing(solver: Message, phase: str) -> Problem:
         text = (
             "this is a solver, and the net that it names is not opened: pass its file"
         )
-        return Problem(text, named.span)
-    return Problem(f"this is a solver without a net for phase {phase}", solver.span)
+        return Problem(text, named.span, "ambiguous")
+    text = f"this is a solver without a net for phase {phase}"
+    return Problem(text, solver.span, "ambiguous")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.call import arguments, literal, unless
+from caffe2flax.ir.classes import ScoresByClass
 from caffe2flax.ir.layer import Array, Layer, Site
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
@@ -27,7 +28,7 @@ class Detection(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Detections(Layer):
+class Detections(Layer, ScoresByClass):
     """Rows (image, class, score, x1, y1, x2, y2) of the boxes that pass suppression.
 
     Caffe's number of rows depends on the data. The module has the largest possible
@@ -96,6 +97,21 @@ class Detections(Layer):
             top_k=None if top_k < 0 else top_k,
             keep_top_k=None if keep < 0 else keep,
         )
+
+    @property
+    def scored(self) -> tuple[tuple[int, ...], int]:
+        return (1,) if self.share_location else (0, 1), self.num_classes
+
+    def with_classes(self, count: int, other: int) -> Detections | None:
+        if count != self.num_classes or self.background >= count:
+            return None
+        return replace(self, num_classes=other)
+
+    @property
+    def foreground(self) -> range:
+        """The numbers of the classes; the background's, where it is not the first, is
+        among them."""
+        return range(1 if self.background == 0 else 0, self.num_classes)
 
     def _priors(self, *inputs: Shape) -> int:
         """How many prior boxes there are. Raises ConversionError."""

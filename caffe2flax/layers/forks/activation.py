@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
+from math import log, prod
 from typing import ClassVar, Self
 
 import numpy as np
 
+from caffe2flax.errors import ConversionError
 from caffe2flax.ir.call import arguments, literal
-from caffe2flax.ir.layer import Array, Elementwise, Site
+from caffe2flax.ir.layer import Array, Elementwise, Layouts, Site
+from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
-from caffe2flax.ir.registry import layer
+from caffe2flax.ir.registry import layer, variant
+from caffe2flax.layers._sides import QUANTISED, refuse_quantised
 
 
 @layer("ReLU6", "relu6_param", "relu_param")
@@ -39,6 +42,72 @@ class ReLU6(Elementwise):
         ramp = np.maximum(x, 0) + self.negative_slope * np.minimum(x, 0)
         top: Array = np.minimum(ramp, self.threshold)
         return top
+
+
+LIMITS = ("relu6", "maximum", "minimum", "saturate", *QUANTISED)
+"""Fields of relu_param that only Synopsys' fork has."""
+
+
+@variant("ReLU", lambda params: params.bottoms == 2 or any(map(params.has, LIMITS)))
+@dataclass(frozen=True, slots=True)
+class LimitedReLU(Elementwise):
+    """max(x, 0) + negative_slope * min(x, 0), not above 6 with relu6, nor above
+    `maximum`, nor below `minimum`; a second bottom replaces `maximum`."""
+
+    bottoms = (1, 2)
+
+    negative_slope: float = 0.0
+    six: bool = False
+    maximum: float = 0.0
+    """No limit where it is 0 or less."""
+    minimum: float = 0.0
+    """No limit where it is 0."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("engine")
+        refuse_quantised(params)
+        maximum = params.get("maximum", 0.0)
+        if params.bottoms == 2 and maximum:
+            text = f"{params.span('maximum')}: the second bottom replaces maximum"
+            params.note(text)
+        return cls(
+            params.get("negative_slope", 0.0),
+            params.get("relu6", False),
+            maximum if params.bottoms == 1 else 0.0,
+            params.get("minimum", 0.0),
+        )
+
+    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
+        if not all(map(prod, inputs[1:])):
+            raise ConversionError("the second bottom is empty: it has no first number")
+        return inputs[:1]
+
+    def layouts(self, *inputs: Operand) -> Layouts:
+        limits = (Layout.caffe(len(x.shape)) for x in inputs[1:])
+        return Layouts((inputs[0].layout, *limits), (inputs[0].layout,))
+
+    def call(self, at: Site) -> str:
+        y = f"nnx.relu({at.x})"
+        if self.negative_slope:
+            y = f"leaky_relu({at.x}, {literal(self.negative_slope)})"
+        elif self.six:
+            y = f"nnx.relu6({at.x})"
+        if self.six and self.negative_slope:
+            y = f"jnp.minimum({y}, 6)"
+        if self.maximum > 0:
+            y = f"jnp.minimum({y}, {literal(self.maximum)})"
+        if len(at.args) == 2:
+            y = f"at_most({y}, {at.args[1]})"
+        return f"jnp.maximum({y}, {literal(self.minimum)})" if self.minimum else y
+
+    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+        x = inputs[0]
+        top: Array = np.maximum(x, 0) + self.negative_slope * np.minimum(x, 0)
+        most = self.maximum if len(inputs) == 1 else float(inputs[1].flat[0])
+        limits = [6.0] * self.six + [most] * (most > 0)
+        top = np.minimum(top, min(limits, default=np.inf))
+        return np.maximum(top, self.minimum) if self.minimum else top
 
 
 @layer("HardSigmoid", "hardsigmoid_param", "hard_sigmoid_param")
@@ -141,7 +210,7 @@ class SeLUDropout(Elementwise):
         params.ignore("dropout_ratio", "alpha", "gaussian_std", "uniform_range", "bias")
         if params.phase == "TRAIN":
             what = params.parent.get("type", "") if params.parent else cls.type
-            params.error(None, f"{what} is converted for TEST only")
+            params.unsupported(None, f"{what} is converted for TEST only")
         return cls()
 
     def call(self, at: Site) -> str:
@@ -167,7 +236,7 @@ class RReLU(Elementwise):
     def parse(cls, params: Params) -> Self:
         low, high = params.get("lb", cls.bounds[0]), params.get("ub", cls.bounds[1])
         if not 0 < low < high:
-            params.error(
+            params.unsupported(
                 None, f"lb must be positive and below ub, not {low} and {high}"
             )
             low, high = cls.bounds

@@ -122,9 +122,11 @@ class ChannelScale(Layer):
         params.ignore("do_backward_feature", "do_backward_scale")
         params.ignore("max_global_scale", "min_global_scale", "init_global_scale")
         if not params.get("do_forward", True):
-            params.error("do_forward", "without its forward pass it is not converted")
+            params.unsupported(
+                "do_forward", "without its forward pass it is not converted"
+            )
         if params.get("global_scale", False):
-            params.error("global_scale", "a global scale is not converted")
+            params.unsupported("global_scale", "a global scale is not converted")
         return cls()
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:

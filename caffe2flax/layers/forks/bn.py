@@ -111,9 +111,11 @@ class TwoBlobs(Normalizing):
         params.ignore("decay")
         if params.get("moving_average", False) and params.phase == "TEST":
             text = "moving_average: the averages are not in weights files"
-            params.error("moving_average", text)
+            params.unsupported("moving_average", text)
         if not params.get("across_spatial", True):
-            params.error("across_spatial", "statistics of each pixel are not converted")
+            params.unsupported(
+                "across_spatial", "statistics of each pixel are not converted"
+            )
         return cls(params.get("var_eps", 1e-10), scale, shift)
 
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, unsupported
 from caffe2flax.ir.call import RNGS, Call, literal
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
@@ -68,9 +68,7 @@ class Broadcast(Layer):
             return None
         x, own = self._pair(at.input.shape)
         if len(own) > len(x):
-            raise ConversionError(
-                f"a blob {own} of more axes than {x} is not converted"
-            )
+            raise unsupported(f"a blob {own} of more axes than {x} is not converted")
         lacking = tuple(range(len(x) - len(own))) if own else ()
         return Call.of(
             self.module,
@@ -108,7 +106,7 @@ class Add(Broadcast):
     @classmethod
     def parse(cls, params: Params) -> Self:
         if params.bottoms == 1:
-            params.error(None, "with one bottom, the shape of the other is unknown")
+            params.ambiguous(None, "with one bottom, the shape of the other is unknown")
         return cls()
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
@@ -155,7 +153,7 @@ class BinaryFunction(Broadcast):
     @classmethod
     def parse(cls, params: Params) -> Self:
         if params.bottoms == 1:
-            params.error(None, "with one bottom, the shape of the other is unknown")
+            params.ambiguous(None, "with one bottom, the shape of the other is unknown")
         return cls()
 
     def call(self, at: Site) -> str:

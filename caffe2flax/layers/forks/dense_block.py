@@ -73,9 +73,11 @@ class DenseBlock(Layer):
         params.ignore("moving_average_fraction", "use_dropout", "dropout_amount")
         for name, value in FIXED.items():
             if params.get(name, value) != value:
-                params.error(name, f"the fork has {value} for {name} whatever is given")
+                params.unsupported(
+                    name, f"the fork has {value} for {name} whatever is given"
+                )
         if params.phase == "TRAIN":
-            params.error(None, "DenseBlock is converted for TEST only")
+            params.unsupported(None, "DenseBlock is converted for TEST only")
         count, first, growth = (
             positive(params, name, default)
             for name, default in (

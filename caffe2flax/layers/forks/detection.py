@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, unsupported
+from caffe2flax.ir.abilities import FindsObjects
 from caffe2flax.ir.call import arguments, unless
 from caffe2flax.ir.layer import Array, Site
 from caffe2flax.ir.layout import Shape
@@ -16,10 +17,14 @@ from caffe2flax.layers.forks._detections import Detections
 
 
 @layer("DetectionOutput", "detection_output_param")
-class DetectionOutput(Detections):
+class DetectionOutput(Detections, FindsObjects):
     """Rows (image, class, score, x1, y1, x2, y2) of the boxes that pass suppression."""
 
     __slots__ = ()
+
+    @property
+    def object_classes(self) -> range:
+        return self.foreground
 
 
 @layer("SSDDecoder", "detection_output_param")
@@ -39,7 +44,7 @@ class SSDDecoder(Detections):
                 f"{inputs[0]} and {inputs[1]}"
             )
         if not self.share_location:
-            raise ConversionError("boxes of each class are not decoded by this layer")
+            raise unsupported("boxes of each class are not decoded by this layer")
         return ((1, 1, count, 4),)
 
     def call(self, at: Site) -> str:
@@ -60,11 +65,15 @@ class SSDDecoder(Detections):
 
 
 @layer("SSDSort", "detection_output_param")
-class SSDSort(Detections):
+class SSDSort(Detections, FindsObjects):
     """Rows (image, class, score, x1, y1, x2, y2) of the boxes, decoded already, that
     pass suppression; one image."""
 
     __slots__ = ()
+
+    @property
+    def object_classes(self) -> range:
+        return self.foreground
 
     bottoms = (2, 3)
 
@@ -73,7 +82,7 @@ class SSDSort(Detections):
         if len(boxes) != 4 or boxes[:2] != (1, 1) or boxes[3] != 4:
             raise ConversionError(f"needs boxes (1, 1, boxes, 4), not {boxes}")
         if not self.share_location:
-            raise ConversionError("boxes of each class are not sorted by this layer")
+            raise unsupported("boxes of each class are not sorted by this layer")
         flat = boxes[2] * 4
         return Detections.infer(self, (1, flat), inputs[1], (1, 2, flat))
 

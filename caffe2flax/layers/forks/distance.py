@@ -54,9 +54,11 @@ class InnerDistance(Layer):
         if way not in ("L1", "L2"):
             params.error("distance_type", f"distance_type is L1 or L2, not {way!r}")
         if params.get("transpose", False):
-            params.error("transpose", "the fork does not compute with transpose")
+            params.unsupported("transpose", "the fork does not compute with transpose")
         if params.get("update_center_only", False) and params.bottoms > 1:
-            params.error("update_center_only", "it is for training, and not converted")
+            params.unsupported(
+                "update_center_only", "it is for training, and not converted"
+            )
         return cls(
             count,
             params.get("axis", 1),

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, unsupported
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Site
 from caffe2flax.ir.layout import Shape
@@ -93,7 +93,7 @@ class Correlation(Frames):
             for extent, p, r in zip(size, pads, reach, strict=True)
         ]
         if self.excess > self.pad:
-            raise ConversionError(
+            raise unsupported(
                 f"single_direction -1 reads {self.excess} columns beyond the edge, in "
                 f"the row before, which is no border with a pad of {self.pad}"
             )

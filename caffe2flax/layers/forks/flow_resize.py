@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, unsupported
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Site
 from caffe2flax.ir.layout import Shape
@@ -58,7 +58,7 @@ class Resample(Frames):
             ratios = [a / b for a, b in zip(old, size, strict=True)]
             for extent, places in zip(old, self._places(old, size), strict=True):
                 if not 0 <= places.min() <= places.max() < extent:
-                    raise ConversionError(
+                    raise unsupported(
                         f"with ratios {ratios} that differ the fork reads pixels "
                         "beyond the image"
                     )
@@ -197,7 +197,7 @@ class Mean(Frames):
         sign = -1 if params.choice("operation", *words, default="ADD") != "ADD" else 1
         values = params.all("value", float)
         if params.has("file"):
-            params.error("file", "the mean is in a file, which is not opened")
+            params.unsupported("file", "the mean is in a file, which is not opened")
         elif not values:
             params.error(None, "mean_param needs a value")
         if params.tops != params.bottoms:

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, ambiguous
 from caffe2flax.ir.abilities import Stateful
 from caffe2flax.ir.call import DTYPE, RNGS, Call, Code, arguments
 from caffe2flax.ir.filler import Filler
@@ -70,7 +70,7 @@ class Lstm(Layer, Stateful):
             return True
         if len(shape) == 3:
             return False
-        raise ConversionError(
+        raise ambiguous(
             f"a bottom of shape {shape} does not show whether it is (T * N, ...) or "
             "(T, N, ...): choose with --dialect Lstm=flat or Lstm=sequence"
         )

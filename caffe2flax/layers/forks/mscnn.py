@@ -213,7 +213,7 @@ class DecodeBBox(Layer):
         if params.phase == "TRAIN":
             return ScreenedBBox(*normal)
         if params.bottoms > 2:
-            params.error(None, "a third bottom has a meaning in training alone")
+            params.unsupported(None, "a third bottom has a meaning in training alone")
         return cls(*normal)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:

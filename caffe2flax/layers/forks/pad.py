@@ -14,8 +14,12 @@ from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
+from caffe2flax.layers._python import options, python_layer, whole
 
 Ends = tuple[tuple[int, int], ...]
+
+SIDES = ("pad_t", "pad_b", "pad_l", "pad_r")
+MODES = ("constant", "edge", "reflect", "symmetric")
 
 
 @layer("Pad", "pad_param")
@@ -127,6 +131,18 @@ class MirrorPad(Pad):
         value = params.get("constant_values", 0.0)
         constant = mode == "CONSTANT"
         return cls(paddings(params), mode.lower(), value if constant else 0.0)
+
+
+@python_layer("pad", "PadTensor")
+def _pad_tensor(params: Params) -> Layer:
+    """numpy.pad of the last two axes, in Synopsys' fork."""
+    given = options(params, *SIDES, "pad_mode")
+    top, bottom, left, right = (whole(params, given, name) for name in SIDES)
+    mode = " ".join(given.get("pad_mode", ()))
+    if mode not in MODES:
+        text = f"pad_mode in param_str is one of {', '.join(MODES)}, not {mode!r}"
+        params.error("param_str", text)
+    return Pad(((top, bottom), (left, right)), mode, images=True)
 
 
 def paddings(params: Params) -> Ends:

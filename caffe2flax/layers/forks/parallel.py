@@ -23,7 +23,7 @@ class Exchanged(Layer):
     @classmethod
     def parse(cls, params: Params) -> Self:
         if params.bottoms != params.tops:
-            params.error(
+            params.unsupported(
                 None,
                 f"{cls.type} between processes has as many tops as bottoms, not "
                 f"{params.tops} for {params.bottoms}; forks mean several other layers "

@@ -13,7 +13,8 @@ from typing import Self
 
 import numpy as np
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, unsupported
+from caffe2flax.ir.abilities import FindsPeaks
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -118,7 +119,7 @@ def _cubic(x: Array, size: int, axis: int) -> Array:
 
 @layer("Nms", "nms_param")
 @dataclass(frozen=True, slots=True)
-class Nms(Layer):
+class Nms(Layer, FindsPeaks):
     """Peaks of each of the first num_parts maps: their number, then rows (x, y, value).
 
     A peak exceeds the threshold and its 8 neighbours; x and y are the mean position of
@@ -147,7 +148,7 @@ class Nms(Layer):
         if c < self.parts:
             raise ConversionError(f"num_parts {self.parts} exceeds {c} maps")
         if height > width:
-            raise ConversionError(
+            raise unsupported(
                 f"maps of {height} x {width}: the layer takes the width for the "
                 "height and reads wrong pixels where they are higher than wide"
             )

@@ -10,19 +10,20 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import ProposesRegions
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-from caffe2flax.layers._python import numbers, options, python_layer
+from caffe2flax.layers._python import Words, numbers, options, python_layer, test_alone
 
 Anchor = tuple[float, float, float, float]
 
 
 @layer("Proposal", "proposal_param")
 @dataclass(frozen=True, slots=True)
-class Proposal(Layer):
+class Proposal(Layer, ProposesRegions):
     """Rows (image, x1, y1, x2, y2) of the regions that pass suppression, best first.
 
     Caffe's number of rows depends on the data. The module has the largest possible
@@ -37,7 +38,8 @@ class Proposal(Layer):
     stride: int = 16
     pre: int = 6000
     post: int = 300
-    threshold: float = 0.7
+    threshold: float | None = 0.7
+    """None where nothing is suppressed."""
     min_size: float = 16
     python: bool = False
     """py-faster-rcnn's layer: one image, small regions dropped, scores (R, 1)."""
@@ -97,13 +99,14 @@ class Proposal(Layer):
         return Layouts((last, last, info), tuple(Layout.caffe(len(t)) for t in tops))
 
     def call(self, at: Site) -> str:
+        threshold = unless(self.threshold, 0.7)
         settings = arguments(
             *at.args,
             anchors=literal(self.anchors),
             stride=self.stride,
             top_k=self.pre,
             keep_top_k=self.post,
-            threshold=unless(self.threshold, 0.7),
+            threshold="None" if self.threshold is None else threshold,
             min_size=unless(self.min_size, 16),
             keep_small=unless(not self.python, False),
             column=unless(self.python and self.with_scores, False),
@@ -160,7 +163,8 @@ class Proposal(Layer):
     def _suppress(self, boxes: list[tuple[float, Array]]) -> list[tuple[float, Array]]:
         kept: list[tuple[float, Array]] = []
         for score, box in boxes:
-            if all(_overlap(box, other) <= self.threshold for _, other in kept):
+            most = np.inf if self.threshold is None else self.threshold
+            if all(_overlap(box, other) <= most for _, other in kept):
                 kept.append((score, box))
             if len(kept) == (self.post or -1):
                 break
@@ -200,10 +204,19 @@ def _half_up(value: float) -> int:
 def _proposal_layer(params: Params) -> Layer:
     """py-faster-rcnn's layer, with the defaults of its configuration."""
     given = options(params, "feat_stride", "scales", "ratios")
+    return _usual(params, given, params.phase == "TRAIN")
+
+
+@python_layer("pylayer.proposal_layer", "ProposalLayer")
+def _proposal_layer_of_mnc(params: Params) -> Layer:
+    """MNC's layer; its other options are about gradients."""
+    test_alone(params)
+    known = ("feat_stride", "gradient_scale", "use_clip", "clip_base")
+    return _usual(params, options(params, *known), False)
+
+
+def _usual(params: Params, given: Words, training: bool) -> Proposal:
     (stride, *_) = numbers(params, given, "feat_stride")
-    ratios = numbers(params, given, "ratios", 0.5, 1, 2)
-    scales = numbers(params, given, "scales", 8, 16, 32)
-    training = params.phase == "TRAIN"
     pre, post = (12000, 2000) if training else (6000, 300)
     params.note(
         f"{params.span()}: ProposalLayer with the default configuration of "
@@ -211,10 +224,44 @@ def _proposal_layer(params: Params) -> Layer:
         "after suppression at 0.7, sides of 16 pixels at least"
     )
     return Proposal(
-        _anchors(16, ratios, scales, round),
+        _given_anchors(params, given),
         int(stride),
         pre,
         post,
         python=True,
         with_scores=params.tops > 1,
     )
+
+
+@python_layer("SSH.layers.proposal_layer", "ProposalLayer")
+def _proposal_layer_of_ssh(params: Params) -> Layer:
+    """SSH's layer, which suppresses nothing at test."""
+    test_alone(params)
+    given = options(params, "feat_stride", "scales", "ratios", "base_size")
+    (stride, *_) = numbers(params, given, "feat_stride")
+    params.note(
+        f"{params.span()}: ProposalLayer with the default configuration of SSH, which "
+        f"the net does not hold: the best {BEST} regions, of any size; suppression "
+        "comes after the net"
+    )
+    return Proposal(
+        _given_anchors(params, given),
+        int(stride),
+        BEST,
+        BEST,
+        None,
+        0,
+        python=True,
+        with_scores=params.tops > 1,
+    )
+
+
+BEST = 1000
+"""How many regions SSH takes at test by default."""
+
+
+def _given_anchors(params: Params, given: Words) -> tuple[Anchor, ...]:
+    (base, *_) = numbers(params, given, "base_size", 16)
+    ratios = numbers(params, given, "ratios", 0.5, 1, 2)
+    scales = numbers(params, given, "scales", 8, 16, 32)
+    return _anchors(int(base), ratios, scales, round)

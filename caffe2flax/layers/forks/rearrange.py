@@ -13,7 +13,7 @@ from caffe2flax.ir.call import arguments, unless
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
-from caffe2flax.ir.registry import layer
+from caffe2flax.ir.registry import layer, variant
 from caffe2flax.layers._forks import images, multiple, positive
 
 
@@ -203,6 +203,18 @@ class PixelShuffle(DepthToSpace):
     @classmethod
     def parse(cls, params: Params) -> Self:
         return cls(positive(params, "upscale_factor"), "CRD")
+
+
+@variant("Reshape", lambda params: params.get("pixelshuffler", 1) != 1)
+@dataclass(frozen=True, slots=True)
+class ReshapeShuffle(PixelShuffle):
+    """Channels as the pixels of blocks of pixelshuffler x pixelshuffler, in Synopsys'
+    fork."""
+
+    @classmethod
+    def parse(cls, params: Params) -> Self:
+        params.ignore("shape", "axis", "num_axes")
+        return cls(positive(params, "pixelshuffler"), "CRD")
 
 
 @layer("GSTiling", "gs_tiling_param")

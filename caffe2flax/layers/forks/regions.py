@@ -5,57 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 from typing import Self
 
 import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.call import arguments, literal, unless
-from caffe2flax.ir.layer import Array, Layer, Layouts, Site
-from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.layer import Array, Site
+from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-
-
-class Regional(Layer):
-    """A layer with features and regions (R, 5) as bottoms and one item a region as
-    top."""
-
-    __slots__ = ()
-
-    bottoms = 2
-    in_place = False
-
-    def example(
-        self, bottom: int, noise: np.random.Generator, *inputs: Shape
-    ) -> Array | None:
-        """Random regions of the features."""
-        features, rois = inputs
-        if bottom != 1:
-            return None
-        images = noise.integers(0, features[0], (rois[0], 1))
-        scale = getattr(self, "scale", 1.0) or 1.0
-        sizes = np.array(features[2:])[::-1] / scale
-        corners = np.sort(noise.random((rois[0], 2, 2)) * sizes, 1)
-        rows = np.concatenate([images, corners.reshape(-1, 4)], 1)
-        return rows.reshape(rois)
-
-    def layouts(self, *inputs: Operand) -> Layouts:
-        _, rois = inputs
-        last = Layout.channels_last(4)
-        return Layouts((last, Layout.caffe(len(rois.shape))), (last,))
-
-
-def check_regions(features: Shape, rois: Shape) -> None:
-    """Raises ConversionError unless the shapes are (N, C, H, W) and (R, 5)."""
-    if len(features) != 4:
-        raise ConversionError(f"needs features of 4 axes, not {features}")
-    if len(rois) > 4 or prod(rois[1:]) != 5:
-        raise ConversionError(
-            "regions are rows of 5 numbers, image and corners: a blob (R, 5), "
-            f"not {rois}"
-        )
+from caffe2flax.layers.forks._regions import Regional, between, check_regions, half_away
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +75,7 @@ class ROIPooling(Binned):
         height, width = x.shape[2:]
         top = np.zeros((len(rois), x.shape[1], *self.size))
         for n, (image, corners) in enumerate(self._regions(rois)):
-            x0, y0, x1, y1 = (_round(value) for value in corners)
+            x0, y0, x1, y1 = (half_away(value) for value in corners)
             rows = _bins(y0, np.float32(max(y1 - y0 + 1, 1)), self.size[0], height)
             columns = _bins(x0, np.float32(max(x1 - x0 + 1, 1)), self.size[1], width)
             for i, (h0, h1) in enumerate(rows):
@@ -124,11 +84,6 @@ class ROIPooling(Binned):
                     if window.size:
                         top[n, :, i, j] = window.max((1, 2))
         return top
-
-
-def _round(value: np.floating) -> int:
-    """Halves away from 0."""
-    return int(np.floor(abs(float(value)) + 0.5) * np.sign(value))
 
 
 def _bins(
@@ -162,7 +117,6 @@ class ROIAlign(Binned):
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         x, rois = inputs
-        height, width = x.shape[2:]
         rows, columns = self.size
         top = np.zeros((len(rois), x.shape[1], rows + 1, columns + 1))
         for n, (image, corners) in enumerate(self._regions(rois)):
@@ -172,24 +126,8 @@ class ROIAlign(Binned):
             for i in range(rows + 1):
                 for j in range(columns + 1):
                     h, w = y0 + i * (y1 - y0) / rows, x0 + j * (x1 - x0) / columns
-                    if -0.5 <= h <= height - 0.5 and -0.5 <= w <= width - 0.5:
-                        top[n, :, i, j] = _between(x[image], float(h), float(w))
+                    top[n, :, i, j] = between(x[image], float(h), float(w))
         return top
-
-
-def _between(x: Array, h: float, w: float) -> Array:
-    """x (C, H, W) at a point, interpolated between its four neighbours."""
-    limits = np.array(x.shape[1:]) - 1
-    point = np.array([h, w])
-    low, high = np.floor(point), np.floor(point) + 1
-    (h0, w0), (h1, w1) = (
-        np.clip(corner, 0, limits).astype(int) for corner in (low, high)
-    )
-    dh, dw = np.clip(point, 0, limits) - [h0, w0]
-    top = x[:, h0, w0] * (1 - dw) + x[:, h0, w1] * dw
-    bottom = x[:, h1, w0] * (1 - dw) + x[:, h1, w1] * dw
-    between: Array = top * (1 - dh) + bottom * dh
-    return between
 
 
 @layer("PSROIPooling", "psroi_pooling_param")
@@ -233,8 +171,8 @@ class PSROIPooling(Regional):
         f, size = np.float32, self.groups
         top = np.zeros((len(rois), self.outputs, size, size))
         for n, row in enumerate(rois.reshape(-1, 5).astype(f)):
-            x0, y0 = (f(_round(value)) * f(self.scale) for value in row[1:3])
-            x1, y1 = (f(_round(value) + 1) * f(self.scale) for value in row[3:])
+            x0, y0 = (f(half_away(value)) * f(self.scale) for value in row[1:3])
+            x1, y1 = (f(half_away(value) + 1) * f(self.scale) for value in row[3:])
             rows = self._edges(y0, y1, x.shape[2])
             columns = self._edges(x0, x1, x.shape[3])
             for i, (h0, h1) in enumerate(rows):

@@ -72,6 +72,8 @@ class Interp(Resizing):
     shrink: int = 0
     begin: int = 0
     end: int = 0
+    full_zoom: int = 0
+    """Synopsys' fork: the size of the bottom times this."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -83,7 +85,12 @@ class Interp(Resizing):
         for name, pad in (("pad_beg", begin), ("pad_end", end)):
             if pad > 0:
                 params.error(name, f"{name} can crop only: 0 or less, not {pad}")
-        for name, factor in (("zoom_factor", zoom), ("shrink_factor", shrink)):
+        full = params.optional("full_zoom_factor", int)
+        for name, factor in (
+            ("zoom_factor", zoom),
+            ("shrink_factor", shrink),
+            ("full_zoom_factor", full),
+        ):
             if factor is not None and factor < 1:
                 params.error(name, f"{name} must be positive, not {factor}")
         if (zoom is None) is not (shrink is None):
@@ -91,6 +98,8 @@ class Interp(Resizing):
         elif height is not None and width is not None:
             zoom = shrink = None
         elif zoom is None:
+            if full is not None:
+                return cls(begin=begin, end=end, full_zoom=full)
             params.error(None, "give height and width, zoom_factor or shrink_factor")
         return cls(height or 0, width or 0, zoom or 0, shrink or 0, begin, end)
 
@@ -98,6 +107,8 @@ class Interp(Resizing):
         cropped = [size + self.begin + self.end for size in (height, width)]
         if min(cropped) < 1:
             raise ConversionError(f"pad_beg and pad_end leave nothing of {cropped}")
+        if self.full_zoom:
+            return cropped[0] * self.full_zoom, cropped[1] * self.full_zoom
         if not self.zoom and not self.shrink:
             return self.height, self.width
         smaller = [(size - 1) // max(self.shrink, 1) + 1 for size in cropped]

@@ -40,7 +40,7 @@ class SpatialTransformer(Layer):
         # Whether gradients are computed for the images: JAX does that where needed.
         params.ignore("to_compute_dU")
         if params.message is None:
-            params.error(
+            params.unsupported(
                 None,
                 "without st_param, forks mean several layers by SpatialTransformer: "
                 "say by a plug-in which it is",
@@ -48,7 +48,7 @@ class SpatialTransformer(Layer):
         for name, only in (("transform_type", "affine"), ("sampler_type", "bilinear")):
             value = params.get(name, only)
             if value != only:
-                params.error(name, f"{name} is {only!r} in Caffe, not {value!r}")
+                params.unsupported(name, f"{name} is {only!r} in Caffe, not {value!r}")
         size = params.optional("output_H", int), params.optional("output_W", int)
         for name, extent in zip(("output_H", "output_W"), size, strict=True):
             if extent is not None and extent < 1:

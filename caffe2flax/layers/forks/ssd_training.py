@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Self
 
+from caffe2flax.ir.classes import ScoresByClass
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
@@ -12,6 +14,7 @@ from caffe2flax.layers._forks import (
     TrainingOnly,
     TrainingSource,
     ignore_all,
+    positive,
     top_names,
     unknown_shape,
     unknown_size,
@@ -65,6 +68,8 @@ class VideoData(Annotated):
         data = line.sub("data_param")
         ignore_all(data)
         length = params.get("new_length", 0)
+        if any(map(params.has, ("num_segments", "modality", "name_pattern"))):
+            return cls(top_names(params), "videos", _segments(params))
         if not length:
             return cls(top_names(params), "a video", _image(data))
         # C3D's clips, whose fields are in a message of their own.
@@ -72,6 +77,17 @@ class VideoData(Annotated):
         new = params.get("new_height", 0), params.get("new_width", 0)
         size = (height or new[0], width or new[1])
         return cls(top_names(params), "videos", (n, c, length, *size))
+
+
+def _segments(params: Params) -> Shape:
+    """(N, C, H, W) of Temporal Segment Networks, 0 for unknown extents: the frames of
+    all segments are channels."""
+    n, _, *size = _image(params)
+    colours = 1 if params.get("grayscale", False) else 3
+    if params.choice("modality", "RGB", "FLOW", default="FLOW") == "FLOW":
+        colours = 2
+    counts = (positive(params, name, 1) for name in ("new_length", "num_segments"))
+    return (n, colours * prod(counts), *size)
 
 
 def _image(params: Params) -> Shape:
@@ -89,7 +105,7 @@ def _image(params: Params) -> Shape:
 
 @layer("MultiBoxLoss", "multibox_loss_param", "loss_param")
 @dataclass(frozen=True, slots=True)
-class MultiBoxLoss(TrainingOnly):
+class MultiBoxLoss(TrainingOnly, ScoresByClass):
     """The loss of an SSD detector against the true boxes: training only."""
 
     bottoms = (4, None)
@@ -104,6 +120,13 @@ class MultiBoxLoss(TrainingOnly):
         share = params.get("share_location", True)
         ignore_all(params)
         return cls(cls.type, classes, share)
+
+    @property
+    def scored(self) -> tuple[tuple[int, ...], int]:
+        return (1,) if self.share_location else (0, 1), self.num_classes
+
+    def with_classes(self, count: int, other: int) -> MultiBoxLoss | None:
+        return replace(self, num_classes=other) if count == self.num_classes else None
 
     def compare(self, *inputs: Shape | None) -> None:
         loc, conf, prior = inputs[:3]

@@ -233,7 +233,7 @@ class Unpooling(ByMask):
             *windows, *(f"{w}_{s}" for w in ("kernel", "stride") for s in "hw")
         )
         if params.choice("unpool", "MAX", "AVE", "TILE") != "MAX":
-            params.error("unpool", "only MAX unpooling with a mask is converted")
+            params.unsupported("unpool", "only MAX unpooling with a mask is converted")
         both = params.optional("unpool_size", int)
         size = [params.get(f"unpool_{side}", both or 0) for side in "hw"]
         if min(size) < 1:

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from caffe2flax.errors import ConversionError
+from caffe2flax.ir.abilities import FindsObjects
 from caffe2flax.ir.call import arguments, literal
 from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
@@ -19,7 +20,7 @@ from caffe2flax.ir.registry import layer
 Pairs = tuple[tuple[float, float], ...]
 
 
-class YoloOutput(Layer):
+class YoloOutput(Layer, FindsObjects):
     """Rows (0, class + 1, score, x1, y1, x2, y2) of the boxes that pass suppression.
 
     The fork's number of rows depends on the data. The module has the largest possible
@@ -30,10 +31,15 @@ class YoloOutput(Layer):
 
     in_place = False
     one_class = False
+    counts_images = False
 
     classes: int
     confidence: float
     threshold: float
+
+    @property
+    def object_classes(self) -> range:
+        return range(1, self.classes + 1)
 
     @abstractmethod
     def anchors(self, bottom: int) -> Pairs:
@@ -203,7 +209,7 @@ class Yolov3DetectionOutput(YoloOutput):
     @classmethod
     def parse(cls, params: Params) -> Self:
         if params.get("gaussian_box", False):
-            params.error("gaussian_box", "Gaussian YOLO is not converted")
+            params.unsupported("gaussian_box", "Gaussian YOLO is not converted")
         pairs, mask = _pairs(params), params.all("mask", int)
         scales = params.all("anchors_scale", int)
         count, each = params.get("mask_group_num", 2), params.get("num_box", 3)

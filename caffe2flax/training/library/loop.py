@@ -85,6 +85,15 @@ def shown(
     return lines, entries
 
 
+def log_snapshot(log: Log, paths: tuple[Path, Path], kind: str) -> None:
+    """The lines for a snapshot's weights and state, "binary" or "hdf5"."""
+    what = {"binary": "binary proto", "hdf5": "HDF5"}[kind]
+    texts = {"snapshot": "Snapshotting", "snapshot_state": "Snapshotting solver state"}
+    for (entry, text), path in zip(texts.items(), paths, strict=True):
+        line = f"{text} to {what} file {path}"
+        log(line, kind=entry, file=path.name, format=kind)
+
+
 def bar(text: str) -> None:
     """A line that the next one replaces, on a terminal."""
     if sys.stderr.isatty():
@@ -217,19 +226,30 @@ class Checkpoints:
     def __contains__(self, i: object) -> bool:
         return bool(self.manager.latest_step() == i)
 
-    def save(self, i: int, state: Mapping[str, Any], rest: Mapping[str, Any]) -> None:
-        """state: nnx objects. rest: what JSON can hold."""
+    def save(
+        self,
+        i: int,
+        state: Mapping[str, Any],
+        rest: Mapping[str, Any],
+        kept: Sequence[Any],
+    ) -> None:
+        """state: nnx objects. rest: what JSON can hold. kept: more arrays."""
         arrays = {name: jax.tree.leaves(nnx.state(x)) for name, x in state.items()}
+        more = {"kept": ocp.args.StandardSave(list(kept))} if kept else {}
         self.manager.save(
             i,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), rest=ocp.args.JsonSave(dict(rest))
+                state=ocp.args.StandardSave(arrays),
+                rest=ocp.args.JsonSave({**rest, "kept": len(kept)}),
+                **more,
             ),
             force=True,
         )
 
-    def restore(self, state: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        """The last one, into nnx objects; its iteration and the rest."""
+    def restore(
+        self, state: Mapping[str, Any]
+    ) -> tuple[int, dict[str, Any], list[Any]] | None:
+        """The last one, its state into nnx objects; its iteration, rest and kept."""
         i = self.manager.latest_step()
         if i is None:
             return None
@@ -243,4 +263,8 @@ class Checkpoints:
         for name, each in state.items():
             tree = jax.tree.structure(nnx.state(each))
             nnx.update(each, jax.tree.unflatten(tree, found["state"][name]))
-        return i, found["rest"]
+        kept = list[Any]()
+        if found["rest"]["kept"]:
+            args = ocp.args.Composite(kept=ocp.args.StandardRestore())
+            kept = [*map(np.asarray, self.manager.restore(i, args=args)["kept"])]
+        return i, found["rest"], kept

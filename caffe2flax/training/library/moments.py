@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def place_in(path: Sequence[Any]) -> tuple[str, str]:
@@ -23,6 +24,12 @@ def get_moments(opt_state: Any, fields: Sequence[str]) -> list[dict[str, Any]]:
         if field in found:
             found[field][variable] = leaf
     return list(found.values())
+
+
+def last_update(optimizer: Any) -> dict[str, Any]:
+    """What was subtracted last, by variable; the state has it from keep_last_update."""
+    (updates,) = get_moments(optimizer.opt_state, ("diff",))
+    return {name: 0 - np.asarray(update) for name, update in updates.items()}
 
 
 def set_moments(

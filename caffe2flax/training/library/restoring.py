@@ -144,19 +144,60 @@ def restore(
 ) -> tuple[int, tuple[int, int], list[Any]]:
     """Goes on from a snapshot of Caffe's: puts its weights and its history into the
     model and the optimizer. The updates so far, where the count of steps begins, and
-    the history. A state that names no weights leaves those of the model."""
-    state = read_solverstate(path)
+    the history. A state that names no weights leaves those of the model. SystemExit
+    where it is that of another net or solver."""
     variables = arrays_of(model)
     shapes = {name: array.shape for name, array in variables.items()}
-    if state.learned_net:
-        named = Path(state.learned_net)
-        places = [named, Path(path).parent / named.name]
-        net = next((place for place in places if place.is_file()), places[-1])
-        given = from_caffemodel(table, read_caffemodel(net), shapes)
-        set_named(model, given)
-    moments, i = from_history(table, state.history, shapes), state.updates
-    optimizer.opt_state = set_moments(optimizer.opt_state, fields, moments, i)
+    try:
+        state = read_solverstate(path)
+        moments, i = from_history(table, state.history, shapes), state.updates
+        opt_state = set_moments(optimizer.opt_state, fields, moments, i)
+        check_squares(fields, state.history)
+        given: Mapping[str, Any] = {}
+        if state.learned_net:
+            named = Path(state.learned_net)
+            places = [named, Path(path).parent / named.name]
+            net = next((place for place in places if place.is_file()), places[-1])
+            given = from_caffemodel(table, read_caffemodel(net), shapes)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"--snapshot {path}: {error}") from error
+    set_named(model, given)
+    optimizer.opt_state = opt_state
     return i, (i, state.current_step), state.history
+
+
+def least_of(
+    fields: Sequence[str], history: Sequence[Any], signed: bool
+) -> list[float]:
+    """The least number of the history in each field of optax's states that is a mean or
+    sum of squares, or `signed`, of those that are not."""
+    count = len(history) // len(fields)
+    parts = [history[n * count : (n + 1) * count] for n in range(len(fields))]
+    return [
+        min((float(np.min(blob)) for blob in part if np.size(blob)), default=0.0)
+        for field, part in zip(fields, parts, strict=True)
+        if (field in ("trace", "mu")) is signed
+    ]
+
+
+def check_squares(fields: Sequence[str], history: Sequence[Any]) -> None:
+    """ValueError where a mean of squares is negative: its root would be no number."""
+    if min(least_of(fields, history, False), default=0) < 0:
+        text = "the history has negative numbers where this solver has squares"
+        raise ValueError(f"{text}: it is the state of another solver")
+
+
+def doubts(fields: Sequence[str], history: Sequence[Any]) -> list[str]:
+    """Why a state may be that of another solver, as no file says whose it is."""
+    found, (kind, *_) = [], fields
+    if len(fields) == 1:
+        names = "SGD and Nesterov" if kind == "trace" else "AdaGrad and RMSProp"
+        found.append(f"note: the states of {names} look alike; this may be of either")
+    least = least_of(fields, history, True)
+    if least and min(least) >= 0 and any(np.any(blob) for blob in history):
+        text = "the history has no negative number: it may be that of another solver"
+        found.append(f"note: {text}")
+    return found
 
 
 def arrays_of(model: nnx.Module) -> dict[str, NDArray[Any]]:

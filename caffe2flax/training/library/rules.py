@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,25 @@ def by_multipliers(
 
     rules = {str(pair): rule(*pair) for pair in multipliers.values()}
     return optax.partition(rules, lambda w: jax.tree.map_with_path(label, w))
+
+
+class LastUpdate(NamedTuple):
+    """What was added last to the variables."""
+
+    diff: optax.Updates
+
+
+def keep_last_update() -> optax.GradientTransformation:
+    """Changes nothing; its state is the last update, for snapshots with diffs."""
+
+    def update(
+        updates: optax.Updates, state: LastUpdate, params: Any = None
+    ) -> tuple[optax.Updates, LastUpdate]:
+        return updates, LastUpdate(updates)
+
+    return optax.GradientTransformation(
+        lambda params: LastUpdate(jax.tree.map(jnp.zeros_like, params)), update
+    )
 
 
 def add_l1_decay(strength: float) -> optax.GradientTransformation:

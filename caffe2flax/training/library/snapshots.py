@@ -19,6 +19,7 @@ the variables that are quotients by it.
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -93,23 +94,41 @@ def proto_field(number: int, value: int | bytes | str) -> bytes:
     return proto_varint(number << 3 | 2) + proto_varint(len(value)) + value
 
 
-def proto_blob(blob: NDArray[Any]) -> bytes:
-    """A BlobProto: the values, then the shape."""
+def caffe_diffs(
+    entries: Any, diffs: Mapping[str, NDArray[Any]]
+) -> Iterator[NDArray[np.float32]]:
+    """What was subtracted last from each blob of a layer of the table; 0 from those
+    that are not trained."""
+    for path, shape, *how in entries:
+        trained = path in diffs
+        yield to_blob(diffs[path], shape, *how) if trained else np.zeros(shape, "f4")
+
+
+def proto_blob(blob: NDArray[Any], diff: NDArray[Any] | None = None) -> bytes:
+    """A BlobProto: the values, the diff if it is given, the shape."""
     dims = b"".join(proto_varint(n) for n in blob.shape)
     shape = proto_field(1, dims) if dims else b""
-    values = np.ascontiguousarray(blob, "<f4").tobytes()
-    return proto_field(5, values) + proto_field(7, shape)
+    pairs = ((5, blob), (6, diff))
+    arrays = ((n, np.ascontiguousarray(x, "<f4")) for n, x in pairs if x is not None)
+    values = b"".join(proto_field(n, x.tobytes()) for n, x in arrays)
+    return values + proto_field(7, shape)
 
 
 def proto_caffemodel(
-    name: str, table: Any, variables: Mapping[str, NDArray[Any]]
+    name: str,
+    table: Any,
+    variables: Mapping[str, NDArray[Any]],
+    diffs: Mapping[str, NDArray[Any]] | None = None,
 ) -> bytes:
-    """A .caffemodel: all layers of the table, a shared blob under each of them."""
+    """A .caffemodel: all layers of the table, a shared blob under each of them; with
+    the `diffs` of the last update, by variable, where they are given."""
     message = [proto_field(1, name)]
     for layer, kind, entries in table:
         fields = [proto_field(1, layer), proto_field(2, kind)]
         blobs = caffe_blobs(entries, variables)
-        fields += [proto_field(7, proto_blob(blob)) for blob in blobs]
+        last = repeat(None) if diffs is None else caffe_diffs(entries, diffs)
+        pairs = zip(blobs, last, strict=False)
+        fields += [proto_field(7, proto_blob(blob, diff)) for blob, diff in pairs]
         message.append(proto_field(100, b"".join(fields)))
     return b"".join(message)
 
@@ -125,9 +144,13 @@ def proto_solverstate(
 
 
 def write_hdf5_caffemodel(
-    file: Any, table: Any, variables: Mapping[str, NDArray[Any]]
+    file: Any,
+    table: Any,
+    variables: Mapping[str, NDArray[Any]],
+    diffs: Mapping[str, NDArray[Any]] | None = None,
 ) -> None:
-    """A .caffemodel.h5, a shared blob only under the first layer that has it."""
+    """A .caffemodel.h5, a shared blob only under the first layer that has it, but the
+    `diffs` under each, as in Caffe."""
     import h5py
 
     written: set[str] = set()
@@ -139,6 +162,10 @@ def write_hdf5_caffemodel(
                 if entry[0] not in written:
                     group[str(i)] = blob
                 written.add(entry[0])
+            if diffs is not None:
+                group = out.create_group(f"diff/{layer}")
+                for i, diff in enumerate(caffe_diffs(entries, diffs)):
+                    group[str(i)] = diff
 
 
 def write_hdf5_solverstate(
@@ -170,6 +197,7 @@ def write_snapshot(
     variables: Mapping[str, NDArray[Any]],
     history: Sequence[NDArray[Any]],
     current_step: int = 0,
+    diffs: Mapping[str, NDArray[Any]] | None = None,
 ) -> tuple[Path, Path]:
     """Writes PREFIX_iter_T.caffemodel and .solverstate of the net `name`, each whole or
     not at all, and returns their paths."""
@@ -177,7 +205,7 @@ def write_snapshot(
         Path(f"{prefix}_iter_{updates}.{kind}")
         for kind in ("caffemodel", "solverstate")
     )
-    replace_file(net, proto_caffemodel(name, table, variables))
+    replace_file(net, proto_caffemodel(name, table, variables, diffs))
     content = proto_solverstate(updates, str(net), history, current_step)
     return net, replace_file(state, content)
 
@@ -196,12 +224,13 @@ def write_hdf5_snapshot(
     variables: Mapping[str, NDArray[Any]],
     history: Sequence[NDArray[Any]],
     current_step: int = 0,
+    diffs: Mapping[str, NDArray[Any]] | None = None,
 ) -> tuple[Path, Path]:
     """`write_snapshot` as HDF5: .caffemodel.h5 and .solverstate.h5."""
     net = Path(f"{prefix}_iter_{updates}.caffemodel.h5")
     state = Path(f"{prefix}_iter_{updates}.solverstate.h5")
     out = io.BytesIO()
-    write_hdf5_caffemodel(out, table, variables)
+    write_hdf5_caffemodel(out, table, variables, diffs)
     replace_file(net, out.getvalue())
     out = io.BytesIO()
     write_hdf5_solverstate(out, updates, str(net), history, current_step)

@@ -484,7 +484,7 @@ def test_depthwise(tmp_path: Path, type_: str, group: str) -> None:
 @pytest.mark.parametrize(
     ("type_", "text", "message"),
     [
-        ("ConvolutionDepthwise", "num_output: 3 group: 1", "a group for each"),
+        ("DepthwiseConvolution", "num_output: 3 group: 1", "a group for each"),
         ("ConvolutionDepthwise", "num_output: 4", "number of channels, 3"),
         ("DepthwiseConvolution", "num_output: 3", "as many groups as channels"),
     ],

@@ -29,7 +29,7 @@ def train_step(model: {name}, optimizer: nnx.Optimizer, rngs: nnx.Rngs, batch: d
 
     def loss(model: {name}, rngs: nnx.Rngs) -> tuple[Array, dict[str, Array]]:
         losses = model.losses({given}, rngs=rngs)
-        return model.total_loss(losses), losses
+        return model.total_loss(losses), {shown}
 
     (total, losses), grads = nnx.value_and_grad(loss, has_aux=True)(model, rngs)
     optimizer.update(model, grads)
@@ -69,7 +69,7 @@ def save_snapshot(
     steps of the learning rate.
     """
     moments = get_moments(optimizer.opt_state, HISTORY)
-    saved = i, BLOBS, arrays_of(model), to_history(BLOBS, moments, kept), step
+    saved = i, BLOBS, arrays_of(model), to_history(BLOBS, moments, kept), step{diffs}
     return {write}
 '''
 
@@ -84,13 +84,15 @@ def restore_snapshot(
 SAVE = """
         if jax.process_index() == 0:
             paths = save_snapshot(PREFIX, i, model, optimizer, kept, {count})
-            for kind, path in zip(("snapshot", "snapshot_state"), paths, strict=True):
-                log(f"Snapshotting to {{path}}", kind=kind, file=path.name)"""
+            log_snapshot(log, paths, "{format}")"""
+
+DIFFS = ", last_update(optimizer)"
 
 RESTORE = """
         path = options.snapshot
         i, begun, kept = restore_snapshot(path, model, optimizer)
-        log(f"Restoring from {path}", kind="restore", file=path)"""
+        log(f"Restoring from {path}", kind="restore", file=path)
+        log(*doubts(HISTORY, kept))"""
 
 NO_RESTORE = """
         raise SystemExit("--snapshot: this net's blobs are not in BLOBS")"""
@@ -120,7 +122,7 @@ def main() -> None:
     window = deque[Any](maxlen=AVERAGE_LOSS)
     if options.snapshot:{restore}
     elif options.resume and (found := checkpoints.restore(state)):
-        i, rest = found
+        i, rest, kept = found
         begun = rest["begun"]
         window.extend(rest["window"])
         for each, position in zip([data, *tests], rest["data"], strict=True):
@@ -141,7 +143,7 @@ def main() -> None:
         watch.finish()
         rest = {{"begun": begun, "window": [float(loss) for loss in window]}}
         rest["data"] = [each.get_state() for each in (data, *tests)]
-        checkpoints.save(i, state, rest){save}
+        checkpoints.save(i, state, rest, kept){save}
 
     log("Solving {name}")
     while i < end and not signals.ends:

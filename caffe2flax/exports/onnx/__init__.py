@@ -1,0 +1,1 @@
+"""Graph -> ONNX model, one function for each layer type."""

@@ -1,0 +1,1 @@
+"""Blobs inside a net as a function of its inputs."""
