@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from caffe2flax.training.library.memory import keep_memory
 from speed import pipeline, steps
 from speed.clock import interleave, timed, use_cores
 from speed.peers import THREADS
@@ -42,6 +43,7 @@ def main() -> None:
     add("--print", action="store_true", help="do not write the results")
     options = parser.parse_args()
     use_cores(THREADS)
+    keep_memory()  # as training scripts do; everyone shares this process
     jax.config.update("jax_enable_compilation_cache", False)
     for name in options.networks if "pipeline" in options.parts else ():
         batch = POINTS[name]

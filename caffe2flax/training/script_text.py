@@ -106,6 +106,7 @@ MOVED_RATE = """
 MAIN = """
 def main() -> None:
     options = arguments(__doc__)
+    keep_memory()
     signals, mesh = Signals(), make_mesh(options)
     model = {model}
     model.train()

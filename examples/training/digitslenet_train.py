@@ -29,6 +29,7 @@ from digitslenet_tools import (
     by_multipliers,
     doubts,
     jitted,
+    keep_memory,
     log_snapshot,
     make_mesh,
     mean_loss,
@@ -111,6 +112,7 @@ def test_step(model: DigitsLeNet, batch: dict[str, Array]) -> dict[str, Array]:
 
 def main() -> None:
     options = arguments(__doc__)
+    keep_memory()
     signals, mesh = Signals(), make_mesh(options)
     model = DigitsLeNet(rngs=nnx.Rngs(SEED))
     model.train()
