@@ -18,11 +18,9 @@ from caffe2flax.display import markup
 from caffe2flax.drawing.picture import picture
 from caffe2flax.errors import ConversionError, reading
 from caffe2flax.frontend import caffemodel
-from caffe2flax.frontend.borrow_inputs import borrow_inputs
+from caffe2flax.frontend.borrow_inputs import declare_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.frontend.message import Message
-from caffe2flax.frontend.select import left_out, select
-from caffe2flax.frontend.snapshot import as_written
 from caffe2flax.frontend.source import (
     NetSource,
     PathOrText,
@@ -30,15 +28,15 @@ from caffe2flax.frontend.source import (
     carries_weights,
     is_text,
     origin,
-    read_net,
 )
-from caffe2flax.frontend.upgrade import inline_net, upgrade
+from caffe2flax.frontend.stages import chosen_layers
 from caffe2flax.ir.build import build
 from caffe2flax.ir.dialects import check_dialects
 from caffe2flax.ir.graph import CallerShapes, Graph
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.until import advice, check_ends, up_to
 from caffe2flax.layers import register_all
+from caffe2flax.layers.forks.training import Unknown
 from caffe2flax.layers.stub import Stub
 from caffe2flax.options import ConversionOptions, check_options, one_or_more
 from caffe2flax.passes import PASSES, Pass, run_passes
@@ -150,17 +148,12 @@ def convert(
     module will run on, by blob. Raises ConversionError.
     """
     prototxt = at_hand(prototxt)
-    graph = read_graph(prototxt, array_shapes=array_shapes, **options)
     if weights is None and carries_weights(prototxt):
         weights = prototxt
     files = [caffemodel.read(path) for path in weight_paths(weights)]
-    if graph.sizes.assumed and files:
-        graph = read_graph(
-            prototxt,
-            array_shapes=array_shapes,
-            weight_shapes=_shapes_in(files),
-            **options,
-        )
+    graph = read_graph(
+        prototxt, array_shapes=array_shapes, weight_shapes=shapes_in(files), **options
+    )
     if files or filled:
         blobs, notes = collect(graph, files)
     else:
@@ -197,7 +190,7 @@ def _ends(graph: Graph, which: Literal["arguments", "outputs"]) -> str:
     return ", ".join(f"{v.blob} ({graph.operand(v).describe()})" for v in values)
 
 
-def _shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
+def shapes_in(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
     """The shapes of the blobs in weight files, by layer."""
     return {
         layer.name: tuple(blob.shape for blob in layer.blobs)
@@ -239,7 +232,13 @@ def read_graph(
     }
     given = CallerShapes(shapes, dict(array_shapes or {}), dict(weight_shapes or {}))
     with reading():
-        net, others, notes = _select(source, options)
+        net, others, notes = chosen_layers(
+            source,
+            options.get("phase", "TEST"),
+            options.get("level", 0),
+            one_or_more(options.get("stages", ())),
+        )
+        net = declare_inputs(net, shapes)
         net = up_to(net, one_or_more(options.get("until", ())), others)
         made = partial(_made, source, given, passes, others, options)
         try:
@@ -252,23 +251,6 @@ def read_graph(
         one_or_more(options.get("mean", ())),
         options.get("scale"),
     )
-
-
-def _select(
-    source: NetSource, options: ConversionOptions
-) -> tuple[Message, Mapping[str, str], tuple[str, ...]]:
-    """The net with the layers of its phase, level and stages; the blobs of the others,
-    as `left_out` says; and notes."""
-    message, skipped = read_net(source)
-    phase = options.get("phase", "TEST")
-    level, stages = options.get("level", 0), one_or_more(options.get("stages", ()))
-    net = upgrade(inline_net(message, phase=phase) or message)
-    if carries_weights(source):
-        net = as_written(net)
-    net, borrowed = borrow_inputs(net, phase=phase, level=level, stages=stages)
-    others = left_out(net, phase=phase, level=level, stages=stages)
-    net = select(net, phase=phase, level=level, stages=stages)
-    return net, others, (*skipped, *borrowed)
 
 
 def _made(
@@ -292,6 +274,7 @@ def _made(
         until=until,
         dialects=options.get("dialect") or {},
         stub=Stub if options.get("stub_unsupported") else None,
+        training_only=Unknown,
         name=_default_name(source),
         left_out=others,
     )

@@ -218,3 +218,9 @@ def unknown(word: str, hint: str) -> Kind:
     variant = len(a) == len(b) and a[:-1] == b[:-1]
     alike = SequenceMatcher(None, a, b).ratio() >= MISSPELT
     return "broken" if alike and not (longer or numbered or variant) else "unsupported"
+
+
+def is_misspelt(word: str, candidates: Iterable[str]) -> bool:
+    """Whether a candidate is so similar to `word` that it must have been meant:
+    `crop_sise` for `crop_size`, but not `source2` for `source`."""
+    return unknown(word, closest(word, candidates)) == "broken"

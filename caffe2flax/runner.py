@@ -46,10 +46,19 @@ def instantiate(
     if weights is None:
         model = cls(rngs=nnx.Rngs(0))
     else:
-        model = nnx.eval_shape(lambda: cls(rngs=_unchanging()))
+        model = skeleton(cls)
         nnx.update(model, nnx.from_flat_state(_leaves(model, weights)))
     model.eval()
     return model
+
+
+def skeleton(cls: Any) -> Any:
+    """The module of a class without numbers, which has the shapes of its variables."""
+    from flax import nnx
+
+    if "rngs" not in _parameters(cls, "__init__"):
+        return cls()
+    return nnx.eval_shape(lambda: cls(rngs=_unchanging()))
 
 
 def variables(model: Any) -> dict[str, Any]:

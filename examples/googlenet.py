@@ -157,7 +157,8 @@ def lrn(x: Array, *, size: int, alpha: float, beta: float, k: float = 1.0) -> Ar
 
 def load_weights(model: nnx.Module, path: str | Path, fresh: Any = ()) -> None:
     """Fills `model` from a file, which must fit; layers `fresh` may start anew."""
-    weights, leaves = load_file(path), list[Any]()
+    file = next(Path(path).glob(f"{Path(__file__).stem}.safetensors"), path)  # a folder
+    weights, leaves = load_file(file), list[Any]()
     wrong = [f"{k} is {x.dtype}" for k, x in weights.items() if x.dtype.kind in "biuc"]
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape

@@ -25,6 +25,7 @@ from caffe2flax.ir.registry import LAYERS
 from caffe2flax.layers import register_all
 from caffe2flax.passes import PASSES
 from caffe2flax.training.prepare import prepare
+from tests.forks import fork_table
 from tests.test_structure import ORDER
 
 ROOT = Path(__file__).parents[1]
@@ -291,6 +292,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "digits": digits,
     "layers": lambda: layers(forks=False),
     "fork-layers": lambda: layers(forks=True),
+    "forks": fork_table,
     "dialects": dialects,
     "ignored": ignored,
     "refused": refused,
@@ -304,7 +306,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "exactness": exactness_summary,
     "help": usage,
 }
-BY_HAND = {"networks", "ssd"}
+BY_HAND = {"networks"}
 """Parts that a test reads and nothing generates."""
 
 

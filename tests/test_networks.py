@@ -7,7 +7,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,16 +19,19 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from ruff import find_ruff_bin
+from safetensors.numpy import load_file
 
 import caffe2flax
 from caffe2flax import cpu
 from caffe2flax.conversion import read_graph
+from caffe2flax.exports.onnx.observe import observe
+from caffe2flax.exports.stablehlo import program
 from caffe2flax.frontend import prototxt
 from tests import wireformat
 from tests.docs import exactness
-from tests.golden import FIXTURES
+from tests.exports.models import as_onnx, taken
+from tests.golden import FIXTURES, distance
 
 FOLDER = FIXTURES / "networks"
 NETWORKS = sorted(path.stem for path in FOLDER.glob("*.prototxt"))
@@ -107,6 +110,25 @@ def golden(net: Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
+def differences(
+    ours: Mapping[str, np.ndarray], caffe: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """The largest difference of each recorded blob that is in `ours` at the recorded
+    places."""
+    far = {}
+    for key in caffe:
+        name, _, kind = key.rpartition(":")
+        blob = ours.get(name.removeprefix("blob:"))
+        if kind != "value" or blob is None:
+            continue
+        assert blob.shape == tuple(caffe[f"{name}:shape"]), name
+        _, _, low, high = caffe[f"{name}:stats"]
+        found = blob.ravel()[caffe[f"{name}:index"]]
+        span = max(1e-6, abs(low), abs(high))
+        far[name] = float(np.max(np.abs(found - caffe[key]))) / span
+    return far
+
+
 @pytest.mark.parametrize("way", ["plain", "compiled"])
 def test_every_blob(
     network: tuple[Path, Path], way: str, monkeypatch: pytest.MonkeyPatch
@@ -118,15 +140,8 @@ def test_every_blob(
     net, weights = network
     caffe = golden(net)
     ours = caffe2flax.run(net, weights, inputs(net), blobs="all")
-    names = [key.removesuffix(":value") for key in caffe if key.endswith(":value")]
-    far = {}
-    for name in names:
-        blob = ours[name.removeprefix("blob:")]
-        assert blob.shape == tuple(caffe[f"{name}:shape"]), name
-        _, _, low, high = caffe[f"{name}:stats"]
-        found = blob.ravel()[caffe[f"{name}:index"]]
-        span = max(1e-6, abs(low), abs(high))
-        far[name] = float(np.max(np.abs(found - caffe[f"{name}:value"]))) / span
+    far = differences(ours, caffe)
+    names = list(far)
     assert len(far) > 5
     assert max(far.values()) <= DEEP, far
     assert max([far[name] for name in names[:FIRST]]) <= SHALLOW, far
@@ -177,27 +192,51 @@ def test_source(written: tuple[Path, str]) -> None:
     assert imported <= allowed | set(sys.stdlib_module_names)
 
 
-def test_lowers_everywhere(
-    network: tuple[Path, Path], written: tuple[Path, str]
-) -> None:
-    """One export with a symbolic batch, for CPU, GPU and TPU."""
-    net, _ = network
-    path, name = written
-    cls = getattr(_import(path), name)
-    definition, state = nnx.split(nnx.eval_shape(lambda: cls(rngs=nnx.Rngs(0))))
-    (image,) = inputs(net).values()
-    _, channels, height, width = image.shape
-    shape = jax.export.symbolic_shape(f"b, {height}, {width}, {channels}")
+SLOW_TO_COMPILE = {"googlenet", "resnet50", "vgg16"}
 
-    def call(state: nnx.State, x: jax.Array) -> jax.Array:
-        model = nnx.merge(definition, state)
-        model.eval()
-        return model(x)
 
-    exported = jax.export.export(jax.jit(call), platforms=["cpu", "cuda", "tpu"])(
-        state, jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
+def test_program(network: tuple[Path, Path], written: tuple[Path, str]) -> None:
+    """One StableHLO program with a symbolic batch, for CPU, GPU and TPU; read back, it
+    gives Caffe's output at batch 1 and 3."""
+    net, weights = network
+    conversion = caffe2flax.convert(net, weights)
+    content = program(conversion, dynamic=True, bundle=False).exported.serialize()
+    assert len(content) < 80_000
+    exported = jax.export.deserialize(content)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
     assert str(exported.out_avals[0].shape[0]) == "b"
+    (image,) = inputs(net).values()
+    (caffe,) = [v for k, v in golden(net).items() if k.endswith(":full")]
+    variables = load_file(written[0].with_suffix(".safetensors"))
+    for batch in (3,) if net.stem in SLOW_TO_COMPILE else (1, 3):
+        x = np.resize(image, (batch, *image.shape[1:])).transpose(0, 2, 3, 1)
+        ours = np.asarray(exported.call(variables, x))
+        ours = ours.transpose(0, 3, 1, 2) if ours.ndim == 4 else ours
+        wanted = np.resize(caffe, (batch, *caffe.shape[1:]))
+        assert np.max(np.abs(ours - wanted)) <= DEEP * np.max(np.abs(wanted))
+
+
+def test_onnx(network: tuple[Path, Path], tmp_path: Path) -> None:
+    """The model has Caffe's values at the recorded places in ONNX Runtime, and its
+    output at batch 3."""
+    net, weights = network
+    conversion, path = caffe2flax.convert(net, weights), tmp_path / "net.onnx"
+    translation = as_onnx(conversion, path, dynamic=True)
+    caffe, given = golden(net), inputs(net)
+    count = len(*given.values())
+    batch = max(count, 3)
+    more = taken(translation, given, batch)
+    values = observe(path, translation, conversion, more).values
+    last = conversion.graph.blobs.items()
+    blobs = {name: np.asarray(values[v])[:count] for name, v in last if v in values}
+    far = differences(blobs, caffe)
+    assert len(far) > 5
+    assert max(far.values()) <= SHALLOW
+    (full,) = [v for k, v in caffe.items() if k.endswith(":full")]
+    (port,) = translation.outputs
+    wanted = np.resize(full, (batch, *full.shape[1:]))
+    assert distance(np.asarray(values[port.value]), wanted) <= SHALLOW
+    path.unlink()
 
 
 UNFUSED = {"xla_cpu_experimental_ynn_fusion_type": ""}

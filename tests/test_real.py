@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import caffe2flax
+from caffe2flax.exports.onnx.observe import observe
+from tests.exports.models import as_onnx
 from tests.golden import distance, part
 
 REAL = Path(__file__).parents[2] / "shared" / "golden" / "real"
@@ -47,3 +49,19 @@ def test_outputs(name: str) -> None:
         assert np.abs(places - wanted).max() <= BOUND * largest, blob
         seen += 1
     assert seen >= len(outputs)
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - DETECTORS))
+def test_onnx(name: str, tmp_path: Path) -> None:
+    """The outputs of the ONNX model in ONNX Runtime."""
+    folder = REAL / name
+    with np.load(folder / "golden.npz") as archive:
+        golden = dict(archive)
+    files = folder / "deploy.prototxt", folder / "weights.caffemodel"
+    conversion, path = caffe2flax.convert(*files), tmp_path / "net.onnx"
+    translation = as_onnx(conversion, path)
+    inputs, outputs = part(golden, "input:"), part(golden, "output:")
+    ours = observe(path, translation, conversion, inputs).values
+    for port in translation.outputs:
+        wanted = outputs[port.value.blob]
+        assert distance(np.asarray(ours[port.value]), wanted) <= BOUND, port.name

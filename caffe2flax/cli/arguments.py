@@ -236,6 +236,13 @@ def number(text: str) -> float:
     return float(text)
 
 
+def height_width(text: str) -> tuple[int, int]:
+    if not re.fullmatch(r"[1-9]\d{0,4},[1-9]\d{0,4}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 256,256")
+    height, width = map(int, text.split(","))
+    return height, width
+
+
 def count(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,8}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number")

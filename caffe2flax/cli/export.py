@@ -13,6 +13,9 @@ from caffe2flax.cli.arguments import (
     add_selection,
     class_name,
     count,
+    height_width,
+    number,
+    numbers,
     selection,
 )
 from caffe2flax.cli.progress import Bar, uncollected
@@ -22,24 +25,30 @@ USAGE = "export NET.prototxt [WEIGHTS.caffemodel ...] --to FORM"
 NOTES = """\
 examples:
   caffe2flax export net.prototxt net.caffemodel --to onnx -o net.onnx --verify
-  caffe2flax export net.prototxt net.caffemodel --to onnx --batch 1 -o net1.onnx
+  caffe2flax export net.prototxt net.caffemodel --to stablehlo -o program --bundle
+  caffe2flax export net.prototxt net.caffemodel --to hub -o folder --mean 104,117,123
 
 onnx is a model of opset 17 with Caffe's blob names and axis order (N, C, H, W). Layers
-that it cannot say exactly are all named, and nothing is written. Without weights the
-fillers give them.
+that it cannot say exactly are all named, and nothing is written. stablehlo is a folder
+with the module as a program for CPU, GPU and TPU, which runs with JAX but without Flax.
+hub is a folder to publish: module, weights, config.json with what prepares images, the
+same as code, README.md with the comparison of all layers, and a test. Without weights
+the fillers give them, but for hub.
 """
 
 
 def add_parser(commands: Any) -> None:
     command = add_command(commands, USAGE, "write a net for other programs", NOTES, run)
     add_net(command)
-    command.add_argument("--to", choices=("onnx",), required=True, help="the form")
+    command.add_argument(
+        "--to", choices=("onnx", "stablehlo", "hub"), required=True, help="the form"
+    )
     command.add_argument(
         "-o",
         dest="path",
         metavar="PATH",
         type=Path,
-        help="the file (default: the net's name with .onnx, here)",
+        help="the file for onnx, else the folder (default: the net's name)",
     )
     command.add_argument("--name", type=class_name, help="name of the model")
     command.add_argument(
@@ -49,13 +58,51 @@ def add_parser(commands: Any) -> None:
         help="how many images at once (default: any number, where the layers allow it)",
     )
     command.add_argument(
+        "--bundle",
+        action="store_true",
+        help="put the weights into the program, not beside it",
+    )
+    command.add_argument(
         "--verify",
         action="store_true",
-        help="run what was written and compare every layer with the reference; exit "
-        "status 1 when a layer breaks",
+        help="run what was written and compare it with the reference; exit status 1 "
+        "when a layer breaks",
     )
     add_force(command, "files that exist")
+    _add_images(command)
     add_selection(command)
+
+
+def _add_images(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("how images are prepared, for hub")
+    group.add_argument(
+        "--mean",
+        metavar="B,G,R",
+        type=numbers,
+        default=(),
+        help="what is subtracted, in the order of the net's channels",
+    )
+    group.add_argument(
+        "--scale", metavar="S", type=number, help="what the rest is multiplied by"
+    )
+    group.add_argument(
+        "--channel-order",
+        choices=("BGR", "RGB"),
+        help="of the net's input (default: BGR, as everywhere in Caffe)",
+    )
+    group.add_argument(
+        "--resize",
+        metavar="HEIGHT,WIDTH",
+        type=height_width,
+        help="the larger image's size, to crop from",
+    )
+    group.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        default=(),
+        help="the names of the classes, a line each",
+    )
 
 
 def run(options: argparse.Namespace) -> Outcome:
@@ -70,9 +117,15 @@ def run(options: argparse.Namespace) -> Outcome:
             to=options.to,
             path=options.path,
             batch=options.batch,
+            bundle=options.bundle,
             verify=options.verify,
             force=options.force,
-            **selection(options, name=options.name),
+            labels=options.labels,
+            resize=options.resize,
+            channel_order=options.channel_order,
+            **selection(
+                options, name=options.name, mean=options.mean, scale=options.scale
+            ),
         )
     found = closing(written.report) if written.report else ()
     report = lines(*written.paths, *noted(written.notes), *found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from caffe2flax.cli.arguments import (
     add_json,
     add_selection,
     count,
+    height_width,
     number,
     numbers_or_path,
     selection,
@@ -25,6 +25,8 @@ from caffe2flax.cli.terminal import Outcome, lines, noted
 from caffe2flax.errors import ConversionError, Problem, optional
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from caffe2flax.conversion import Conversion
     from caffe2flax.prediction.images import Recipe
     from caffe2flax.prediction.kinds import Reading
@@ -94,7 +96,7 @@ def _add_preparation(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resize",
         metavar="HEIGHT,WIDTH",
-        type=_size,
+        type=height_width,
         help="the larger image's size, to crop from",
     )
 
@@ -177,9 +179,9 @@ def _predictions(
     from caffe2flax.prediction.decode import Choice
     from caffe2flax.prediction.predict import drawn, predict, readable
 
-    known, mean = _mean(options)
+    mean = _mean(options)
     conversion, reading = readable(
-        lambda taps: _convert(options, known, taps), options.kind, options.blob
+        lambda taps: _convert(options, taps), options.kind, options.blob
     )
     recipe, notes = _recipe(options, conversion, mean)
     names: Mapping[int, str] = {}
@@ -220,32 +222,35 @@ def _points(reading: Reading, options: argparse.Namespace) -> tuple[str, ...]:
     return (f"{text} in its pixels where a number is above 2",)
 
 
-def _mean(options: argparse.Namespace) -> tuple[tuple[float, ...], Any]:
-    """The numbers of --mean, or the array of its file."""
+def _mean(options: argparse.Namespace) -> NDArray[Any] | None:
+    """The array of --mean, or of its file."""
+    import numpy as np
+
     from caffe2flax.prediction import preparation
 
     if isinstance(options.mean, Path):
-        return (), preparation.read_mean(options.mean)
-    return options.mean or (), None
+        return preparation.read_mean(options.mean)
+    return None if options.mean is None else np.array(options.mean)
 
 
-def _convert(
-    options: argparse.Namespace, mean: tuple[float, ...], taps: Sequence[str]
-) -> Conversion:
+def _convert(options: argparse.Namespace, taps: Sequence[str]) -> Conversion:
     from caffe2flax import convert
+    from caffe2flax.frontend.stages import deploy_stages
 
-    chosen = selection(options, mean=mean, scale=options.scale)
+    stages = deploy_stages(options.net, options.stages, options.phase)
+    chosen = selection(options, stages=stages)
     return convert(options.net, options.weights, taps=tuple(taps), **chosen)
 
 
 def _recipe(
-    options: argparse.Namespace, conversion: Conversion, mean: Any
+    options: argparse.Namespace, conversion: Conversion, mean: NDArray[Any] | None
 ) -> tuple[Recipe, tuple[str, ...]]:
     from caffe2flax.prediction import preparation
 
     return preparation.recipe(
         conversion.graph,
         mean=mean,
+        scale=options.scale,
         cropped=options.crop,
         resized=options.resize,
         rgb=None if options.order is None else options.order == "RGB",
@@ -263,8 +268,8 @@ def _features(options: argparse.Namespace, files: Sequence[Path], bar: Bar) -> O
     inputs = identities((options.net, options.weights, *files))
     refuse_overwriting(inputs, options.output)
     blob = options.features
-    known, mean = _mean(options)
-    conversion = _convert(options, known, (blob,))
+    mean = _mean(options)
+    conversion = _convert(options, (blob,))
     recipe, notes = _recipe(options, conversion, mean)
     graph = conversion.graph
     batch = batch_size(graph, options.batch, len(files))
@@ -287,10 +292,3 @@ def _features(options: argparse.Namespace, files: Sequence[Path], bar: Bar) -> O
     text = f"{options.output}: {blob} {array.shape}, {key} {(len(names),)}"
     shown = lines(text, *noted(() if options.csv else notes))
     return Outcome(shown, tuple(problems), data=options.csv)
-
-
-def _size(text: str) -> tuple[int, int]:
-    if not re.fullmatch(r"[1-9]\d{0,4},[1-9]\d{0,4}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 256,256")
-    height, width = map(int, text.split(","))
-    return height, width

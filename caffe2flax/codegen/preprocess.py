@@ -36,7 +36,7 @@ def preprocess_functions(
 
 def _does_something(transform: Transform, phase: str) -> bool:
     numbers = transform.mean_value or transform.mean_file or transform.scale != 1
-    return bool(numbers or (transform.crop_size and phase == "TEST"))
+    return bool(numbers or (all(transform.crop) and phase == "TEST"))
 
 
 def _function(
@@ -71,10 +71,10 @@ def _function(
         steps.append(f"x - {mean}.reshape({shape})")
     if transform.scale != 1:
         steps.append(f"x * {literal(transform.scale)}")
-    if transform.crop_size and graph.phase == "TEST":
-        sides, middle = _crop(transform.crop_size, axes)
+    if all(transform.crop) and graph.phase == "TEST":
+        sides, middle = _crop(transform.crop, axes)
         steps.append(middle)
-    if graph.phase != "TEST" and (transform.crop_size or transform.mirror):
+    if graph.phase != "TEST" and (all(transform.crop) or transform.mirror):
         more.append("Random crops and mirror images are the caller's.")
     doc = "\n\n".join(paragraph(text, WIDTH) for text in (about, *more))
     *before, result = steps
@@ -84,14 +84,14 @@ def _function(
     return f"def {name}({given}) -> Array:\n    {body}"
 
 
-def _crop(size: int, axes: tuple[int, ...]) -> tuple[list[str], str]:
+def _crop(size: tuple[int, int], axes: tuple[int, ...]) -> tuple[list[str], str]:
     """Statements that say where the middle is, and the middle."""
-    sides = {2: "top", 3: "left"}
+    sides = {2: ("top", size[0]), 3: ("left", size[1])}
     statements = [
-        f"{side} = (x.shape[{axes.index(axis)}] - {size}) // 2"
-        for axis, side in sides.items()
+        f"{side} = (x.shape[{axes.index(axis)}] - {extent}) // 2"
+        for axis, (side, extent) in sides.items()
     ]
-    spans = {axis: f"{side} : {side} + {size}" for axis, side in sides.items()}
+    spans = {axis: f"{s} : {s} + {extent}" for axis, (s, extent) in sides.items()}
     cuts = [spans.get(axis, ":") for axis in axes]
     while cuts[-1] == ":":
         cuts.pop()

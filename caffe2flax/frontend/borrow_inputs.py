@@ -22,7 +22,8 @@ def borrow_inputs(
 
     They are layers without bottoms that the rules leave out and that make a blob that
     the others read and none of them makes; those of the other phase come before those
-    of other stages and levels. What else they make that the net has goes nowhere.
+    of other stages and levels, and of these stages those for tests first, or in TRAIN
+    those for training. What else they make goes nowhere.
     """
     layers = [f for f in net.fields if isinstance(f.value, Message)]
     layers = [f for f in layers if f.name == "layer"]
@@ -35,21 +36,21 @@ def borrow_inputs(
         return net, ()
     swapped = admits(net, layers, phase=other, level=level, stages=stages)
     ranked = sorted(
-        (not near, number)
+        (not near, not _is_for(layers[number], phase), number)
         for number, (near, stays) in enumerate(zip(swapped, present, strict=True))
         if not stays and not _blobs(layers[number], "bottom")
     )
     borrowed: dict[int, Field] = {}
     silenced: list[Field] = []
     notes = []
-    for _, number in ranked:
+    for *_, number in ranked:
         tops = _blobs(layers[number], "top")
         used = [blob for blob in tops if blob in wanted]
         if not used:
             continue
-        own = [blob for blob in tops if blob in made]
-        borrowed[id(layers[number])] = _without_rules(layers[number], own)
-        silenced += [_silence(blob, layers[number].span) for blob in own]
+        unread = [blob for blob in tops if blob not in wanted]
+        borrowed[id(layers[number])] = _without_rules(layers[number], unread)
+        silenced += [_silence(blob, layers[number].span) for blob in unread]
         made.update(tops)
         for blob in used:
             del wanted[blob]
@@ -60,6 +61,27 @@ def borrow_inputs(
         )
     fields = tuple(borrowed.get(id(field), field) for field in net.fields)
     return replace(net, fields=(*fields, *silenced)), tuple(notes)
+
+
+def declare_inputs(net: Message, blobs: Iterable[str]) -> Message:
+    """The V2 net `net` with an Input layer for each of `blobs` that its layers read and
+    none of them makes."""
+    layers = [f for f in net.fields if isinstance(f.value, Message)]
+    layers = [f for f in layers if f.name == "layer"]
+    made = {blob for layer in layers for blob in _blobs(layer, "top")}
+    lacking = {blob for blob in _unmade(layers) if blob not in made}
+    inputs = [_layer("Input", "top", b, b, net.span) for b in blobs if b in lacking]
+    return replace(net, fields=(*inputs, *net.fields))
+
+
+def _is_for(layer: Field, phase: str) -> bool:
+    """Whether the stages of a layer's rules are called as those for tests are, or as
+    those for training."""
+    assert isinstance(layer.value, Message)
+    rules = [f.value for f in layer.value.all("include")]
+    values = [f.value for r in rules if isinstance(r, Message) for f in r.all("stage")]
+    trains = any("train" in v.text.lower() for v in values if isinstance(v, Scalar))
+    return trains is (phase == "TRAIN")
 
 
 def _unmade(layers: Iterable[Field]) -> Iterable[str]:
@@ -101,6 +123,11 @@ def _renamed(top: Field, names: Mapping[str, str]) -> Field:
 
 def _silence(blob: str, span: Span) -> Field:
     """A layer that reads the blob which stands aside, lest it be an output."""
-    given = {"name": _aside(blob), "type": "Silence", "bottom": _aside(blob)}
+    return _layer("Silence", "bottom", _aside(blob), _aside(blob), span)
+
+
+def _layer(type_: str, way: str, blob: str, name: str, span: Span) -> Field:
+    """A layer with one blob, its `top` or its `bottom`."""
+    given = {"name": name, "type": type_, way: blob}
     fields = (Field(n, Scalar("string", t, span), span) for n, t in given.items())
     return Field("layer", Message(tuple(fields), span), span)

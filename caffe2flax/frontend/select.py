@@ -66,6 +66,20 @@ def admits(
     return [_admitted(layer, state, problems) for layer in layers]
 
 
+def stage_names(net: Message) -> tuple[str, ...]:
+    """The stages that the rules of the layers of the V2 net `net` name, in order."""
+    found: dict[str, None] = {}
+    for layer in net.all("layer"):
+        if not isinstance(layer.value, Message):
+            continue
+        for rule in (*layer.value.all("include"), *layer.value.all("exclude")):
+            if isinstance(rule.value, Message):
+                named = (*rule.value.all("stage"), *rule.value.all("not_stage"))
+                texts = (f.value.text for f in named if isinstance(f.value, Scalar))
+                found |= dict.fromkeys(texts)
+    return tuple(found)
+
+
 def left_out(
     net: Message, *, phase: str, level: int, stages: Sequence[str]
 ) -> Mapping[str, str]:

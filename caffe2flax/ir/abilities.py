@@ -30,6 +30,9 @@ class Source(Layer):
 
     bottoms: ClassVar[Arity] = 0
     tops: ClassVar[Arity] = (1, None)
+    reads_data: ClassVar[bool] = True
+    """Its fields say how data is read and prepared, which is the caller's part: unknown
+    ones are passed over, with a note."""
     training_data: ClassVar[bool] = False
     """It reads from disk. In TEST, labels from it are dropped with the losses that read
     them."""
@@ -188,6 +191,22 @@ class MakesMask(ABC):
     def masked(self, shape: Shape) -> tuple[tuple[int, int], int] | None:
         """Height and width of the bottom, and the last pixel, row by row, that the mask
         can name; None where there is no mask."""
+
+
+class SeveralMeanings(ABC):
+    """A layer that means something else in some forks, whose files do not say so: the
+    shapes of the net may tell."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def meanings(self) -> Mapping[str, Layer]:
+        """This layer in each of its other meanings, by name; none where it is
+        settled."""
+
+    @abstractmethod
+    def looks_like(self) -> Sequence[str]:
+        """Those of the other meanings that its fields suggest."""
 
 
 class ReadsMask(ABC):

@@ -3,30 +3,37 @@ once."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from caffe2flax.errors import ConversionError, Problem, Span, closest, unknown
+from caffe2flax.errors import (
+    ConversionError,
+    Problem,
+    Span,
+    closest,
+    is_misspelt,
+    unknown,
+)
 from caffe2flax.frontend.message import Message, Scalar
 from caffe2flax.frontend.upgrade.v1 import type_of_enum
 from caffe2flax.ir.abilities import Source, WritesMethod
+from caffe2flax.ir.blobs import Blobs
 from caffe2flax.ir.common_fields import (
-    COMMON_FIELDS,
-    check_blobs,
     read_loss_weights,
     read_specs,
     read_transform,
     read_type,
 )
+from caffe2flax.ir.dialects import IMAGES
 from caffe2flax.ir.graph import CallerShapes, Graph, Node, Remarks, Value
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
+from caffe2flax.ir.read_layer import is_data, read_layer, read_metric
 from caffe2flax.ir.refused import REFUSED
-from caffe2flax.ir.registry import LAYERS, PARAMETERS, find_layer, find_variant
+from caffe2flax.ir.registry import LAYERS, find_layer
 from caffe2flax.ir.transform import Transform
-from caffe2flax.options import one_or_more
+from caffe2flax.ir.unread import report_unread
 
 
 def build(
@@ -38,11 +45,13 @@ def build(
     until: Sequence[str] = (),
     dialects: Mapping[str, str] | None = None,
     stub: type[Layer] | None = None,
+    training_only: type[Layer] | None = None,
     name: str = "",
     left_out: Mapping[str, str] | None = None,
 ) -> Graph:
     """The graph of an upgraded and filtered net. `name` is the default for a net
-    without a name; `stub` is the class for unknown types, if any. `until`: the blobs
+    without a name; `stub` is the class for unknown types, if any, and `training_only`
+    that for what only compares with labels. `until`: the blobs
     that are its outputs, if not all that no layer reads. `left_out`: by blob, which
     layer makes it that the filter left out, and how to keep that.
 
@@ -54,28 +63,33 @@ def build(
         phase=phase,
         dialects=dialects or {},
         shapes=caller_shapes.input_shapes,
+        weights=caller_shapes.weight_shapes,
         types=_texts(net, "type"),
         declared=frozenset(f.name for f in net.fields),
     )
     params.ignore("layer", "state", "debug_info")
     net_name = params.get("name", "") or name
+    blobs = Blobs(left_out or {})
     builder = _Builder(
         phase,
         _texts(net, "top"),
         force_backward=params.get("force_backward", False),
         stub=stub,
-        left_out=left_out or {},
+        training_only=training_only,
+        bottom_names=_texts(net, "bottom"),
+        blobs=blobs,
+        problems=blobs.problems,
     )
     params.problems, params.notes = builder.problems, builder.notes
     for layer in params.subs("layer"):
         builder.add(layer)
-    params._report_unread()
+    report_unread(params)
     builder.report_unsupported()
-    builder.check_in_place()
+    blobs.check_in_place()
     if not builder.nodes and not builder.sources and not builder.problems:
         builder.problems.append(Problem("the file holds no layers", net.span))
     builder.check_input_shapes(caller_shapes.input_shapes)
-    tapped = builder.find_taps(taps)
+    tapped = blobs.find_taps(builder.nodes, taps)
     if builder.problems:
         raise ConversionError(builder.problems)
     return Graph(
@@ -83,8 +97,8 @@ def build(
         phase=phase,
         inputs=tuple(builder.sources),
         nodes=tuple(builder.nodes),
-        outputs=tuple(builder.latest[blob] for blob in until) or builder.outputs(),
-        blobs=dict(builder.latest),
+        outputs=tuple(blobs.latest[blob] for blob in until) or blobs.outputs(),
+        blobs=dict(blobs.latest),
         taps=tapped,
         transforms=builder.transforms,
         caller_shapes=caller_shapes,
@@ -101,13 +115,16 @@ class _Builder:
     """Gradients flow to all bottoms: propagate_down is ignored."""
     stub: type[Layer] | None = None
     """The class for unknown types; None makes them an error."""
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """By blob, which layer makes it that the filter left out, and how to keep that."""
+    training_only: type[Layer] | None = None
+    """The class for layers at the end of the net that read labels and are not
+    supported; None makes them an error."""
+    bottom_names: frozenset[str] = frozenset()
+    """The names of all bottoms of the net."""
+    labels: set[Value] = field(default_factory=set)
+    """What data layers read beside images, and what is computed of that alone."""
+    blobs: Blobs = field(default_factory=Blobs)
     nodes: list[Node] = field(default_factory=list)
     sources: list[Node] = field(default_factory=list)
-    latest: dict[str, Value] = field(default_factory=dict)
-    reads: Counter[Value] = field(default_factory=Counter)
-    overwritten: dict[Value, tuple[str, Span]] = field(default_factory=dict)
     unsupported: dict[str, list[Span]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -126,14 +143,21 @@ class _Builder:
         type_ = read_type(params)
         bottoms, tops = params.all("bottom", str), params.all("top", str)
         tops = tops or self._automatic_top(type_, name)
-        inputs = self._connect(bottoms, name, params)
-        outputs = self._produce(tops, bottoms, inputs, name, message.span)
+        inputs = self.blobs.connect(bottoms, name, params)
+        outputs = self.blobs.produce(tops, bottoms, inputs, name, message.span)
+        params.about = IMAGES if is_data(find_layer(type_, len(bottoms))) else ""
         params.transform = read_transform(params)
-        layer = self._parse(params, type_, bottoms, tops)
+        ends = bool(self.labels & {*inputs}) and self.bottom_names.isdisjoint(tops)
+        layer = self._parse(params, type_, bottoms, tops, ends=ends)
         if layer is None:
             return
+        if inputs and self.labels.issuperset(inputs):
+            self.labels.update(outputs)
+        elif isinstance(layer, Source) and layer.training_data:
+            self.labels.update(outputs[1:])
         if params.transform is not None:
-            self._prepare(params.transform, tops[0] if tops else name)
+            blob = tops[0] if tops else name
+            self._prepare(params.transform.to(params.shapes.get(blob, ())), blob)
         downward = params.all("propagate_down", bool)
         if downward and len(downward) != len(bottoms):
             params.error("propagate_down", "give propagate_down once for each bottom")
@@ -167,62 +191,20 @@ class _Builder:
         self.top_names |= {top}
         return (top,)
 
-    def _connect(
-        self, bottoms: Sequence[str], name: str, params: Params
-    ) -> tuple[Value, ...]:
-        inputs = []
-        for blob, span in zip(bottoms, _fields(params, "bottom"), strict=False):
-            value = self.latest.get(blob)
-            if value is None:
-                hint = closest(blob, self.latest, self.problems)
-                hint = self.left_out.get(blob) or f"which no layer makes{hint}"
-                text = f"layer {name!r} reads blob {blob!r}, {hint}"
-                self.problems.append(Problem(text, span))
-                value = self.latest.setdefault(blob, Value(blob))
-            self.reads[value] += 1
-            inputs.append(value)
-        return tuple(inputs)
-
-    def _produce(
-        self,
-        tops: Sequence[str],
-        bottoms: Sequence[str],
-        inputs: Sequence[Value],
-        name: str,
-        span: Span,
-    ) -> tuple[Value, ...]:
-        outputs = []
-        for i, blob in enumerate(tops):
-            in_place = i < len(bottoms) and bottoms[i] == blob
-            old = self.latest.get(blob)
-            if old is not None and not in_place:
-                self._report_duplicate(blob, name, span)
-            if in_place:
-                self.overwritten[inputs[i]] = (name, span)
-            value = Value(blob, old.version + 1 if old else 0)
-            self.latest[blob] = value
-            outputs.append(value)
-        return tuple(outputs)
-
-    def _report_duplicate(self, blob: str, name: str, span: Span) -> None:
-        text = f"layer {name!r} makes blob {blob!r}, which another layer makes already"
-        self.problems.append(Problem(text, span))
-
-    def check_in_place(self) -> None:
-        """An in-place layer must be the only reader of its bottom: Caffe splits a blob
-        with several readers into copies."""
-        for value, (name, span) in self.overwritten.items():
-            if self.reads[value] > 1:
-                text = (
-                    f"layer {name!r} overwrites blob {value.blob!r}, which another "
-                    "layer reads too (in Caffe: produced by multiple sources)"
-                )
-                self.problems.append(Problem(text, span))
-
     def _parse(
-        self, params: Params, type_: str, bottoms: Sequence[str], tops: Sequence[str]
+        self,
+        params: Params,
+        type_: str,
+        bottoms: Sequence[str],
+        tops: Sequence[str],
+        *,
+        ends: bool,
     ) -> Layer | None:
+        """The layer; None where it has a problem. `ends`: it reads labels, and nothing
+        reads it."""
         cls = find_layer(type_, len(bottoms)) or (self.stub if type_ else None)
+        if cls is None and ends and not self._is_misspelt(type_):
+            cls = self.training_only
         if cls is None:
             params.ignore(*(f.name for f in _message(params).fields))
             if not type_:
@@ -232,45 +214,17 @@ class _Builder:
                 params.span("type") or Span("")
             )
             return None
-        own, *others = PARAMETERS.get(type_) or ("",)
-        known = {name for names in PARAMETERS.values() for name in names}
-        params.ignore(*COMMON_FIELDS, *others)
-        for name in dict.fromkeys(f.name for f in _message(params).fields):
-            if name in known and name not in (own, *others):
-                params.ignore(name)
-                self._note(params, f"{name} has no meaning in a {type_} layer")
-        params.bottoms, params.tops = len(bottoms), len(tops)
         params.bottom_types = tuple(self.blob_types.get(blob, "") for blob in bottoms)
         self.blob_types.update(dict.fromkeys(tops, type_))
-        params.in_place = bool(set(bottoms) & set(tops))
         params.phase = params.choice("phase", "TRAIN", "TEST", default=self.phase)
         params.notes = self.notes
-        bare = replace(params, name=type_, message=None, parent=params)
-        main = params.sub(own) if own else bare
-        cls = find_variant(type_, main) or cls
-        check_blobs(params, type_, cls, bottoms, tops)
-        before = len(params.problems)
-        try:
-            layer = cls.parse(main)
-        except ConversionError as error:
-            self.problems += [problem.at(params.span()) for problem in error.problems]
-            layer = None
-        found = self.problems[before:]
-        if self.stub and found and all(p.kind == "unsupported" for p in found):
-            del self.problems[before:]
-            return self.stub.parse(bare)
-        if layer is None:
-            return None
-        if type(layer) is not cls:  # one of several meanings of the type
-            check_blobs(params, type_, type(layer), bottoms, tops)
-        if params.in_place and not layer.in_place:
-            params.error(None, f"a {type_} layer cannot work in place")
-        return layer if len(params.problems) == before else None
+        dropped = self.training_only if ends and self.phase == "TEST" else None
+        if cls.metric and dropped is not None:
+            return read_metric(params, type_, cls, bottoms, tops, dropped)
+        return read_layer(params, type_, cls, bottoms, tops, self.stub)
 
-    def _note(self, params: Params, text: str) -> None:
-        self.notes.append(
-            f"{params.span()}: {text}; Caffe passes it over, and so do we"
-        )
+    def _is_misspelt(self, type_: str) -> bool:
+        return not type_ or bool(type_of_enum(type_)) or is_misspelt(type_, LAYERS)
 
     def report_unsupported(self) -> None:
         """One problem for each unknown type."""
@@ -293,22 +247,6 @@ class _Builder:
                 text = f"a shape is given for {blob!r}, which is no input of the net"
                 self.problems.append(Problem(text + closest(blob, tops)))
 
-    def find_taps(self, taps: Sequence[str] | str) -> tuple[Value, ...]:
-        """The values that `taps` name; "all" is every blob that a layer computes."""
-        computed = {v.blob: None for node in self.nodes for v in node.outputs}
-        names = list(one_or_more(taps))
-        if names == ["all"] and "all" not in self.latest:
-            names = list(computed)
-        for name in names:
-            if name not in self.latest:
-                text = f"no blob is called {name!r}{closest(name, self.latest)}"
-                self.problems.append(Problem(text))
-        return tuple(self.latest[name] for name in names if name in self.latest)
-
-    def outputs(self) -> tuple[Value, ...]:
-        """The values that no layer reads, inputs included, in the order of the file."""
-        return tuple(v for v in self.latest.values() if not self.reads[v])
-
 
 def _texts(net: Message, name: str) -> frozenset[str]:
     """The values of the field `name` of all layers."""
@@ -320,7 +258,3 @@ def _texts(net: Message, name: str) -> frozenset[str]:
 def _message(params: Params) -> Message:
     assert params.message is not None
     return params.message
-
-
-def _fields(params: Params, name: str) -> Iterable[Span]:
-    return (f.span for f in _message(params).all(name))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from caffe2flax.errors import ConversionError, Span, closest
 from caffe2flax.frontend.message import Scalar
 from caffe2flax.frontend.upgrade.v1 import type_of_enum
+from caffe2flax.ir.dialects import IMAGES, RATES
 from caffe2flax.ir.graph import ParamSpec
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.params import Params
@@ -36,6 +37,7 @@ def read_transform(layer: Params) -> Transform | None:
     if not layer.has("transform_param"):
         return None
     params = layer.sub("transform_param")
+    params.about = IMAGES
     transform = Transform(
         scale=params.get("scale", 1.0),
         mean_value=params.all("mean_value", float),
@@ -44,7 +46,8 @@ def read_transform(layer: Params) -> Transform | None:
         mirror=params.get("mirror", False),
         force_color=params.get("force_color", False),
         force_gray=params.get("force_gray", False),
-        resize=_resize(params.sub("resize_param")),
+        crop_sides=read_size(params, "crop"),
+        resize=_resize(params),
         augmented=tuple(name for name in AUGMENTATIONS if params.has(name)),
     )
     # Which boxes are kept, not what the image becomes.
@@ -54,8 +57,35 @@ def read_transform(layer: Params) -> Transform | None:
     return transform
 
 
+def read_size(params: Params, name: str) -> tuple[int, int]:
+    """Height and width as forks give them, `crop_height` or `crop_h`; 0 for one that is
+    not given."""
+    sizes = []
+    for side in ("height", "width"):
+        names = (f"{name}_{side}", f"{name}_{side[0]}")
+        given = [n for n in names if params.has(n)]
+        size = params.get(given[0], 0) if given else 0
+        if size < 0:
+            params.error(given[0], f"{given[0]} {size} is negative")
+        sizes.append(max(size, 0))
+    return sizes[0], sizes[1]
+
+
 def _resize(params: Params) -> tuple[int, int]:
-    """SSD's `resize_param`."""
+    """SSD's `resize_param`; the largest size where there are several, of which the fork
+    draws one for each batch. Else `new_height` and `new_width`."""
+    sizes = [_resized(each) for each in params.subs("resize_param")]
+    if len(set(sizes)) > 1:
+        size = max(sizes)
+        shown = "{} x {}".format(*size)
+        params.note(
+            f"{params.span('resize_param')}: images are resized to one of {len(sizes)} "
+            f"sizes at random: {shown} is taken, --input-shape says another"
+        )
+    return max(sizes) if sizes else read_size(params, "new")
+
+
+def _resized(params: Params) -> tuple[int, int]:
     # How missing pixels are filled, and fields that only boxes need.
     params.ignore("prob", "pad_mode", "pad_value", "interp_mode")
     params.ignore("height_scale", "width_scale")
@@ -70,6 +100,7 @@ def read_specs(params: Params) -> tuple[ParamSpec, ...]:
     """`param`: how the first weight blobs are shared and trained."""
     specs: list[ParamSpec] = []
     for spec in params.subs("param"):
+        spec.about = RATES
         name = spec.get("name", "")
         permissive = spec.choice("share_mode", "STRICT", "PERMISSIVE") != "STRICT"
         factors = [spec.optional(f"{x}_mult", float) for x in ("lr", "decay")]

@@ -36,6 +36,11 @@ DIALECTS: Mapping[str, Mapping[str, str]] = {
         "ssd": "norm_param: divided by the L2 norm, times a learned scale",
         "happynear": "normalize_param: divided by the norm of the channels",
     },
+    "PriorBox": {
+        "ssd": "a box for each size and ratio",
+        "faceboxes": "squares one pixel smaller, 32 in 4 x 4 places, 64 in 2 x 2",
+        "textboxes": "each box twice, the second time half a cell lower",
+    },
     "SigmoidCrossEntropyLoss": {
         "normalized": "Caffe 1.0: loss_param says what the sum is divided by",
         "batch": "older Caffe: the sum is divided by the batch size",
@@ -78,7 +83,21 @@ def listed(type_: str) -> str:
     return ", ".join(f"{name} ({what})" for name, what in DIALECTS[type_].items())
 
 
+def choice_note(type_: str, meaning: str, why: str) -> str:
+    """The note that the net itself decides the meaning of a type."""
+    return f"{type_} taken as {meaning!r}: {why}; --dialect {type_}=... overrides"
+
+
+def undecided(type_: str) -> str:
+    """The error that nothing decides the meaning of a type."""
+    return (
+        f"{type_} has several meanings, and nothing here tells which: "
+        f"{listed(type_)}. Choose one with --dialect {type_}=MEANING"
+    )
+
+
 MACHINE = "a choice of algorithm, precision or memory"
+RATES = "how weights are trained"
 TRAINING = "training on several machines or cards"
 IMAGES = "preparing images, which is the caller's part"
 
@@ -148,68 +167,6 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
     "scale_param": {"engine": MACHINE},
     "batch_norm_param": {"engine": MACHINE, "stats_batch_size": TRAINING},
     "dropout_param": {"engine": MACHINE, "random_seed": TRAINING},
-    "data_param": dict.fromkeys(
-        (
-            "shuffle",
-            "threads",
-            "parser_threads",
-            "cache",
-            "precache",
-            "encoded",
-            "transform_param",
-            "mem_data_source",
-        ),
-        IMAGES,
-    ),
-    "image_data_param": dict.fromkeys(
-        ("threads", "cache", "precache", "dataset_share_per_node"), IMAGES
-    ),
-    "transform_param": dict.fromkeys(
-        (
-            "resize_param",
-            "noise_param",
-            "distort_param",
-            "expand_param",
-            "emit_constraint",
-            "random_resize_param",
-            "random_aspect_ratio_param",
-            "img_rand_resize_lower",
-            "img_rand_resize_upper",
-            "rand_resize_ratio_lower",
-            "rand_resize_ratio_upper",
-            "vertical_stretch_lower",
-            "vertical_stretch_upper",
-            "horizontal_stretch_lower",
-            "horizontal_stretch_upper",
-            "interpolation_algo_down",
-            "interpolation_algo_up",
-            "allow_upscale",
-            "forward_packing",
-            "use_gpu_transform",
-            "random_seed",
-            "display",
-            "num_labels",
-            "scale_ratios",
-            "max_distort",
-            "multi_scale",
-            "multiscale",
-            "fix_crop",
-            "more_fix_crop",
-            "stride",
-            "is_flow",
-            "center_object",
-            "contrast_adjustment",
-            "smooth_filtering",
-            "jpeg_compression",
-            "rotation",
-            "max_angle",
-            "max_rotation_angle",
-        ),
-        IMAGES,
-    ),
-    "resize_param": dict.fromkeys(
-        ("center_object", "max_angle", "multiscale", "max_sz", "min_sz"), IMAGES
-    ),
 }
 """Fields of forks that do not change what a net computes, by message, and what each is
-about; any other unknown field is an error."""
+about; any other unknown field is an error, except in layers that read data."""

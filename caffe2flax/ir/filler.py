@@ -47,7 +47,8 @@ class Filler:
     given: bool = field(default=False, compare=False)
     """Whether the file gives one; Caffe's default is zeros."""
     refused: tuple[Problem, ...] = ()
-    """What is not known about it: an error once it has to fill a blob."""
+    """What is not known about it: an error once it has to fill a blob of a net that is
+    trained or run."""
 
     def __post_init__(self) -> None:
         problems = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,26 @@ class Transform:
     """Height and width that images are resized to first; (0, 0) for no resize."""
     augmented: tuple[str, ...] = ()
     """Other random changes that SSD's data layers make."""
+    crop_sides: tuple[int, int] = (0, 0)
+    """Height and width of crops, where a fork gives them one by one."""
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of crops; 0 for one that is not cropped."""
+        height, width = self.crop_sides
+        return height or self.crop_size, width or self.crop_size
+
+    def to(self, shape: tuple[int, ...]) -> Transform:
+        """This, for images of a `shape` (N, C, H, W) that the caller gives; as it is
+        for any other shape."""
+        if len(shape) != 4 or not all(self.crop):
+            return self
+        height, width = shape[2:]
+        return (
+            self
+            if self.crop == (height, width)
+            else replace(self, crop_size=0, crop_sides=(height, width))
+        )
 
     def describe(self, phase: str = "TEST") -> str:
         """The steps in their order as English, "" where there are none."""
@@ -36,9 +56,9 @@ class Transform:
         if any(self.resize):
             steps.append("resized to {} x {}".format(*self.resize))
         steps += [f"changed at random by {name}" for name in self.augmented]
-        if self.crop_size:
+        if all(self.crop):
             where = "at random" if phase == "TRAIN" else "from the middle"
-            steps.append(f"cropped to {self.crop_size} x {self.crop_size} {where}")
+            steps.append("cropped to {} x {} {}".format(*self.crop, where))
         if self.mean_value:
             shown = ", ".join(f"{mean:.9g}" for mean in self.mean_value)
             order = " (B, G, R)" if len(self.mean_value) == 3 else ""

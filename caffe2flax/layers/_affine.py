@@ -110,9 +110,7 @@ def initializer(
     given: bool, filler: Filler, shape: Shape, usual: Filler
 ) -> Code | None:
     """A blob's initializer; None where none is `given` or it is the `usual` one."""
-    return (
-        Code(filler.known().initializer(shape)) if given and filler != usual else None
-    )
+    return Code(filler.initializer(shape)) if given and filler != usual else None
 
 
 def shapes(operands: Sequence[Operand]) -> tuple[Shape, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
-from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.errors import ConversionError, Problem, is_misspelt
 from caffe2flax.ir.call import Call, Code
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layer import Blob, Site, canonical_axis
@@ -23,16 +25,16 @@ FILLERS = (
     "bilinear",
 )
 
-FORK_FIELDS = (
-    "alpha",
-    "bias",
-    "diag_val",
-    "file",
-    "num_groups",
-    "scale",
-    "scale_factors",
+FILLER_FIELDS = (
+    "type",
+    "value",
+    "min",
+    "max",
+    "mean",
+    "std",
+    "sparse",
+    "variance_norm",
 )
-"""What forks added to FillerParameter."""
 
 
 def filler(params: Params, name: str, value: float = 0.0) -> Filler:
@@ -44,21 +46,26 @@ def filler(params: Params, name: str, value: float = 0.0) -> Filler:
 
 
 def read_filler(given: Params) -> Filler:
-    """A FillerParameter message. Types and fields of forks are noted, and an error
-    where no file holds the weights."""
+    """A FillerParameter message. Types and fields of forks are noted, as they only say
+    where training starts; they are an error where they fill a blob of a net that is
+    trained or run."""
     type_ = given.get("type", "constant")
+    known = type_ in FILLERS
     refused = []
-    if type_ not in FILLERS:
+    if not known:
         text = f"filler {type_!r} is none of {', '.join(FILLERS)}"
         refused.append(Problem(text, given.span("type"), "unsupported"))
         type_ = "constant"
-    for name in filter(given.has, FORK_FIELDS):
-        text = f"{name} in {given.name} is not known to Caffe's fillers"
-        refused.append(Problem(text, given.span(name), "unsupported"))
+    fields = given.message.fields if given.message else ()
+    for name in dict.fromkeys(f.name for f in fields):
+        if name not in FILLER_FIELDS and not is_misspelt(name, FILLER_FIELDS):
+            given.ignore(name)
+            text = f"{name} in {given.name} is not known to Caffe's fillers"
+            refused.append(Problem(text, given.span(name), "unsupported"))
     for problem in refused:
         given.note(
-            f"{problem.span}: {problem.message}; a filler does not count where a file "
-            "holds the weights"
+            f"{problem.span}: {problem.message}; it only says where training starts: "
+            "passed over"
         )
     return Filler(
         type_,
@@ -69,7 +76,7 @@ def read_filler(given: Params) -> Filler:
         std=given.get("std", 1.0),
         sparse=given.get("sparse", -1),
         variance_norm=given.choice("variance_norm", "FAN_IN", "FAN_OUT", "AVERAGE"),
-        given=True,
+        given=known,
         refused=tuple(refused),
     )
 
@@ -207,15 +214,36 @@ def windows(
     )
 
 
-def output_counts(params: Params) -> tuple[int, int]:
-    """num_output and group of a Convolution or Deconvolution."""
+def count_outputs(params: Params, of_weight: Callable[[Shape], int]) -> int:
+    """num_output; where the file leaves it out, that of the bias in the weight files,
+    or what `of_weight` says of the shape of their first blob."""
+    assert params.parent is not None
+    shapes = params.weights.get(params.parent.get("name", ""), ())
+    if params.has("num_output") or not shapes:
+        num_output = params.require("num_output", int)
+        if num_output < 1 and params.has("num_output"):
+            params.error("num_output", f"num_output must be positive, not {num_output}")
+        return num_output
+    num_output = prod(shapes[1]) if len(shapes) > 1 else of_weight(shapes[0])
+    where = params.span() or params.parent.span()
+    params.note(f"{where}: num_output is not given; the weights have {num_output}")
+    return max(num_output, 1)
+
+
+def output_counts(params: Params, *, transposed: bool = False) -> tuple[int, int]:
+    """num_output and group of a Convolution, or of a Deconvolution, which is
+    `transposed`."""
     group = params.get("group", 1)
-    num_output = params.require("num_output", int)
-    if num_output < 1 and params.has("num_output"):
-        params.error("num_output", f"num_output must be positive, not {num_output}")
     if group < 1:
         params.error("group", f"group must be positive, not {group}")
-    elif num_output % group:
+        group = 1
+
+    def outputs(weight: Shape) -> int:
+        first = (weight[1:2] if transposed else weight[:1]) or (1,)
+        return first[0] * (group if transposed else 1)
+
+    num_output = count_outputs(params, outputs)
+    if num_output % group:
         params.error(
             "group", f"num_output {num_output} is no multiple of group {group}"
         )
@@ -244,8 +272,6 @@ def initialisers(
     `at.zeros`."""
     if not at.initialise:
         return {}
-    for blob in blobs:
-        blob.filler.known()
     inits: dict[str, object] = {}
     if blobs[0].filler.given or at.zeros:
         inits["kernel_init"] = kernel_init

@@ -19,11 +19,15 @@ Words = dict[str, tuple[str, ...]]
 LIMIT = 10_000
 DIGITS = 9
 QUOTES = " \t\r\n'\""
+WORD = r"[^\s,{}\[\]()]+"
 PAIR = re.compile(
-    r"""\s*['"]?(?P<key>\w+)['"]?\s*:\s*
-    (?:[\[(](?P<list>[^\[\]()]*)[\])]|(?P<one>[^\s,{}\[\]()]+))[ \t]*(?:,|\s+|$)""",
+    rf"""\s*['"]?(?P<key>\w+)['"]?\s*:\s*(?:!!python/tuple\b\s*)?
+    (?:[\[(](?P<list>[^\[\]()]*)[\])]
+    |(?P<items>-[ \t]+{WORD}(?:[ \t]*\n\s*-[ \t]+{WORD})*)
+    |(?P<one>{WORD}))[ \t]*(?:,|\s+|$)""",
     re.VERBOSE,
 )
+"""A key and a word, or a list: in brackets, or of lines that start with a dash."""
 
 
 def python_layer(
@@ -62,6 +66,8 @@ def options(params: Params, *known: str) -> Words:
                 "param_str", f"unknown option {pair['key']} in param_str"
             )
         words = pair["one"] if pair["list"] is None else pair["list"]
+        if pair["items"] is not None:
+            words = re.sub(r"(?:^|\n\s*)-[ \t]", ",", pair["items"])
         values[pair["key"]] = tuple(
             word.strip(QUOTES) for word in words.split(",") if word.strip(QUOTES)
         )
@@ -98,4 +104,4 @@ def test_alone(params: Params) -> None:
     if params.phase == "TRAIN":
         name = params.get("module", "")
         text = f"{name} is known for TEST alone: convert the net as TEST"
-        params.error("module", text)
+        params.unsupported("module", text)

@@ -61,8 +61,8 @@ class PReLU(Elementwise):
         return AxisRange(1, 0 if self.shared else 1)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        if not 2 <= len(inputs[0]) <= 4:
-            raise ConversionError(f"PReLU needs a blob of 2 to 4 axes, not {inputs[0]}")
+        if len(inputs[0]) < 2:
+            raise ConversionError(f"PReLU needs 2 axes or more, not {inputs[0]}")
         return inputs
 
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:

@@ -56,6 +56,8 @@ class BatchNorm(Elementwise, Foldable, Doubtful, FollowsPhase):
     of the batch in another phase."""
     scale: Scale | None = None
     """The Scale layer after it, once folded in."""
+    outside: bool = False
+    """Synopsys' fork: eps is added to the root, not below it."""
 
     @classmethod
     def parse(cls, params: Params) -> Layer:
@@ -64,15 +66,22 @@ class BatchNorm(Elementwise, Foldable, Doubtful, FollowsPhase):
             return ScaledBatchNorm.read(params, fork)
         # Fields of a fork that includes the Scale: the fillers of its blobs.
         params.ignore("use_weight_bias", "filler", "bias_filler", "bias_term")
+        # Of Synopsys' fork, for training alone.
+        params.ignore("update_global_stats", "icnet")
         _check_frozen(params)
         training = params.phase == "TRAIN"
         moving = not params.get("use_global_stats", not training)
+        outside = not params.get("add_eps_before_sqrt", True)
+        if outside and moving:
+            text = "add_eps_before_sqrt: false is known for running statistics alone"
+            params.error("add_eps_before_sqrt", f"{text}: convert the net as TEST")
         return cls(
             params.get("eps", 1e-5),
             params.get("moving_average_fraction", 0.999),
             moving,
             moving != training,
             moving,
+            outside=outside,
         )
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
@@ -104,7 +113,8 @@ class BatchNorm(Elementwise, Foldable, Doubtful, FollowsPhase):
 
     def build(self, at: Site) -> Call:
         features = at.input.shape[1]
-        usual = {"axis": at.axis(1), "momentum": self.momentum, "epsilon": self.eps}
+        eps = 0.0 if self.outside else self.eps
+        usual = {"axis": at.axis(1), "momentum": self.momentum, "epsilon": eps}
         if self.sums:
             return Call.of("MovingBatchNorm", features, **usual)
         scale = self.scale
@@ -128,6 +138,8 @@ class BatchNorm(Elementwise, Foldable, Doubtful, FollowsPhase):
         mean, variance, factor = blobs[:3]
         if not self.sums:
             mean, variance = statistics(blobs)
+            if self.outside:
+                variance = (np.sqrt(variance) + np.float32(self.eps)) ** 2
         named = {"mean": mean, "var": variance}
         if self.scale:
             named |= dict(zip(("scale", "bias"), blobs[3:], strict=False))
@@ -146,6 +158,8 @@ class BatchNorm(Elementwise, Foldable, Doubtful, FollowsPhase):
             mean, variance = statistics(blobs, np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             deviation = np.sqrt(along(variance, x, 1) + self.eps)
+            if self.outside:
+                deviation = np.sqrt(along(variance, x, 1)) + self.eps
             top: Array = (x - along(mean, x, 1)) / deviation
         return self.scale.reference(blobs[3:], top) if self.scale else top
 

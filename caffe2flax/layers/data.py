@@ -8,17 +8,22 @@ from typing import ClassVar, Self
 
 from caffe2flax.errors import UnknownShape, ambiguous
 from caffe2flax.ir.abilities import Source
+from caffe2flax.ir.common_fields import read_size
 from caffe2flax.ir.layer import Arity
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.layers._fields import blob_shape
+from caffe2flax.layers._forks import top_names
+from caffe2flax.layers._images import channel_count, image_size, size
 
 
 @layer("Input", "input_param")
 @dataclass(frozen=True, slots=True)
 class Input(Source):
     """An argument of the module."""
+
+    reads_data = False
 
     shapes: tuple[Shape, ...] = ()
     count: int = 1
@@ -48,23 +53,30 @@ class Stored(Source):
     """Images, each with a label, that Caffe reads from files or memory."""
 
     training_data = True
-    tops: ClassVar[Arity] = 2
+    tops: ClassVar[Arity] = (2, None)  # Caffe's own have no more than two
 
     top_names: tuple[str, ...]
-    batch: int
-    channels: int = 0
-    height: int = 0
-    width: int = 0
+    image: Shape
+    """N, C, H, W; 0 for what only the data has."""
+    tensor: bool = False
+    """Labels have as many axes as the first top."""
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         return tuple(self.top_shape(top) for top in range(len(self.top_names)))
 
     def top_shape(self, top: int) -> Shape:
-        shape = (self.batch, self.channels, self.height, self.width)
-        known = (self.batch,) if top else shape
+        blob, batch = self.top_names[top], self.image[0]
+        if top > 1:
+            raise UnknownShape(
+                f"the shape of blob {blob!r} is in its data, which is not opened: "
+                f"give --input-shape {blob}=N,...",
+                (batch,),
+                more=True,
+            )
+        label = (batch, *(1,) * (len(self.image) - 1)) if self.tensor else (batch,)
+        known = label if top else self.image
         if 0 not in known:
             return known
-        blob = self.top_names[top]
         unknown = [
             what
             for what, extent in zip(
@@ -88,33 +100,23 @@ class Stored(Source):
 class Data(Stored):
     """Records of a database, as an argument of the module."""
 
-    tops = (1, 2)
+    tops = (1, None)
 
     @classmethod
     def parse(cls, params: Params) -> Self:
         params.ignore("source", "rand_skip", "prefetch", "force_encoded_color")
         params.choice("backend", "LEVELDB", "LMDB")
         _superseded(params)
-        crop = params.transform.crop_size if params.transform else 0
-        channels = _decoded_channels(params)
-        if crop and not channels:
+        channels, (height, width) = channel_count(params), image_size(params)
+        blob = (*top_names(params), "")[0]
+        if height and width and not channels and blob not in params.shapes:
             channels = 3
-            blob = _blobs(params)[0]
             params.note(
                 f"{blob}: taken to have 3 channels, which its database says; "
                 f"--input-shape {blob}=N,C,H,W decides otherwise"
             )
-        return cls(_blobs(params), _size(params, "batch_size"), channels, crop, crop)
-
-
-def _decoded_channels(params: Params) -> int:
-    """The number of channels that the transformation implies; 0 where unknown."""
-    transform = params.transform
-    if transform is None:
-        return 0
-    if transform.force_color is not transform.force_gray:
-        return 3 if transform.force_color else 1
-    return len(transform.mean_value) if len(transform.mean_value) > 1 else 0
+        batch = size(params, "batch_size")
+        return cls(top_names(params), (batch, channels, height, width))
 
 
 @layer("ImageData", "image_data_param", "transform_param")
@@ -126,23 +128,25 @@ class ImageData(Stored):
     def parse(cls, params: Params) -> Self:
         params.ignore("source", "rand_skip", "shuffle", "root_folder")
         _superseded(params)
-        batch = _size(params, "batch_size", 1)
+        batch = size(params, "batch_size", 1)
         if not batch:
             params.error("batch_size", "batch_size must be positive")
-        height, width = _size(params, "new_height"), _size(params, "new_width")
-        if bool(height) is not bool(width):
+        new = read_size(params, "new")
+        if bool(new[0]) is not bool(new[1]):
             params.error(None, "give both new_height and new_width, or neither")
-        channels = 3 if params.get("is_color", True) else 1
+        color = 3 if params.get("is_color", True) else 1
+        channels = size(params, "channels") or color
         transform = params.transform
         means = len(transform.mean_value) if transform else 0
         if means not in (0, 1, channels):
             text = f"{means} values of mean_value for {channels} channels"
             params.error(None, f"{text}: give 1 or one each")
-        crop = transform.crop_size if transform else 0
-        if crop and 0 < min(height, width) < crop:
-            text = f"crop_size {crop} exceeds the image, {height} x {width}"
+        crop = transform.crop if transform else (0, 0)
+        if all(new) and (new[0] < crop[0] or new[1] < crop[1]):
+            shown = crop[0] if crop[0] == crop[1] else "{} x {}".format(*crop)
+            text = f"crop_size {shown} exceeds the image, {new[0]} x {new[1]}"
             params.error("new_height", text)
-        return cls(_blobs(params), batch, channels, crop or height, crop or width)
+        return cls(top_names(params), (batch, channels, *image_size(params)))
 
 
 @layer("WindowData", "window_data_param", "transform_param")
@@ -155,13 +159,12 @@ class WindowData(Stored):
         params.ignore("source", "fg_threshold", "bg_threshold", "fg_fraction")
         params.ignore("context_pad", "crop_mode", "cache_images", "root_folder")
         _superseded(params)
-        transform = params.transform
-        crop = transform.crop_size if transform else 0
-        if not crop:
+        crop = image_size(params)
+        if not all(crop):
             params.error(None, "windows need crop_size in transform_param")
-        means = len(transform.mean_value) if transform else 0
-        channels = means if means > 1 else 3
-        return cls(_blobs(params), _size(params, "batch_size"), channels, crop, crop)
+        channels = channel_count(params) or 3
+        batch = size(params, "batch_size")
+        return cls(top_names(params), (batch, channels, *crop))
 
 
 @layer("MemoryData", "memory_data_param", "transform_param")
@@ -174,11 +177,17 @@ class MemoryData(Stored):
     @classmethod
     def parse(cls, params: Params) -> Self:
         names = ("batch_size", "channels", "height", "width")
-        sizes = [_size(params, name) for name in names]
-        for name, size in zip(names, sizes, strict=True):
-            if not size:
+        dims = params.all("dim", int)
+        if dims:  # naibaf7's, in place of the other fields
+            params.ignore(*names)
+            if min(dims) < 1:
+                params.error("dim", f"dim must be positive, not {min(dims)}")
+            return cls(top_names(params), tuple(max(dim, 1) for dim in dims), True)
+        sizes = [size(params, name) for name in names]
+        for name, extent in zip(names, sizes, strict=True):
+            if not extent:
                 params.error(name, f"MemoryData needs a positive {name}")
-        return cls(_blobs(params), *sizes)
+        return cls(top_names(params), tuple(sizes))
 
 
 @layer("HDF5Data", "hdf5_data_param")
@@ -196,7 +205,7 @@ class HDF5Data(Source):
         params.ignore("source", "shuffle")
         if params.transform is not None:
             params.error(None, "HDF5Data does not transform data: no transform_param")
-        return cls(_blobs(params), _size(params, "batch_size"))
+        return cls(top_names(params), size(params, "batch_size"))
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         return tuple(self.top_shape(top) for top in range(len(self.top_names)))
@@ -209,17 +218,6 @@ class HDF5Data(Source):
             (self.batch,),
             more=True,
         )
-
-
-def _blobs(params: Params) -> tuple[str, ...]:
-    return params.parent.all("top", str) if params.parent else ()
-
-
-def _size(params: Params, name: str, default: int = 0) -> int:
-    size = params.get(name, default)
-    if size < 0:
-        params.error(name, f"{name} {size} is negative")
-    return size
 
 
 def _superseded(params: Params) -> None:

@@ -56,12 +56,12 @@ class Deconvolution(Layer, Spatial, PerClass):
     def parse(cls, params: Params) -> Self:
         if params.bottoms != params.tops:
             params.error(None, "as many tops as bottoms are needed")
-        num_output, group = output_counts(params)
+        num_output, group = output_counts(params, transposed=True)
         refuse_quantised(params)
         sliding = Sliding.parse(params, sides=True)
         if sliding.sides.same:
             text = "the fork reads outside its buffers here; give pad_l, pad_t, pad_r, "
-            params.error("pad_type", text + "pad_b")
+            params.unsupported("pad_type", text + "pad_b")
         return cls(
             num_output,
             sliding,

@@ -18,7 +18,7 @@ from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site, canonical_axi
 from caffe2flax.ir.layout import Layout, Merged, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-from caffe2flax.layers._fields import filler, initialisers
+from caffe2flax.layers._fields import count_outputs, filler, initialisers
 
 ROWS = 2**18
 """How many weights the reference converts to float64 at a time."""
@@ -42,14 +42,16 @@ class InnerProduct(Layer, ReadsWeights, Abbreviated, PerClass):
 
     @classmethod
     def parse(cls, params: Params) -> Self:
-        num_output = params.require("num_output", int)
-        if num_output < 1 and params.has("num_output"):
-            params.error("num_output", f"num_output must be positive, not {num_output}")
+        transpose = params.get("transpose", False)
+
+        def outputs(weight: Shape) -> int:
+            return (1, 1, *weight)[-1 if transpose else -2]
+
         return cls(
-            num_output,
+            count_outputs(params, outputs),
             bias=params.get("bias_term", True),
             first_axis=params.get("axis", 1),
-            transpose=params.get("transpose", False),
+            transpose=transpose,
             weight_filler=filler(params, "weight_filler"),
             bias_filler=filler(params, "bias_filler"),
         )
@@ -194,11 +196,9 @@ class Embed(Layer):
         weight, *bias = self.blobs()
         inits = {}
         if at.initialise:
-            inits["embedding_init"] = Code(
-                weight.filler.known().initializer(weight.shape)
-            )
+            inits["embedding_init"] = Code(weight.filler.initializer(weight.shape))
         if at.initialise and bias and bias[0].filler != Filler():
-            inits["bias_init"] = Code(bias[0].filler.known().initializer(bias[0].shape))
+            inits["bias_init"] = Code(bias[0].filler.initializer(bias[0].shape))
         function = "BiasedEmbed" if self.bias else "nnx.Embed"
         sizes = (self.input_dim, self.num_output)
         return Call.of(function, *sizes, **inits, dtype=DTYPE, rngs=RNGS)

@@ -60,7 +60,7 @@ class Pooling(Layer, Spatial, Windowed, MakesMask, EndsSection, Abbreviated):
 
     @classmethod
     def parse(cls, params: Params) -> Layer:
-        params.ignore("engine")
+        params.ignore("engine", "dilation")  # a dilation of 1: others have a variant
         refuse_quantised(params)
         everywhere = params.get("global_pooling", False)
         kernel = pair(params, "kernel_size", "kernel")

@@ -34,6 +34,7 @@ class Recurrent(Layer, Stateful):
     tops: ClassVar[Arity] = (1, 3)
     in_place = False
     gates: ClassVar[int] = 1
+    forgets: ClassVar[bool] = False
     has_output: ClassVar[bool] = False
     states: ClassVar[tuple[str, ...]] = ("h",)
 
@@ -42,10 +43,15 @@ class Recurrent(Layer, Stateful):
     expose_hidden: bool = False
     weight_filler: Filler = ZEROS
     bias_filler: Filler = ZEROS
+    forget_bias: float = 0.0
+    """Synopsys' fork: added to the forget gate of an LSTM."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
         params.ignore("debug_info")
+        forget_bias = params.get("forget_bias", 0.0)
+        if forget_bias and not cls.forgets:
+            params.error("forget_bias", f"{cls.type} has no gate to forget")
         num_output = params.get("num_output", 0)
         if num_output < 1:
             params.error("num_output", f"num_output must be positive, not {num_output}")
@@ -62,6 +68,7 @@ class Recurrent(Layer, Stateful):
             expose_hidden=expose_hidden,
             weight_filler=filler(params, "weight_filler"),
             bias_filler=filler(params, "bias_filler"),
+            forget_bias=forget_bias,
         )
 
     @property
@@ -137,6 +144,7 @@ class Recurrent(Layer, Stateful):
             self.num_output,
             static_features=prod(at.inputs[2].shape[1:]) if self.static else None,
             **initialisers(at, blobs, Code(inits[0])),
+            forget_bias=self.forget_bias or None,
             dtype=DTYPE,
             rngs=RNGS,
         )
@@ -191,11 +199,14 @@ class LSTM(Recurrent):
     """c = cont sigmoid(f) c + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c)."""
 
     gates = 4
+    forgets = True
     states = ("h", "c")
 
     def advance(
         self, state: tuple[Array, ...], z: Array, cont: Array
     ) -> tuple[Array, ...]:
+        # The second of four gates.
+        z = z + np.repeat([0, self.forget_bias, 0, 0], self.num_output)
         c, h = unit(state[1], z, cont)
         return h, c
 

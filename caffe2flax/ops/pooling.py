@@ -62,18 +62,16 @@ def avg_pool(
 ) -> Array:
     """y[n, i, c] = sum over w of x[n, i * stride + w - pad, c] / size of that window.
 
-    x is (N, *spatial, C) between zeros: `pad` of them at both ends of an axis, or a
-    number for each end, count in the size, `overhang` of them beyond its high end do
-    not.
+    x is (N, *spatial, C) between zeros: `pad` of them at both or (low, high) ends of an
+    axis count in the size, `overhang` of them beyond its high end do not.
     """
     ends = [p if isinstance(p, tuple) else (p, p) for p in pad]
     pairs = [(low, high + o) for (low, high), o in zip(ends, overhang, strict=True)]
+    padded = [n + sum(both) for n, both in zip(x.shape[1:-1], ends, strict=True)]
     sizes = np.ones(())
-    for n, w, s, (low, high), o in zip(
-        x.shape[1:-1], window, strides, ends, overhang, strict=True
-    ):
-        starts = np.arange(0, n + low + high + o - w + 1, s)
-        sizes = np.multiply.outer(sizes, np.minimum(w, n + low + high - starts) / w)
+    for n, w, s, o in zip(padded, window, strides, overhang, strict=True):
+        starts = np.arange(0, n + o - w + 1, s)
+        sizes = np.multiply.outer(sizes, np.minimum(w, n - starts) / w)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     y: Array = nnx.avg_pool(wide, window, strides, pairs)
     return (y / jnp.asarray(sizes[None, ..., None], wide.dtype)).astype(x.dtype)

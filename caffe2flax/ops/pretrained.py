@@ -10,7 +10,8 @@ from safetensors.flax import load_file
 
 def load_weights(model: nnx.Module, path: str | Path, fresh: Any = ()) -> None:
     """Fills `model` from a file, which must fit; layers `fresh` may start anew."""
-    weights, leaves = load_file(path), list[Any]()
+    file = next(Path(path).glob(f"{Path(__file__).stem}.safetensors"), path)  # a folder
+    weights, leaves = load_file(file), list[Any]()
     wrong = [f"{k} is {x.dtype}" for k, x in weights.items() if x.dtype.kind in "biuc"]
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape
@@ -28,7 +29,8 @@ def load_weights(model: nnx.Module, path: str | Path, fresh: Any = ()) -> None:
 def load_trained(model: nnx.Module, path: str | Path, fresh: Sequence[str]) -> None:
     """Fills `model` from a file, which must fit; layers of `fresh` that have another
     width there stay as they were drawn."""
-    weights, leaves, wrong = load_file(path), list[Any](), list[str]()
+    file = next(Path(path).glob(f"{Path(__file__).stem}.safetensors"), path)  # a folder
+    weights, leaves, wrong = load_file(file), list[Any](), list[str]()
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape
         array = weights.pop(name, None)

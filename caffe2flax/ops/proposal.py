@@ -33,9 +33,9 @@ def propose_regions(
 
     scores is (N, H, W, 2 A), the second half those of objects; deltas (N, H, W, 4 A):
     shifts of the A anchors at each cell, which are `stride` pixels apart. im_info holds
-    height, width and scale of the image. Sides below min_size * scale drop a region, or
-    with `keep_small` bring its score to 0. The `top_k` best are thinned out by `nms`,
-    unless the threshold is None.
+    height, width and scale of the image, with `keep_small` maybe a scale of each. Sides
+    below min_size * scale drop a region, or with `keep_small` bring its score to 0. The
+    `top_k` best are thinned out by `nms`, unless the threshold is None.
 
     A row has the number of its image and x1, y1, x2, y2. Behind the last region its row
     is repeated, with score -1; without any region rows are 0. With `column` the scores
@@ -51,7 +51,8 @@ def propose_regions(
     edge = jnp.stack([info[1], info[0], info[1], info[0]]) - 1
     moved = jnp.maximum(jnp.minimum(moved, edge[None, None]), 0)
     sides = moved[..., 2:] - moved[..., :2] + 1
-    scale = info[jnp.array([3, 2])] if keep_small else info[jnp.array([2, 2])]
+    two_scales = keep_small and info.size > 3
+    scale = info[jnp.array([3, 2])] if two_scales else info[jnp.array([2, 2])]
     large = (sides >= min_size * scale[None, None]).all(-1)
     ranked = scores[..., len(anchors) :].reshape(images, -1)
     ranked = jnp.where(large, ranked, 0 if keep_small else -jnp.inf)

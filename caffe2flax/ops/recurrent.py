@@ -33,6 +33,7 @@ class Recurrence(nnx.Module):
         static_features: int = 0,
         kernel_init: nnx.Initializer | None = None,
         bias_init: nnx.Initializer | None = None,
+        forget_bias: float = 0.0,
         dtype: Dtype | None = None,
         rngs: nnx.Rngs,
     ):
@@ -50,6 +51,7 @@ class Recurrence(nnx.Module):
             self.output_kernel = nnx.Param(kernel(rngs.params(), size))
             self.output_bias = nnx.Param(bias(rngs.params(), (features,)))
         self.features = features
+        self.forget_bias = forget_bias
         self.dtype = dtype
 
     def project(self, x: Array, x_static: Array | None) -> Array:
@@ -72,7 +74,7 @@ class Recurrence(nnx.Module):
 
 class LSTM(Recurrence):
     """z = project(x) + cont h hidden_kernel;  i, f, o, g = z in four;
-    c = cont sigmoid(f) c + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c).
+    c = cont sigmoid(f + forget_bias) c + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c).
 
     Returns h of all steps (T, N, features), and h and c of the last one.
     """
@@ -89,6 +91,9 @@ class LSTM(Recurrence):
         x_static: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         z = self.project(x, x_static)
+        if self.forget_bias:
+            gates = jnp.array([0, self.forget_bias, 0, 0], z.dtype)
+            z = z + jnp.repeat(gates, self.features)[None, None]
         kernel = self.hidden_kernel[...].astype(z.dtype)
         cont = lax.stop_gradient(cont).astype(z.dtype)
 

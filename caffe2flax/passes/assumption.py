@@ -7,7 +7,7 @@ suits every layer and every weight of the files. The module accepts no other siz
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -16,6 +16,9 @@ from caffe2flax.errors import Problem, UnknownShape
 from caffe2flax.ir.abilities import Windowed
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layout import Shape
+from caffe2flax.passes.labels import fit_labels
+from caffe2flax.passes.unused import label_values
+from caffe2flax.passes.walk import Shapes, walk
 
 STORED = ((3, 32, 32), (1, 28, 28))
 """(C, H, W) of images that databases often contain and nets do not crop."""
@@ -129,6 +132,60 @@ def weights_fit(
     )
 
 
+def assume(
+    graph: Graph, shapes: Mapping[Value, Shape], unknown: Sequence[Unknown]
+) -> Mapping[Value, Shape]:
+    """Usual shapes for the inputs of unknown size; none where none suits the net.
+
+    Those of labels follow from the layers that read them, where that is possible: so
+    the other inputs are the same in both phases.
+    """
+    labels = label_values(graph)
+    lacking = {u.value: u.error for u in unknown if u.value in labels}
+    others = [u for u in unknown if u.value not in labels]
+    if lacking:
+        for guess in guesses(graph, others, shapes.values()) if others else [{}]:
+            trial = {**shapes, **guess}
+            if _suits(graph, trial):
+                found = fit_labels(graph, trial, lacking)
+                if found is not None:
+                    return {**guess, **found}
+    for guess in guesses(graph, unknown, shapes.values()):
+        if _suits(graph, {**shapes, **guess}):
+            return guess
+    return {}
+
+
+def _suits(graph: Graph, shapes: Shapes) -> bool:
+    """Whether no layer and no weight has a problem. Fills `shapes`."""
+    problems: list[Problem] = []
+    nodes = walk(graph, shapes, problems)
+    return not problems and weights_fit(nodes, graph.caller_shapes.weight_shapes)
+
+
+def refit_labels(
+    graph: Graph, shapes: Mapping[Value, Shape]
+) -> tuple[Mapping[Value, Shape], tuple[str, ...]]:
+    """Shapes for labels that do not suit the net with one number an item, as Caffe's
+    own data layers read them, and notes; none where that is no remedy."""
+    given = graph.caller_shapes.input_shapes
+    labels = [v for v in graph.arguments if v in label_values(graph)]
+    labels = [v for v in labels if v.blob not in given and len(shapes[v]) == 1]
+    rest = {v: shapes[v] for v in graph.arguments if v not in labels}
+    if not labels or not _suits(graph, rest):
+        return {}, ()
+    lacking = {v: UnknownShape("", shapes[v], more=True) for v in labels}
+    found = fit_labels(graph, rest, lacking) or {}
+    changed = [v for v, shape in found.items() if shape != shapes[v]]
+    notes = (
+        f"{v.blob}: taken to be {found[v]}, as the layers that read it need, and the "
+        f"module takes no other; Caffe's own data layers give {shapes[v]}: "
+        f"--input-shape {v.blob}=... says otherwise"
+        for v in changed
+    )
+    return found, tuple(notes)
+
+
 def assumption_notes(
     graph: Graph, unknown: Iterable[Unknown], shapes: Mapping[Value, Shape]
 ) -> Iterator[str]:
@@ -139,4 +196,5 @@ def assumption_notes(
         f"taken to be {shapes[u.value]}{fit}, and the module takes no other: "
         f"--input-shape {u.value.blob}=... says otherwise"
         for u in unknown
+        if u.value in shapes
     )

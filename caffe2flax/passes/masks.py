@@ -5,7 +5,7 @@ from __future__ import annotations
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir.abilities import MakesMask, PassesValues, ReadsMask
 from caffe2flax.ir.graph import Graph, Node, Value
-from caffe2flax.passes.shapes import problems_of_layer
+from caffe2flax.passes.walk import problems_of_layer
 
 
 def compare_masks(graph: Graph) -> Graph:

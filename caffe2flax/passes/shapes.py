@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 
 from caffe2flax.errors import ConversionError, Problem, UnknownShape, unsupported
@@ -11,21 +11,17 @@ from caffe2flax.ir.abilities import (
     DataDependentShape,
     NotConverted,
     Source,
-    WritesMethod,
 )
-from caffe2flax.ir.graph import Graph, Node, ParamSpec, Sizes, Value, Weight
-from caffe2flax.ir.layer import Blob
+from caffe2flax.ir.graph import Graph, Node, Sizes, Value
 from caffe2flax.ir.layout import BATCH_SCALE, Shape
 from caffe2flax.limits import current
-from caffe2flax.passes.assumption import Unknown, assumption_notes, guesses, weights_fit
-
-Shapes = dict[Value, Shape]
-
-MAX_ELEMENTS = 2**31 - 1
-"""Caffe counts the elements of a blob in a C++ int."""
-
-MAX_AXES = 32
-"""Caffe's kMaxBlobAxes."""
+from caffe2flax.passes.assumption import (
+    Unknown,
+    assume,
+    assumption_notes,
+    refit_labels,
+)
+from caffe2flax.passes.walk import Shapes, check_size, problems_of_layer, walk
 
 
 def infer_shapes(graph: Graph) -> Graph:
@@ -41,10 +37,19 @@ def infer_shapes(graph: Graph) -> Graph:
     """
     problems: list[Problem] = []
     shapes, unknown = _sources(graph, problems)
-    guess = _guess(graph, shapes, unknown) if unknown and not problems else {}
+    guess = assume(graph, shapes, unknown) if unknown and not problems else {}
     shapes |= guess
     problems += [p for u in unknown if u.value not in shapes for p in u.problems]
-    nodes = _walk(graph, shapes, problems)
+    notes = tuple(assumption_notes(graph, unknown, guess))
+    certain = not problems
+    nodes = walk(graph, shapes, problems)
+    if problems and certain:
+        labels, more = refit_labels(graph, shapes)
+        if labels:
+            shapes = {v: s for v, s in shapes.items() if v in graph.arguments}
+            shapes |= labels
+            guess, notes, problems = {**guess, **labels}, (*notes, *more), []
+            nodes = walk(graph, shapes, problems)
     if not problems:
         _compare_dropped(graph, shapes, problems)
     if problems:
@@ -52,20 +57,7 @@ def infer_shapes(graph: Graph) -> Graph:
     _check_activations(shapes)
     done = replace(graph, nodes=tuple(nodes))
     sizes = Sizes(shapes, _larger_batch(done, shapes), frozenset(guess))
-    notes = assumption_notes(graph, unknown, guess) if guess else ()
     return replace(done, sizes=sizes).with_notes(*notes)
-
-
-def _guess(
-    graph: Graph, shapes: Shapes, unknown: list[Unknown]
-) -> Mapping[Value, Shape]:
-    """Usual shapes for the inputs of unknown size; none where none suits the net."""
-    for guess in guesses(graph, unknown, shapes.values()):
-        problems: list[Problem] = []
-        nodes = _walk(graph, {**shapes, **guess}, problems)
-        if not problems and weights_fit(nodes, graph.caller_shapes.weight_shapes):
-            return guess
-    return {}
 
 
 def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknown]]:
@@ -89,7 +81,7 @@ def _sources(graph: Graph, problems: list[Problem]) -> tuple[Shapes, list[Unknow
             except ConversionError as error:
                 problems += node.fail(error).problems
                 continue
-            _check_size(value, shapes[value], node, problems)
+            check_size(value, shapes[value], node, problems)
     return shapes, unknown
 
 
@@ -107,46 +99,12 @@ def _input_shape(graph: Graph, node: Node, top: int, blob: str) -> Shape:
         return given.array_shapes[blob]
 
 
-def _check_size(
-    value: Value, shape: Shape, node: Node, problems: list[Problem]
-) -> None:
-    if len(shape) > MAX_AXES:
-        text = f"blob {value.blob!r} has {len(shape)} axes; Caffe allows {MAX_AXES}"
-        problems.append(Problem(text, node.span))
-    elif min(shape, default=1) < 1 or prod(shape) > MAX_ELEMENTS:
-        text = f"blob {value.blob!r} of shape {shape} is empty or exceeds 2^31 elements"
-        problems.append(Problem(text, node.span))
-
-
 def _check_activations(shapes: Shapes) -> None:
     limits = current()
     needed = 4 * sum(map(prod, shapes.values()))
     if needed > limits.activation_bytes:
         text = f"the blobs of the net take {needed} bytes"
         raise unsupported(limits.refusal("activation_bytes", text))
-
-
-def _walk(graph: Graph, shapes: Shapes, problems: list[Problem]) -> list[Node]:
-    """Fills `shapes`. A node without the shapes of all its inputs is skipped: the
-    problem is that of an earlier node."""
-    owners = _Owners()
-    nodes = []
-    for node in graph.nodes:
-        known = [shapes.get(value) for value in node.inputs]
-        inputs = [shape for shape in known if shape is not None]
-        if len(inputs) < len(known):
-            continue
-        try:
-            outputs = _made(node, inputs)
-            weights = owners.resolve(node, _checked(node.layer.blobs(*inputs)))
-        except ConversionError as error:
-            problems += problems_of_layer(node, error)
-            continue
-        for value, shape in zip(node.outputs, outputs, strict=True):
-            shapes[value] = shape
-            _check_size(value, shape, node, problems)
-        nodes.append(replace(node, weights=weights))
-    return nodes
 
 
 def _compare_dropped(graph: Graph, shapes: Shapes, problems: list[Problem]) -> None:
@@ -158,81 +116,6 @@ def _compare_dropped(graph: Graph, shapes: Shapes, problems: list[Problem]) -> N
             node.layer.compare(*map(shapes.get, node.inputs))
         except ConversionError as error:
             problems += problems_of_layer(node, error)
-
-
-def problems_of_layer(node: Node, error: ConversionError) -> list[Problem]:
-    """The problems of `error`, each with the name and the place of the layer."""
-    name = f"layer {node.name!r}: "
-    return [replace(p, message=name + p.message) for p in node.fail(error).problems]
-
-
-def _made(node: Node, inputs: Sequence[Shape]) -> tuple[Shape, ...]:
-    """The shapes of the tops, one for each. Raises ConversionError."""
-    outputs = node.layer.infer(*inputs)
-    if len(outputs) != len(node.outputs):
-        has = len(node.outputs)
-        raise ConversionError(f"makes {len(outputs)} top blobs, not {has}")
-    return outputs
-
-
-def _checked(blobs: tuple[Blob, ...]) -> tuple[Blob, ...]:
-    """`blobs`, each checked against Caffe's largest size. Raises ConversionError."""
-    for i, blob in enumerate(blobs):
-        if prod(blob.shape) > MAX_ELEMENTS:
-            text = f"weight blob {i} of shape {blob.shape} exceeds 2^31 elements"
-            raise ConversionError(text)
-    return blobs
-
-
-@dataclass(slots=True)
-class _Owners:
-    """Named parameters, each owned by the layer that names it first."""
-
-    named: dict[str, Weight] = field(default_factory=dict)
-    factors: dict[tuple[str, str], float] = field(default_factory=dict)
-
-    def resolve(self, node: Node, blobs: tuple[Blob, ...]) -> tuple[Weight, ...]:
-        """The node's weights; a shared one is its owner's. Raises ConversionError."""
-        if isinstance(node.layer, WritesMethod):
-            return ()  # its weight blobs are unknown
-        if len(node.specs) > len(blobs):
-            raise ConversionError(
-                f"{len(node.specs)} param messages for {len(blobs)} weight blobs"
-            )
-        specs = (*node.specs, *(None,) * (len(blobs) - len(node.specs)))
-        weights = []
-        for i, (blob, share) in enumerate(zip(blobs, specs, strict=True)):
-            own = Weight(node.name, i, blob.shape, blob.filler, node.number)
-            if share is None or not share.name:
-                weights.append(own)
-                continue
-            owner = self.named.setdefault(share.name, own)
-            fits = (
-                prod(owner.shape) == prod(blob.shape)
-                if share.permissive
-                else owner.shape == blob.shape
-            )
-            if not fits:
-                text = (
-                    f"cannot share param {share.name!r} of layer {owner.layer!r}: its "
-                    f"shape is {owner.shape}, not {blob.shape}"
-                )
-                raise ConversionError(Problem(text, share.span))
-            self._check_multipliers(share)
-            weights.append(replace(owner, shape=blob.shape))
-        return tuple(weights)
-
-    def _check_multipliers(self, share: ParamSpec) -> None:
-        """Checks that a shared parameter has one lr_mult and one decay_mult. Raises
-        ConversionError."""
-        for what in ("lr_mult", "decay_mult"):
-            given = getattr(share, what)
-            if given is None:
-                continue
-            first = self.factors.setdefault((share.name, what), given)
-            if first != given:
-                text = f"param {share.name!r} has {what} {first} elsewhere, not {given}"
-                raise ConversionError(Problem(text, share.span))
 
 
 def _larger_batch(graph: Graph, shapes: Mapping[Value, Shape]) -> Shapes:

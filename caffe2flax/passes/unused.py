@@ -58,7 +58,7 @@ def drop_unused(graph: Graph) -> Graph:
     without_top = [node for node in graph.nodes if not node.outputs]
     dropped = [Dropped(node, "it has no top") for node in without_top]
     training = graph.phase != "TEST"
-    labels = _labels(graph)
+    labels = label_values(graph)
     reasons = _reasons(graph, nodes, set() if training else labels)
     if training and not reasons:
         return _without(graph, nodes, dropped, ())
@@ -100,7 +100,9 @@ def _reasons(graph: Graph, nodes: list[Node], labels: set[Value]) -> dict[int, s
         if isinstance(node.layer, NotConverted) and needed_by_weights.isdisjoint(
             node.outputs
         ):
-            reasons[node.number] = f"{node.layer.type} serves training alone"
+            reasons[node.number] = (
+                f"{node.type or node.layer.type} serves training alone"
+            )
         elif node.layer.metric and not labels.isdisjoint(node.inputs):
             reasons[node.number] = "its labels come from a data layer"
         elif not removed.isdisjoint(node.inputs):
@@ -124,7 +126,7 @@ def _is_returned(node: Node, graph: Graph) -> bool:
     return not graph.returned.isdisjoint(node.outputs)
 
 
-def _labels(graph: Graph) -> set[Value]:
+def label_values(graph: Graph) -> set[Value]:
     """Values computed from the tops of data layers by layers without weights, where no
     layer with weights reads those tops."""
     sources = [node for node in graph.inputs if _is_training_data(node.layer)]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from caffe2flax.ir.call import literal
+from caffe2flax.ir.field_types import known_fields
 from caffe2flax.ir.filler import Filler
 from caffe2flax.ir.layout import Shape
 from caffe2flax.layers._fields import blob_shape, read_filler
@@ -28,12 +29,36 @@ def feed(layer: DataLayer, source: str | None) -> Feed:
         raise layer.error(f"{why}: give the arrays with --data x.npz")
     if layer.batch < 1 and layer.type != "DummyData":
         raise layer.error(f"{layer.params.name} needs a positive batch_size")
-    unknown = [*layer.transform.augmented]
-    unknown += ["resize_param"] if any(layer.transform.resize) else []
-    if unknown:
+    if unknown := _fields_of_forks(layer):
         text = f"{', '.join(unknown)} is not in Caffe's own {layer.type}: give the "
         raise layer.error(f"{text}arrays with --data x.npz", unknown[0])
+    if layer.type not in ("HDF5Data", "DummyData") and len(layer.tops) > 2:
+        text = f"Caffe's own {layer.type} has at most two tops: give the arrays with "
+        raise layer.error(f"{text}--data x.npz")
     return make(layer, source)
+
+
+WITHOUT_EFFECT = {
+    "cache",
+    "display",
+    "forward_packing",
+    "parser_threads",
+    "precache",
+    "threads",
+    "use_gpu_transform",
+}
+"""Fields of forks that do not change what is read."""
+
+
+def _fields_of_forks(layer: DataLayer) -> list[str]:
+    """The fields of the layer that Caffe does not have, and that may change what it
+    reads."""
+    names = []
+    for params in (layer.transform_params, layer.params):
+        known = known_fields(params.path).keys() | WITHOUT_EFFECT
+        fields = params.message.fields if params.message else ()
+        names += [field.name for field in fields if field.name not in known]
+    return list(dict.fromkeys(names))
 
 
 def _database(layer: DataLayer, source: str | None) -> Feed:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from caffe2flax.conversion import read_graph
+from caffe2flax.conversion import read_graph, shapes_in
 from caffe2flax.errors import ConversionError, Problem, UnknownShape, closest
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.frontend.source import NetSource
@@ -59,25 +59,17 @@ def _read_all(
     """The nets in these phases before all passes."""
     given = options.get("input_shapes") or {}
     read = [
-        _read(state, phase, {**options, "input_shapes": None})
+        _read(state, phase, {**options, "input_shapes": None}, files)
         for state, phase in states
     ]
     if given:
         _check_shapes(given, read)
         shapes = [_own_batch(graph, given) for graph in read]
         read = [
-            _read(state, phase, {**options, "input_shapes": own})
+            _read(state, phase, {**options, "input_shapes": own}, files)
             for (state, phase), own in zip(states, shapes, strict=True)
         ]
-    weight_shapes = _weight_shapes(files)
-    return [
-        replace(
-            graph,
-            name=read[0].name,
-            caller_shapes=replace(graph.caller_shapes, weight_shapes=weight_shapes),
-        )
-        for graph in read
-    ]
+    return [replace(graph, name=read[0].name) for graph in read]
 
 
 def _together(read: Sequence[Graph]) -> list[Graph]:
@@ -90,7 +82,9 @@ def _together(read: Sequence[Graph]) -> list[Graph]:
     return [first, *(share_weights(first, other) for other in others)]
 
 
-def _read(state: NetState, phase: str, options: NetOptions) -> Graph:
+def _read(
+    state: NetState, phase: str, options: NetOptions, files: Sequence[WeightFile]
+) -> Graph:
     """A net before all passes."""
     own: NetOptions = {
         **options,
@@ -98,7 +92,8 @@ def _read(state: NetState, phase: str, options: NetOptions) -> Graph:
         "level": state.level,
         "stages": state.stages,
     }
-    return read_graph(state.source, passes=(), **own)
+    shapes = shapes_in(files)
+    return read_graph(state.source, weight_shapes=shapes, passes=(), **own)
 
 
 def _passed(read: Sequence[Graph], passes: Sequence[Pass]) -> list[Graph]:
@@ -171,12 +166,3 @@ def _check_shapes(given: Mapping[str, object], nets: Sequence[Graph]) -> None:
     ]
     if problems:
         raise ConversionError(problems)
-
-
-def _weight_shapes(files: Sequence[WeightFile]) -> dict[str, tuple[Shape, ...]]:
-    return {
-        layer.name: tuple(blob.shape for blob in layer.blobs)
-        for file in files
-        for layer in file.layers
-        if [*layer.numbered] == [*range(len(layer.blobs))]
-    }

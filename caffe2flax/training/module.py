@@ -18,7 +18,7 @@ from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.options import NetOptions, check_options
 from caffe2flax.passes.phases import all_layers
 from caffe2flax.training.graphs import NetState, graphs_of
-from caffe2flax.weights.variables import Variables, collect
+from caffe2flax.weights.variables import Variables, check_fillers, collect
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,8 @@ def convert_training(
     _check_loss(first)
     every = all_layers(first, [*tested, deploy])
     held = bool(files) or filled
+    if not held:
+        check_fillers(every)
     blobs, notes = collect(every, files) if held else ({}, ())
     class_name = module_names().claim(first.name)
     module = emit_training(

@@ -54,7 +54,7 @@ _FORMULAS = {
     "fixed": "{base_lr}",
     # float32 as in Caffe: i may be large.
     "exp": "{base_lr} * np.float32({gamma}) ** i",
-    "inv": "{base_lr} * (1 + {gamma} * i) ** -{power}",
+    "inv": "{base_lr} * (1.0 + {gamma} * i) ** -{power}",
     # Whole numbers are subtracted: 1 - i / max_iter loses digits at the end.
     "poly": "{base_lr} * jnp.maximum(({max_iter} - i) / {max_iter}, 0) ** {power}",
     "sigmoid": "{base_lr} / (1 + jnp.exp(-{gamma} * (i - {stepsize})))",
@@ -78,9 +78,11 @@ def learning_rate_source(solver: SolverParameter) -> str:
     a snapshot after update i. With "multistep" both take `start` and `step`, the
     iteration and the current_step of a snapshot that the run goes on from.
     """
-    texts = {
-        name: number(getattr(solver, name)) for name in ("base_lr", "gamma", "power")
-    }
+    texts = {name: number(getattr(solver, name)) for name in ("base_lr", "power")}
+    gamma = number(solver.gamma)
+    if solver.lr_policy in COUNTED and gamma.isdigit():
+        gamma += ".0"  # a power of whole numbers would overflow
+    texts["gamma"] = gamma
     names = {
         "stepsize": solver.stepsize,
         "max_iter": solver.max_iter,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
@@ -25,14 +25,18 @@ Progress = Callable[[int, int], None]
 
 
 def write_safetensors(
-    stream: IO[bytes], variables: Variables, progress: Progress | None = None
+    stream: IO[bytes],
+    variables: Variables,
+    progress: Progress | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes all variables to a file that is open for reading and writing.
+    """Writes all variables, and `metadata`, to a file that is open for reading and
+    writing.
 
     The file is mapped and filled in place, so nothing is held in memory. OSError where
     the disk has no room for it, ConversionError where the weights changed meanwhile.
     """
-    header: dict[str, object] = {}
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name, shape in variables.shapes.items():
         end = offset + int(np.prod(shape)) * 4

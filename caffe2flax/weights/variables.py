@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.module import Module
-from caffe2flax.errors import unsupported
+from caffe2flax.errors import ConversionError, unsupported
 from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.ir.filler import Filler
@@ -48,6 +48,13 @@ def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str
     notes = (*_notes(graph, made), *doubts(graph, made), *note_not_finite(held))
     filled = {(weight.owner, weight.index): initial(weight) for weight in missing}
     return blobs | filled, notes
+
+
+def check_fillers(graph: Graph) -> None:
+    """Raises ConversionError where a filler of the graph is not known in full."""
+    fillers = dict.fromkeys(w.filler for node in graph.nodes for w in node.weights)
+    if problems := [problem for filler in fillers for problem in filler.refused]:
+        raise ConversionError(problems)
 
 
 def check_filled(weights: Iterable[Weight]) -> None:

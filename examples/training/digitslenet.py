@@ -232,6 +232,19 @@ def normalized(
     return jnp.where(valid, losses, 0).sum() / divisor
 
 
+def divisor(each: Array, valid: Array, normalization: str, fixed: float) -> Array:
+    """How many losses there are (FULL), how many count (VALID), the first extent
+    (BATCH_SIZE), `fixed` (PRE_FIXED) or 1 (NONE); at least 1."""
+    counts = {
+        "FULL": math.prod(each.shape),
+        "VALID": valid,
+        "BATCH_SIZE": each.shape[0],
+        "PRE_FIXED": fixed,
+        "NONE": 1,
+    }
+    return jnp.maximum(jnp.asarray(counts[normalization], each.dtype), 1)
+
+
 def lrn(x: Array, *, size: int, alpha: float, beta: float, k: float = 1.0) -> Array:
     """x / (k + alpha / size * sum of x^2 over `size` neighbouring channels) ** beta."""
     wide = x.astype(np.promote_types(x.dtype, np.float32))  # squares are large
@@ -250,18 +263,16 @@ def avg_pool(
 ) -> Array:
     """y[n, i, c] = sum over w of x[n, i * stride + w - pad, c] / size of that window.
 
-    x is (N, *spatial, C) between zeros: `pad` of them at both ends of an axis, or a
-    number for each end, count in the size, `overhang` of them beyond its high end do
-    not.
+    x is (N, *spatial, C) between zeros: `pad` of them at both or (low, high) ends of an
+    axis count in the size, `overhang` of them beyond its high end do not.
     """
     ends = [p if isinstance(p, tuple) else (p, p) for p in pad]
     pairs = [(low, high + o) for (low, high), o in zip(ends, overhang, strict=True)]
+    padded = [n + sum(both) for n, both in zip(x.shape[1:-1], ends, strict=True)]
     sizes = np.ones(())
-    for n, w, s, (low, high), o in zip(
-        x.shape[1:-1], window, strides, ends, overhang, strict=True
-    ):
-        starts = np.arange(0, n + low + high + o - w + 1, s)
-        sizes = np.multiply.outer(sizes, np.minimum(w, n + low + high - starts) / w)
+    for n, w, s, o in zip(padded, window, strides, overhang, strict=True):
+        starts = np.arange(0, n + o - w + 1, s)
+        sizes = np.multiply.outer(sizes, np.minimum(w, n - starts) / w)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     y: Array = nnx.avg_pool(wide, window, strides, pairs)
     return (y / jnp.asarray(sizes[None, ..., None], wide.dtype)).astype(x.dtype)
@@ -270,7 +281,8 @@ def avg_pool(
 def load_trained(model: nnx.Module, path: str | Path, fresh: Sequence[str]) -> None:
     """Fills `model` from a file, which must fit; layers of `fresh` that have another
     width there stay as they were drawn."""
-    weights, leaves, wrong = load_file(path), list[Any](), list[str]()
+    file = next(Path(path).glob(f"{Path(__file__).stem}.safetensors"), path)  # a folder
+    weights, leaves, wrong = load_file(file), list[Any](), list[str]()
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         name, shape = ".".join(map(str, keys)), variable.shape
         array = weights.pop(name, None)

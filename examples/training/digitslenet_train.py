@@ -54,7 +54,7 @@ LOSS_WEIGHTS = [{"loss": 1}, {"loss": 1}]  # in training, then in tests
 
 def learning_rate(i):
     """lr_policy "inv"."""
-    return 0.01 * (1 + 0.0001 * i) ** -0.75
+    return 0.01 * (1.0 + 0.0001 * i) ** -0.75
 
 
 MULTIPLIERS = {  # lr_mult, decay_mult: those of the first pattern that fits

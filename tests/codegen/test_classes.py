@@ -79,6 +79,15 @@ CASES: dict[str, tuple[str, dict[str, str], str]] = {
         SSD_CLASSES,
         "`conv4_norm_mbox_conf` and `conv5_mbox_conf` start fresh",
     ),
+    "boxes of each class": (
+        SSD.replace("share_location: true", "share_location: false").replace(
+            'num_output: 16 kernel_size: 3 pad: 1\n    weight_filler { type: "g',
+            'num_output: 48 kernel_size: 3 pad: 1\n    weight_filler { type: "g',
+        ),
+        SSD_CLASSES | {"num_output: 48": "num_output: 112"},
+        "`conv4_norm_mbox_loc`, `conv4_norm_mbox_conf`, `conv5_mbox_loc` and "
+        "`conv5_mbox_conf` start fresh",
+    ),
     "training": (
         net(
             dense("a", "x", 5),
@@ -91,6 +100,13 @@ CASES: dict[str, tuple[str, dict[str, str], str]] = {
         ),
         {"num_output: 5": "num_output: 7"},
         "`a` and `b` start fresh",
+    ),
+    "losses that are left out": (
+        "layer { name: 'd' type: 'Data' top: 'x' top: 'label' data_param { source: 'd' "
+        "batch_size: 2 } transform_param { crop_size: 6 } }\n"
+        + net(conv("a", "x", 5), loss("a", "l")),
+        {"num_output: 5": "num_output: 7"},
+        "`a` starts fresh",
     ),
     "with taps": (
         net(dense("a", "x", 4), RELU.format("a"), dense("b", "a", 5), x=(2, 4)),
@@ -167,6 +183,14 @@ NONE = {
         'name: "l" type: "EuclideanLoss" bottom: "a" bottom: "y" top: "l"',
         x=(2, 4),
         y=(2, 5),
+    ),
+    "a regression whose loss is left out": (
+        "layer { name: 'd' type: 'Data' top: 'x' top: 'y' data_param { source: 'd' "
+        "batch_size: 2 } transform_param { crop_size: 6 } }\n"
+        + net(
+            conv("a", "x", 5),
+            'name: "l" type: "EuclideanLoss" bottom: "a" bottom: "y" top: "l"',
+        )
     ),
     "a sum with something of that width": net(
         dense("a", "x", 4),

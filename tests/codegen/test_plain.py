@@ -321,6 +321,19 @@ def test_names_of_dropouts_meet_nothing_else(names: tuple[str, str]) -> None:
     assert model(jnp.ones((2, 4)), rngs=nnx.Rngs(0)).shape == (2, 3)
 
 
+def test_dropout_draws_in_training_alone_and_needs_rngs() -> None:
+    drop = 'name: "d" type: "Dropout" bottom: "y" top: "d"'
+    conversion = caffe2flax.convert(net(PRODUCT, drop, x=(1, 4)))
+    model = getattr(module(conversion.source), conversion.name)(rngs=nnx.Rngs(0))
+    x = jnp.ones((2, 4))
+    model.eval()
+    assert np.array_equal(model(x), model(x, rngs=nnx.Rngs(0)))
+    model.train()
+    with pytest.raises(ValueError, match="no `rngs`"):
+        model(x)
+    assert not np.array_equal(model(x, rngs=nnx.Rngs(0)), model(x, rngs=nnx.Rngs(1)))
+
+
 def test_a_head_of_other_features_is_no_fresh_one(tmp_path: Path) -> None:
     text = net(PRODUCT, 'name: "p" type: "Softmax" bottom: "y" top: "p"', x=(1, 4))
     weights = save(tmp_path / "w.caffemodel", {"l": [numbers(3, 4), numbers(3)]})

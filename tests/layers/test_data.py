@@ -83,6 +83,102 @@ SHAPES = {
     ),
 }
 
+FORKS = {
+    "sides of a crop": (
+        "Data",
+        "transform_param { crop_height: 6 crop_w: 7 } data_param { batch_size: 4 }",
+        "",
+        (4, 3, 6, 7),
+    ),
+    "channels": (
+        "Data",
+        f"{CROP} data_param {{ batch_size: 4 channels: 2 }}",
+        "",
+        (4, 2, 8, 8),
+    ),
+    "resized to one of two": (
+        "AnnotatedData",
+        "transform_param { resize_param { height: 4 width: 4 } "
+        "resize_param { height: 8 width: 8 } } data_param { batch_size: 2 }",
+        "resized to one of 2 sizes at random: 8 x 8 is taken",
+        (2, 3, 8, 8),
+    ),
+    "unknown fields": (
+        "ImageData",
+        f"{CROP[:-1]} jitter: 2 }} image_data_param {{ source2: 'y' any_param {{ }} }}",
+        "any_param in image_data_param is about preparing images",
+        (1, 3, 8, 8),
+    ),
+    "an unknown size": (
+        "ImageData",
+        f"{CROP} image_data_param {{ short_crop: 9 }}",
+        "passed over; where it changes the size of an input, --input-shape says it",
+        (1, 3, 8, 8),
+    ),
+    "any shape": (
+        "MemoryData",
+        "memory_data_param { dim: 2 dim: 3 dim: 4 dim: 5 }",
+        "",
+        (2, 3, 4, 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORKS)
+def test_fields_of_forks(name: str) -> None:
+    """What sets the size is read, all else is passed over with a note."""
+    type_, params, said, shape = FORKS[name]
+    conversion = caffe2flax.convert(net(type_, params, tops="data more third"))
+    graph = conversion.graph
+    assert {v.blob: graph.shapes[v] for v in graph.arguments} == {"data": shape}
+    assert any(said in note for note in conversion.notes) or not said
+
+
+DENSE = (
+    "layer {{ name: 'a' type: 'InnerProduct' bottom: 'data' top: 'out' "
+    "inner_product_param {{ num_output: {} }} }}"
+)
+LABELS = {
+    "as many as scores": (
+        "layer { name: 'l' type: 'EuclideanLoss' bottom: 'out' bottom: 'label' }",
+        (2, 3),
+    ),
+    "in pieces": (
+        "layer { name: 's' type: 'Slice' bottom: 'label' top: 'x' top: 'y' slice_param "
+        "{ axis: 1 slice_point: 1 } } layer { name: 'l' type: 'EuclideanLoss' "
+        "bottom: 'out' bottom: 'y' } layer { name: 'm' type: 'SoftmaxWithLoss' "
+        "bottom: 'out' bottom: 'x' }",
+        (2, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_of_several_numbers(name: str) -> None:
+    """Their shape follows from the layers that read them, and a note says so."""
+    losses, shape = LABELS[name]
+    data = f"{CROP} image_data_param {{ batch_size: 2 }}"
+    text = net("ImageData", data, more=DENSE.format(3)).rpartition("\n")[0] + losses
+    conversion = caffe2flax.convert(text, phase="TRAIN")
+    graph = conversion.graph
+    assert [graph.shapes[v] for v in graph.arguments] == [(2, 3, 8, 8), shape]
+    assert any(f"label: taken to be {shape}" in note for note in conversion.notes)
+
+
+def test_two_data_layers_have_one_size_in_both_phases() -> None:
+    """The shape of labels from a database of their own follows from the loss."""
+    text = "".join(
+        f"layer {{ name: '{b}' type: 'Data' top: '{b}' "
+        "data_param { batch_size: 2 } }"
+        for b in ("data", "label")
+    )
+    text += "layer { name: 'c' type: 'Convolution' bottom: 'data' top: 'out' "
+    text += "convolution_param { num_output: 5 kernel_size: 1 } } layer { name: 'l' "
+    text += "type: 'SoftmaxWithLoss' bottom: 'out' bottom: 'label' top: 'loss' }"
+    sizes = [caffe2flax.convert(text, phase=phase).graph for phase in ("TEST", "TRAIN")]
+    shapes = [[graph.shapes[v] for v in graph.arguments] for graph in sizes]
+    assert shapes[1] == [*shapes[0], (2, 1, *shapes[0][0][2:])]
+
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes(name: str) -> None:
@@ -224,7 +320,7 @@ def test_tops() -> None:
     assert len(caffe2flax.convert(alone).graph.arguments) == 1
     for type_, own in (("ImageData", "image_data"), ("WindowData", "window_data")):
         params = f"{known} {own}_param {{ batch_size: 4 }}"
-        with pytest.raises(caffe2flax.ConversionError, match="needs exactly 2 top"):
+        with pytest.raises(caffe2flax.ConversionError, match="needs at least 2 top"):
             caffe2flax.convert(net(type_, params, tops="data"))
 
 

@@ -17,14 +17,18 @@ FORKS = {
 
 @pytest.mark.parametrize(("given", "message"), FORKS.items())
 def test_fillers_of_forks(given: str, message: str, tmp_path: Path) -> None:
-    """A note where a file holds the weights, an error where it has to fill a blob."""
+    """A note where only training starts from it, an error where it has to fill a
+    blob of a net that is run."""
     own = f"num_output: 2 bias_term: false weight_filler {{ {given} }}"
     net = single("InnerProduct", f"inner_product_param {{ {own} }}", (1, 3))
     weights = weights_file(tmp_path / "w.caffemodel", {"l": [normal(2, 3)]})
-    notes = caffe2flax.convert(net, weights).notes
-    assert any(message in note and ":2:" in note for note in notes), notes
+    for notes in (
+        caffe2flax.convert(net, weights).notes,
+        caffe2flax.convert(net).notes,
+    ):
+        assert any(message in note and ":2:" in note for note in notes), notes
     with pytest.raises(caffe2flax.ConversionError) as refused:
-        caffe2flax.convert(net)
+        caffe2flax.run(net, None, {"x0": normal(1, 3)})
     assert message in str(refused.value)
     assert refused.value.problems[0].line == 2
     other = weights_file(tmp_path / "o.caffemodel", {"m": [normal(2, 3)]})

@@ -48,6 +48,7 @@ FORMULAS: dict[tuple[str, float, float], Formula] = {
     ("exp", 0.99999, 0): lambda i, g: BASE * g**i,
     ("exp", 0, 0): lambda i, g: BASE * (i == 0),
     ("inv", 0.0001, 0.75): lambda i, g: BASE * (1 + g * i) ** -0.75,
+    ("inv", 1, 2): lambda i, g: BASE * (1 + g * i) ** -2,
     ("multistep", 0.5, 0): lambda i, g: BASE * g ** (1.0 * (i >= 1000) + (i >= 5000)),
     ("poly", 0, 0.75): lambda i, g: BASE * (1 - i / 450000) ** 0.75,
     ("sigmoid", 0.001, 0): lambda i, g: BASE / (1 + np.exp(-g * (i - 1000))),
@@ -101,5 +102,5 @@ def test_the_text_is_short() -> None:
     assert learning_rate_source(solver) == (
         "def learning_rate(i):\n"
         '    """lr_policy "inv"."""\n'
-        "    return 0.01 * (1 + 0.0001 * i) ** -1\n"
+        "    return 0.01 * (1.0 + 0.0001 * i) ** -1\n"
     )

@@ -13,14 +13,20 @@ from caffe2flax.layers.crop import Crop
 from caffe2flax.layers.items import BatchReindex, Filter
 from caffe2flax.layers.parts import Silence, Slice, Split, Tile
 
+OPERATIONS = {"PROD": "Mul", "MAX": "Max", "MIN": "Min", "DIV": "Div"}
+"""Those of Eltwise beside SUM."""
+
 
 @writes(Eltwise)
 def eltwise(at: Place, layer: Eltwise) -> str:
-    if layer.operation == "MAX":
-        return at.op("Max", *at.inputs)
-    if layer.operation == "PROD":
-        return reduce(lambda x, y: at.op("Mul", x, y), at.inputs)
-    terms = [*zip(at.inputs, layer.coeff, strict=True)]
+    inputs = list(at.inputs)
+    if len(at.shapes[1]) < at.rank:
+        first = canonical_axis(layer.axis, at.rank) if at.shapes[1] else 0
+        inputs[1] = at.along("axes", inputs[1], first, len(at.shapes[1]))
+    if layer.operation != "SUM":
+        kind = OPERATIONS[layer.operation]
+        return reduce(lambda x, y: at.op(kind, x, y), inputs)
+    terms = [*zip(inputs, layer.coeff, strict=True)]
     # In place a sum loses its first bottom, whose coefficient is 0 then.
     terms = [term for term in terms if term[1]] or terms[:1]
     given = [scaled(at, x, coeff, "coeff") for x, coeff in terms]

@@ -190,8 +190,10 @@ class Place:
         return self.dims_of(self.outs[top], self.other_outs[top])
 
     def dims_of(self, shape: Shape, other: Shape) -> list[int]:
-        dims = [a if a == b else -1 for a, b in zip(shape, other, strict=True)]
-        return dims if dims.count(-1) < 2 else list(shape)
+        pairs = zip(shape, other, strict=False)
+        dims = [extent if extent == changed else -1 for extent, changed in pairs]
+        usable = len(shape) == len(other) and dims.count(-1) < 2
+        return dims if usable else list(shape)
 
     def reshape(self, x: str, *dims: int) -> str:
         return self.op("Reshape", x, self.integers("shape", *dims), allowzero=0)

@@ -6,7 +6,6 @@ from caffe2flax.errors import ConversionError
 from caffe2flax.exports.onnx.program import Place
 from caffe2flax.exports.onnx.table import writes
 from caffe2flax.layers.dropout import Dropout
-from caffe2flax.layers.forks.permute import Permute
 from caffe2flax.layers.generated import DummyData, Parameter
 from caffe2flax.layers.shape import Flatten, Reshape
 
@@ -21,12 +20,6 @@ def flatten(at: Place, layer: Flatten) -> str:
 @writes(Reshape)
 def reshape(at: Place, layer: Reshape) -> str:
     return at.to_top(at.x)
-
-
-@writes(Permute)
-def permute(at: Place, layer: Permute) -> str:
-    rest = [axis for axis in range(at.rank) if axis not in layer.order]
-    return at.op("Transpose", at.x, perm=[*layer.order, *rest])
 
 
 @writes(Dropout)

@@ -68,14 +68,15 @@ def mvn(at: Place, layer: MVN) -> str:
 def reduction(at: Place, layer: Reduction) -> str:
     first = canonical_axis(layer.first_axis, at.rank)
     axes = [*range(first, at.rank)]
-    x = {
-        "ASUM": lambda: at.op("Abs", at.x),
-        "SUMSQ": lambda: at.op("Mul", at.x, at.x),
-    }.get(layer.operation, lambda: at.x)()
     if layer.operation == "MEAN":
-        top = at.op("ReduceMean", x, axes=axes, keepdims=0)
-    else:
-        top = at.op("ReduceSum", x, at.integers("axes", *axes), keepdims=0)
+        top = at.op("ReduceMean", at.x, axes=axes, keepdims=0)
+        return scaled(at, top, layer.coeff, "coeff")
+    assert layer.operation in ("SUM", "ASUM", "SUMSQ"), layer.operation
+    x = at.x
+    if layer.operation != "SUM":
+        absolute = layer.operation == "ASUM"
+        x = at.op("Abs", x) if absolute else at.op("Mul", x, x)
+    top = at.op("ReduceSum", x, at.integers("axes", *axes), keepdims=0)
     return scaled(at, top, layer.coeff, "coeff")
 
 

@@ -12,6 +12,7 @@ from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.exports.onnx import (
     activation,
     affine,
+    forks,
     parts,
     shape,
     statistics,
@@ -24,7 +25,7 @@ from caffe2flax.ir.layout import Shape
 from caffe2flax.passes.layout import Relayout
 from caffe2flax.weights.matching import Blobs
 
-FAMILIES = (activation, affine, parts, shape, statistics, window)
+FAMILIES = (activation, affine, forks, parts, shape, statistics, window)
 """The files that fill the table."""
 
 Shapes = Mapping[Value, Shape]
@@ -108,7 +109,7 @@ def _write(
         try:
             made = _called(place, node)
         except ConversionError as error:
-            problems += node.fail(error).problems
+            problems += [p.of("unsupported") for p in node.fail(error).problems]
             made = [f"{node.name}/{i}" for i in range(len(node.outputs))]
         names.update(zip(node.outputs, made, strict=True))
     if problems:

@@ -26,6 +26,12 @@ from caffe2flax.layers.pooling import Pooling, StochasticPooling
 from caffe2flax.layers.spp import SPP
 
 PIXEL = (Window(1),)
+EVERYWHERE = {
+    "MAX": "GlobalMaxPool",
+    "AVE": "GlobalAveragePool",
+    "AVE_EXC_PAD": "GlobalAveragePool",
+}
+"""The operations that pool the whole image."""
 
 
 @writes(Convolution, ConvolutionDepthwise, DepthwiseConvolution, Convolution3D)
@@ -36,7 +42,9 @@ def convolution(at: Place, layer: Convolution) -> list[str]:
 @writes(Deconvolution)
 def deconvolution(at: Place, layer: Deconvolution) -> list[str]:
     spatial = layer.sliding.windows(at.shape)
-    return _convolved(at, "ConvTranspose", layer, [w.pad for w in spatial] * 2)
+    return _convolved(
+        at, "ConvTranspose", layer, _pads([(w.pad, w.high) for w in spatial])
+    )
 
 
 def _conv_pads(at: Place, sliding: Sliding) -> list[int]:
@@ -46,6 +54,9 @@ def _conv_pads(at: Place, sliding: Sliding) -> list[int]:
 
 
 def _pads(pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """The pads in ONNX's order. Raises ConversionError for negative ones."""
+    if any(low < 0 or high < 0 for low, high in pairs):
+        raise ConversionError("its negative pads cut pixels off")
     return [low for low, _ in pairs] + [high for _, high in pairs]
 
 
@@ -108,11 +119,14 @@ def im2col(at: Place, layer: Im2col) -> str:
 def pooling(at: Place, layer: Pooling) -> list[str]:
     sizes, outs = at.shape[2:], at.out[2:]
     if layer.everywhere and layer.top_count == 1:
-        kind = "GlobalMaxPool" if layer.method == "MAX" else "GlobalAveragePool"
-        return [at.op(kind, at.x)]
+        return [at.op(EVERYWHERE[layer.method], at.x)]
     spatial = _pool_windows(layer, sizes)
     if layer.method == "AVE":
         return [mean(at, at.x, spatial, sizes, outs)]
+    if layer.method == "AVE_EXC_PAD":
+        window = _window(spatial, _pads(_padding(spatial, sizes, outs)))
+        return [at.op("AveragePool", at.x, count_include_pad=0, **window)]
+    assert layer.method == "MAX", layer.method
     if layer.top_count == 1:
         return [largest(at, at.x, spatial, sizes, outs)[0]]
     top, place = largest(at, at.x, spatial, sizes, outs, masked=True)
@@ -123,7 +137,8 @@ def pooling(at: Place, layer: Pooling) -> list[str]:
 def _pool_windows(layer: Pooling, sizes: Shape) -> tuple[Window, ...]:
     if layer.everywhere:
         return tuple(map(Window, sizes))
-    return windows(len(sizes), layer.kernel, layer.stride, layer.pad)
+    given = windows(len(sizes), layer.kernel, layer.stride, layer.pad)
+    return layer.sides.around(given, sizes)
 
 
 @writes(StochasticPooling)
@@ -150,6 +165,7 @@ def spatial_pyramid(at: Place, layer: SPP) -> str:
         if layer.method == "MAX":
             level, *_ = largest(at, at.x, spatial, at.shape[2:], outs)
         else:
+            assert layer.method == "AVE", layer.method
             level = mean(at, at.x, spatial, at.shape[2:], outs)
         levels.append(level if layer.height == 1 else at.op("Flatten", level, axis=1))
     return levels[0] if layer.height == 1 else at.op("Concat", *levels, axis=1)
@@ -186,7 +202,7 @@ def mean(
     """The mean of each window, with pads but without what lies beyond them. Raises
     ConversionError."""
     window = _window(spatial, _pads(_padding(spatial, sizes, outs)))
-    padded = any(w.pad for w in spatial)
+    padded = any(w.pads for w in spatial)
     over = any(map(overhang, sizes, spatial, outs))
     if not padded:
         return at.op("AveragePool", x, count_include_pad=0, **window)

@@ -25,9 +25,13 @@ SEGNET = ("bn_mode", "scale_filler", "shift_filler")
 def meaning(params: Params) -> str:
     """The fork whose BN it is: the caller's choice, or decided by its fields; "" where
     they do not decide."""
+    icnet = params.optional("icnet", bool)
     chosen = params.dialect("BN")
     if chosen:
         return chosen
+    if icnet is not None:  # Synopsys' fork has both layers
+        name, said = ("pspnet", "true") if icnet else ("segnet", "false")
+        return params.decided("BN", name, f"icnet is {said}")
     given = {f.name for f in params.message.fields} if params.message else set()
     for name, fields in (
         ("pspnet", PSPNET),

@@ -140,7 +140,7 @@ class DenseBlock(Layer):
         kernel, zeros = self.kernel_filler, Filler()
         kernel_init = None
         if at.initialise and (kernel.given or at.zeros):
-            init = kernel.known().initializer((self.growth, 1, 3, 3), (2, 3, 1, 0))
+            init = kernel.initializer((self.growth, 1, 3, 3), (2, 3, 1, 0))
             kernel_init = Code(init)
         return Call.of(
             "DenseBlock",

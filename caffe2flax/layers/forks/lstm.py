@@ -132,12 +132,10 @@ class Lstm(Layer, Stateful):
         kernel, _, bias = self.blobs(at.input.shape)
         inits = {}
         if at.initialise:
-            init = kernel.filler.known().initializer(kernel.shape, (1, 0))
+            init = kernel.filler.initializer(kernel.shape, (1, 0))
             inits["kernel_init"] = Code(init)
             if bias.filler != Filler():
-                inits["bias_init"] = Code(
-                    bias.filler.known().initializer(bias.shape, (0,))
-                )
+                inits["bias_init"] = Code(bias.filler.initializer(bias.shape, (0,)))
         sizes = features, self.num_output
         return Call.of("Lstm", *sizes, **inits, dtype=DTYPE, rngs=RNGS)
 

@@ -39,16 +39,20 @@ class Normalize(Elementwise):
     scale_filler: Filler = Filler("constant", value=1.0)
     scaled: bool = True
     norm: str = "L2"
+    with_norm: bool = False
+    """Whether the norm is a second top (N, 1, H, W)."""
+    norm_learns: bool = False
+    """Whether this top has a gradient."""
 
     @classmethod
     def parse(cls, params: Params) -> Self:
         line = params.parent
         assert line is not None
         meaning = _meaning(params, line)
-        if params.tops > 1:
-            params.error(None, "the norm as a second top of Normalize is not supported")
         if meaning == "happynear":
-            return cls._without_scale(line.sub("normalize_param"))
+            return cls._without_scale(line.sub("normalize_param"), params.tops > 1)
+        if params.tops > 1:
+            params.error(None, "SSD's Normalize has one top: the norm is none of its")
         params.ignore("fix_scale")
         eps = params.get("eps", 1e-10)
         if not 0 <= eps < float("inf"):
@@ -61,25 +65,31 @@ class Normalize(Elementwise):
         )
 
     @classmethod
-    def _without_scale(cls, params: Params) -> Self:
-        params.ignore("fix_gradient", "bp_norm")
+    def _without_scale(cls, params: Params, with_norm: bool) -> Self:
+        params.ignore("fix_gradient")
         norm = params.get("normalize_type", "L2")
         if norm not in ("L1", "L2"):
             params.error("normalize_type", f"normalize_type is L1 or L2, not {norm!r}")
-        return cls(False, True, HAPPYNEAR_EPS, scaled=False, norm=norm)
+        eps = HAPPYNEAR_EPS
+        learns = params.get("bp_norm", False)
+        return cls(False, True, eps, Filler(), False, norm, with_norm, learns)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        four_axes(inputs[0])
+        shape = four_axes(inputs[0])
         if not self.scaled:
-            return (four_axes(inputs[0]),)
+            norm = (shape[0], 1, *shape[2:])
+            return (shape, norm) if self.with_norm else (shape,)
         if len(inputs[0]) < 2:
             raise ConversionError(f"needs a blob of 2 axes or more, not {inputs[0]}")
         return inputs
 
     def layouts(self, *inputs: Operand) -> Layouts:
+        tops = 1 + self.with_norm
         if self.scaled or len(inputs[0].shape) == 4:
-            return Layouts((inputs[0].layout,), (inputs[0].layout,))
-        return Layouts((Layout.caffe(len(inputs[0].shape)),), (Layout.caffe(4),))
+            layout = inputs[0].layout
+            return Layouts((layout,), (layout,) * tops)
+        wanted = Layout.caffe(len(inputs[0].shape))
+        return Layouts((wanted,), (Layout.caffe(4),) * tops)
 
     def blobs(self, *inputs: Shape) -> tuple[Blob, ...]:
         if not self.scaled:
@@ -113,14 +123,21 @@ class Normalize(Elementwise):
             dims = ", ".join(map(str, at.output.reshape_dims()))
             x = f"{at.operands[0]}.reshape({dims})"
         axis = at.axis(1) if same else 1
-        return f"unit_{self.norm.lower()}({arguments(x, axis=unless(axis, -1))})"
+        given = arguments(x, axis=unless(axis, -1))
+        top = f"unit_{self.norm.lower()}({given})"
+        if not self.with_norm:
+            return top
+        norm = f"norm_{self.norm.lower()}({given})"
+        return f"{top}, {norm if self.norm_learns else f'lax.stop_gradient({norm})'}"
 
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
         if self.channel_shared:
             return {"scale": blobs[0].reshape(())} if self.scaled else {}
         return {"scale": at.input.arrange_blob(blobs[0], 1)}
 
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
+    def reference(
+        self, blobs: Sequence[Array], *inputs: Array
+    ) -> Array | tuple[Array, ...]:
         x = inputs[0] if self.scaled else inputs[0].reshape(four_axes(inputs[0].shape))
         sizes = np.abs(x) if self.norm == "L1" else x**2
         top = np.empty_like(x)
@@ -129,7 +146,9 @@ class Normalize(Elementwise):
             total = sizes[n].sum(axes, keepdims=True) + self.eps
             top[n] = x[n] / (total if self.norm == "L1" else np.sqrt(total))
         if not self.scaled:
-            return top
+            total = sizes.sum(1, keepdims=True) + self.eps
+            norm = total if self.norm == "L1" else np.sqrt(total)
+            return (top, norm) if self.with_norm else top
         scale = blobs[0].reshape(-1, *(1,) * (x.ndim - 2))
         return top * (scale.reshape(()) if self.channel_shared else scale)
 

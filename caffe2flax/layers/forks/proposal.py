@@ -79,11 +79,10 @@ class Proposal(Layer, ProposesRegions):
                 f"{count} anchors need scores (N, {2 * count}, H, W) and shifts "
                 f"(N, {4 * count}, H, W), not {scores} and {deltas}"
             )
-        wanted_info = 3 if self.python else 4
-        if prod(info) < wanted_info:
+        if prod(info) < 3:
             what = "height, width and scale" if self.python else "height, width, scales"
             raise ConversionError(
-                f"the image's {what} are {wanted_info} numbers, not a blob {info}; "
+                f"the image's {what} are 3 numbers or more, not a blob {info}; "
                 "--input-shape gives an input another shape"
             )
         if self.python and scores[0] != 1:
@@ -156,7 +155,7 @@ class Proposal(Layer, ProposesRegions):
         corners = np.concatenate([centre - half, centre + half])
         edge = info[[1, 0, 1, 0]] - 1
         corners = np.maximum(np.minimum(corners, edge), 0)
-        scales = info[[2, 2]] if self.python else info[[3, 2]]
+        scales = info[[2, 2]] if self.python or len(info) < 4 else info[[3, 2]]
         sides = corners[2:] - corners[:2] + 1
         return corners, bool((sides >= self.min_size * scales).all())
 

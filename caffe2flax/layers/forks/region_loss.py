@@ -20,7 +20,8 @@ from caffe2flax.layers._forks import TrainingOnly, four_axes
 @layer("SmoothL1Loss", "smooth_l1_loss_param", "loss_param")
 @dataclass(frozen=True, slots=True)
 class SmoothL1Loss(Layer):
-    """Mean over n of the sum of outside * f(inside * (a - b)).
+    """Mean over n of the sum of outside * f(inside * (a - b)); with three bottoms
+    outside is 1.
 
     f(d) is (sigma d)^2 / 2 where |d| < 1 / sigma^2, else |d| - 1 / (2 sigma^2).
     """
@@ -37,8 +38,6 @@ class SmoothL1Loss(Layer):
         sigma = params.get("sigma", 1.0)
         if not 0 < abs(sigma) < float("inf"):
             params.error("sigma", f"sigma cannot be {sigma}")
-        if params.bottoms == 3:
-            params.error(None, "give both weights, inside and outside, or neither")
         return cls(sigma)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
@@ -61,7 +60,7 @@ class SmoothL1Loss(Layer):
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         a, b, *weights = (x.reshape(inputs[0].shape) for x in inputs)
-        inside, outside = weights or (np.ones_like(a), np.ones_like(a))
+        inside, outside = (*weights, *(np.ones_like(a),) * 2)[:2]
         d = inside * (a - b)
         square = self.sigma**2
         small = 0.5 * square * d**2

@@ -19,6 +19,7 @@ from caffe2flax.layers._forks import (
     unknown_shape,
     unknown_size,
 )
+from caffe2flax.layers._images import image_size, size
 from caffe2flax.layers.forks._detections import count_priors
 
 
@@ -26,7 +27,7 @@ from caffe2flax.layers.forks._detections import count_priors
 class Annotated(TrainingSource):
     """Images and their ground truth, read from files."""
 
-    tops = (1, 2)
+    tops = (1, None)
 
     top_names: tuple[str, ...]
     where: str
@@ -95,12 +96,9 @@ def _image(params: Params) -> Shape:
     batch = params.get("batch_size", 1)
     if batch < 1:
         params.error("batch_size", f"batch_size must be positive, not {batch}")
-    transform = params.transform
-    if transform is None:
-        return (batch, 3, 0, 0)
-    crop = (transform.crop_size, transform.crop_size)
-    size = crop if transform.crop_size else transform.resize
-    return (batch, 1 if transform.force_gray else 3, *size)
+    gray = params.transform is not None and params.transform.force_gray
+    channels = size(params, "channels") or (1 if gray else 3)
+    return (batch, channels, *image_size(params))
 
 
 @layer("MultiBoxLoss", "multibox_loss_param", "loss_param")

@@ -17,6 +17,7 @@ from caffe2flax.layers._forks import (
     unknown_shape,
     unknown_size,
 )
+from caffe2flax.layers._images import image_size
 from caffe2flax.layers._targets import Target
 
 
@@ -25,7 +26,7 @@ from caffe2flax.layers._targets import Target
 class DenseImageData(TrainingSource):
     """Images and a label for each pixel, as arguments of the module."""
 
-    tops = 2
+    tops = (2, None)
 
     top_names: tuple[str, ...]
     batch: int
@@ -41,18 +42,17 @@ class DenseImageData(TrainingSource):
         batch = params.get("batch_size", 1)
         if batch < 1:
             params.error("batch_size", f"batch_size must be positive, not {batch}")
-        size = [params.get(f"crop_{side}", 0) for side in ("height", "width")]
-        new = [params.get(f"new_{side}", 0) for side in ("height", "width")]
-        crop = params.transform.crop_size if params.transform else 0
-        rows, columns = (a or crop or b for a, b in zip(size, new, strict=True))
+        size = image_size(params)
         channels = 3 if params.get("is_color", True) else 1
         factor = params.get("label_divide_factor", 1)
         if factor < 1:
             params.error("label_divide_factor", "label_divide_factor must be positive")
-        return cls(top_names(params), batch, channels, (rows, columns), max(factor, 1))
+        return cls(top_names(params), batch, channels, size, max(factor, 1))
 
     def top_shape(self, top: int) -> Shape:
         blob = self.top_names[top]
+        if top > 1:
+            raise unknown_shape(blob, "a list of images", self.batch)
         if 0 in self.size:
             known = (self.batch, 1 if top else self.channels, *self.size)
             letters = "N,1,H,W" if top else "N,C,H,W"

@@ -135,7 +135,11 @@ def make_mesh(options: Any) -> Mesh:
     count = (options.devices or len(jax.local_devices())) * jax.process_count()
     if count > len(found):
         raise SystemExit(f"--devices {options.devices}: there are {len(found)}")
-    return jax.make_mesh((count,), ("data",), devices=found[:count])
+    mesh = jax.make_mesh((count,), ("data",), devices=found[:count])
+    if options.coordinator:  # all meet now: gloo waits for none longer than 30 s
+        ones = share(mesh, {"ones": np.ones(count // jax.process_count())})["ones"]
+        jax.block_until_ready(jax.jit(lambda x: x.sum())(ones))
+    return mesh
 
 
 def replicate(mesh: Mesh, *objects: Any) -> None:

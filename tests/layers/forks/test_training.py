@@ -228,3 +228,39 @@ def test_words_that_forks_added_to_the_older_format(word: str, type_: str) -> No
     )
     (node,) = caffe2flax.convert(net, dialect={"Crop": "bvlc"}).graph.nodes
     assert node.layer.type == type_
+
+
+DATA = (
+    "layer { name: 'd' type: 'Data' top: 'data' top: 'label' transform_param "
+    "{ crop_size: 4 } data_param { batch_size: 2 } }\n"
+    "layer { name: 'c' type: 'InnerProduct' bottom: 'data' top: 'c' "
+    "param { lr_mult: 1 sparsity: 3 } inner_product_param { num_output: 5 } }\n"
+)
+ENDS = {
+    "an unknown type": ("type: 'Strange' bottom: 'c' bottom: 'label' top: 'x'", ""),
+    "an unknown field": (
+        "type: 'SoftmaxWithLoss' bottom: 'c' bottom: 'label' softmax_param { hard: 1 }",
+        "left out as it is (unknown field hard in softmax_param)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_what_reads_labels_at_the_end_stops_no_net_at_test(name: str) -> None:
+    """Nor do fields about training; a note names what is passed over."""
+    fields, said = ENDS[name]
+    conversion = caffe2flax.convert(f"{DATA}layer {{ name: 'l' {fields} }}")
+    assert [v.blob for v in conversion.graph.outputs] == ["c"]
+    assert [v.blob for v in conversion.graph.arguments] == ["data"]
+    assert any(said in note for note in conversion.notes)
+    assert any("sparsity in param" in note for note in conversion.notes)
+
+
+def test_what_reads_labels_counts_where_it_is_read_or_misspelt() -> None:
+    strange = "type: 'Strange' bottom: 'c' bottom: 'label' top: 'x' }"
+    read = f"layer {{ name: 'l' {strange} layer {{ name: 'r' type: 'ReLU' "
+    read += "bottom: 'x' top: 'y' }"
+    wrong = "layer { name: 'l' type: 'SoftmaxWithLos' bottom: 'c' bottom: 'label' }"
+    for text in (read, wrong):
+        with pytest.raises(caffe2flax.ConversionError, match="is not supported"):
+            caffe2flax.convert(DATA + text)
