@@ -152,7 +152,7 @@ def replicate(mesh: Mesh, *objects: Any) -> None:
         nnx.update(each, jax.jit(lambda x: x, out_shardings=everywhere)(state))
 
 
-def share(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+def to_devices(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """A batch as arrays whose items lie on all devices; `batch` is this process's."""
     if mesh.size == 1:
         return {name: jax.numpy.asarray(array) for name, array in batch.items()}
