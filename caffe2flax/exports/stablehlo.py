@@ -64,7 +64,7 @@ def program(conversion: Conversion, *, dynamic: bool | None, bundle: bool) -> Pr
     """The plain module as a program. dynamic: whether it takes any batch; None where
     the layers decide. bundle: whether the weights are in the program. Raises
     ConversionError."""
-    with optional("a StableHLO program", "flatbuffers", "stablehlo"):
+    with optional("a program", "flatbuffers", "stablehlo"):
         import flatbuffers  # noqa: F401
     graph = conversion.graph
     refused = [*graph.dynamic, *graph.random]

@@ -65,7 +65,7 @@ def test_the_report_has_no_picture_then(tmp_path: Path) -> None:
         ),
         (
             ["export", *NET, "--to", "stablehlo"],
-            "a StableHLO program needs flatbuffers: pip install 'caffe2flax[stablehlo]'",
+            "a program needs flatbuffers: pip install 'caffe2flax[stablehlo]'",
         ),
         (
             ["export", *NET, "--to", "onnx"],
