@@ -62,6 +62,7 @@ API = "caffe2flax.api"
 HEAVY = {
     "PIL",
     "absl",
+    "flatbuffers",
     "flax",
     "google",
     "grain",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.conversion import Conversion
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, optional
 from caffe2flax.files.atomic import Write
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.runner import (
@@ -64,6 +64,8 @@ def program(conversion: Conversion, *, dynamic: bool | None, bundle: bool) -> Pr
     """The plain module as a program. dynamic: whether it takes any batch; None where
     the layers decide. bundle: whether the weights are in the program. Raises
     ConversionError."""
+    with optional("a program", "flatbuffers", "stablehlo"):
+        import flatbuffers  # noqa: F401
     graph = conversion.graph
     refused = [*graph.dynamic, *graph.random]
     if refused:

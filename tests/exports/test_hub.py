@@ -15,7 +15,7 @@ from safetensors import safe_open
 import caffe2flax
 from caffe2flax import ConversionError
 from caffe2flax.cli.main import main
-from caffe2flax.prediction.images import Recipe
+from caffe2flax.prediction.images import Recipe, decode
 from tests.golden import FIXTURES
 from tests.smallnets import net, save
 
@@ -107,7 +107,7 @@ def test_photographs_are_prepared_as_by_predict(
         (digits, Recipe(1, (28, 28), (28, 28), None, 1 / 16)),
     ):
         found = imported(folder / "preprocess.py").prepare(path)
-        wanted = recipe.read(path)
+        wanted = recipe.prepare(decode(path, recipe.channels))
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, wanted)
 

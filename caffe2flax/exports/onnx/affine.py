@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.exports.onnx.program import Array, Place
+from caffe2flax.exports.onnx.program import Place
 from caffe2flax.exports.onnx.table import writes
 from caffe2flax.ir.layer import canonical_axis
 from caffe2flax.layers.batchnorm import BatchNorm, Scale, statistics
@@ -36,6 +36,9 @@ def batch_norm(at: Place, layer: BatchNorm) -> str:
             "use_global_stats is needed"
         )
     mean, variance = statistics([at.values(i) for i in range(3)])
+    eps = layer.eps
+    if layer.outside:
+        variance, eps = np.square(np.sqrt(variance) + np.float32(eps)), 0.0
     count = len(mean)
     given: list[str] = []
     scale = layer.scale
@@ -50,7 +53,7 @@ def batch_norm(at: Place, layer: BatchNorm) -> str:
         else at.constant("bias", np.zeros(count))
     )
     statistic = at.constant("mean", mean), at.constant("variance", variance)
-    return at.op("BatchNormalization", at.x, *given, *statistic, epsilon=layer.eps)
+    return at.op("BatchNormalization", at.x, *given, *statistic, epsilon=eps)
 
 
 @writes(Scale)
@@ -80,8 +83,3 @@ def _broadcast(at: Place, index: int, name: str, first: int) -> str:
     """A weight blob with the axes of the first bottom from `first` on."""
     shape = at.node.weights[index].shape
     return at.weight(index, name, (*shape, *(1,) * (at.rank - first - len(shape))))
-
-
-def channels(array: Array, rank: int) -> Array:
-    """`array` (C), to broadcast against a blob (N, C, ...) of `rank` axes."""
-    return array.reshape(-1, *(1,) * (rank - 2))

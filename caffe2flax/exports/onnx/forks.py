@@ -6,7 +6,6 @@ import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.exports.onnx.activation import scaled, shifted
-from caffe2flax.exports.onnx.affine import channels
 from caffe2flax.exports.onnx.program import Array, Place
 from caffe2flax.exports.onnx.table import writes
 from caffe2flax.ir.layer import canonical_axis
@@ -167,21 +166,19 @@ def _normalized(at: Place, named: dict[str, Array], eps: float) -> str:
 
 
 @writes(Normalize)
-def normalize(at: Place, layer: Normalize) -> str:
+def normalize(at: Place, layer: Normalize) -> list[str]:
     x = at.x if len(at.out) == at.rank else at.to_top(at.x)
     axes = [*range(1, len(at.out))] if layer.across_spatial else [1]
-    where = at.integers("axes", *axes)
-    if layer.norm == "L1":
-        total = at.op("ReduceSum", at.op("Abs", x), where, keepdims=1)
-        return at.op("Div", x, shifted(at, total, layer.eps, "eps"))
-    total = at.op("ReduceSum", at.op("Mul", x, x), where, keepdims=1)
-    top = at.op("Div", x, at.op("Sqrt", shifted(at, total, layer.eps, "eps")))
+    squared = layer.norm != "L1"
+    sizes = at.op("Mul", x, x) if squared else at.op("Abs", x)
+    total = at.op("ReduceSum", sizes, at.integers("axes", *axes), keepdims=1)
+    norm = shifted(at, total, layer.eps, "eps")
+    norm = at.op("Sqrt", norm) if squared else norm
+    top = at.op("Div", x, norm)
     if not layer.scaled:
-        return top
-    scale = at.values(0)
-    if layer.channel_shared:
-        return at.op("Mul", top, at.constant("scale", scale.reshape(())))
-    return at.op("Mul", top, at.constant("scale", channels(scale, at.rank)))
+        return [top, norm] if layer.with_norm else [top]
+    shape = () if layer.channel_shared else (-1, *(1,) * (at.rank - 2))
+    return [at.op("Mul", top, at.constant("scale", at.values(0).reshape(shape)))]
 
 
 @writes(PriorBox, FacePriors, SizedPriors, PriorBoxClustered)
