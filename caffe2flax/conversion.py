@@ -153,7 +153,12 @@ def convert(
         with broken_by_default():
             read_net(prototxt)  # errors speak of a net before they speak of weights
         weights = prototxt if weights is None else weights
-    files = [caffemodel.read(path) for path in weight_paths(weights)]
+    try:
+        files = [caffemodel.read(path) for path in weight_paths(weights)]
+    except ConversionError:
+        # A net that is wrong, too, is told of first.
+        read_graph(prototxt, array_shapes=array_shapes, **options)
+        raise
     graph = read_graph(
         prototxt, array_shapes=array_shapes, weight_shapes=shapes_in(files), **options
     )

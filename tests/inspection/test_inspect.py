@@ -383,4 +383,4 @@ def test_the_padding_of_a_deep_net_is_short() -> None:
     assert max(map(len, table)) <= 80
     assert len(table) < 25
     assert "and 30 more" in text
-    assert len(net.padding) == 54
+    assert len(net.padding) == 55
