@@ -138,7 +138,7 @@ class _Workers:
 
     def __call__(self, attempt: Try) -> Result:
         worker = getattr(self.local, "worker", None) or self._start()
-        timer = threading.Timer(self.limit * 6, worker.kill)
+        timer = threading.Timer(self.limit * 12, worker.kill)
         started = time.monotonic()
         timer.start()
         try:
@@ -250,7 +250,7 @@ def _run(conversion: Any) -> list[str]:
     ]
 
 
-def _table(results: Iterable[Result]) -> str:
+def _table(results: list[Result]) -> str:
     rows: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for result in results:
         for key in (
@@ -269,7 +269,19 @@ def _table(results: Iterable[Result]) -> str:
         counts = "".join(f"{rows[key][head] or '':>13}" for head in heads)
         share = rows[key]["converted"] / rows[key]["tries"]
         lines.append(f"{' '.join(key).strip():{width}}{counts} {share:7.1%}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_means(results)])
+
+
+def _means(results: list[Result]) -> Iterator[str]:
+    """How many of the tries that are not broken are converted, by kind."""
+    for kind in sorted({r.attempt.kind for r in results}):
+        sound = [r for r in results if r.attempt.kind == kind and r.outcome != "broken"]
+        by: dict[str, list[bool]] = defaultdict(list)
+        for r in sound:
+            by[r.attempt.repository].append(r.outcome == "converted")
+        share = sum(map(sum, by.values())) / max(len(sound), 1)
+        mean = sum(sum(own) / len(own) for own in by.values()) / max(len(by), 1)
+        yield f"{kind}, without broken files: {share:.1%}, by repository {mean:.1%}"
 
 
 def _reasons(results: Iterable[Result]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import dropwhile
 
 from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.classes import CLASSES, Classes, Wider
@@ -20,15 +21,16 @@ LINEAR = "nnx.Linear"
 TRIED = (1009, 1013)
 """Other numbers of classes, to see what follows from one: no extent of a real net is a
 multiple of these primes."""
-MANY = 64
-"""Layers that score classes; a net with more of them has no such argument."""
+MOST = 200_000
+"""Layers, each counted once for each layer that scores classes; a larger net has no
+such argument, as to find it takes time that grows with both."""
 
 
 def find_classes(graph: Graph, *, initialise: bool) -> tuple[Classes, ...]:
     """The numbers of classes that can be arguments: those of layers that score classes,
     and of losses, whose results the net returns, and else that of a last layer."""
     points = list(_points(graph))
-    if len(points) > MANY:
+    if len(points) * len(graph.nodes) > MOST:
         return ()
     makers = {top: node for node in graph.nodes for top in node.outputs}
     found: dict[int, dict[int, Node]] = {}
@@ -157,7 +159,7 @@ def _widened(
     nodes: dict[int, Wider] = {}
     made = Classes(name, count, other, nodes, tuple(sorted(numbers)))
     called = False
-    for node in graph.nodes:
+    for node in dropwhile(lambda node: node.number not in numbers, graph.nodes):
         follows = not known.keys().isdisjoint(node.inputs)
         if not follows and node.number not in numbers:
             continue

@@ -11,6 +11,7 @@ from typing import Unpack
 
 from caffe2flax.codegen.names import module_stem
 from caffe2flax.conversion import VERSION, Conversion, Weights, convert
+from caffe2flax.display import markup
 from caffe2flax.errors import ConversionError
 from caffe2flax.exports import hub, stablehlo
 from caffe2flax.exports.hub import Images, check_weights, digests, picture
@@ -49,6 +50,12 @@ class Export:
     def ok(self) -> bool:
         """Whether no layer breaks; True where nothing was compared."""
         return self.report is None or self.report.ok
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the files, the notes, and the comparison."""
+        files = [("file", path) for path in self.paths]
+        below = [] if self.report is None else [self.report._repr_html_()]
+        return markup.card("export", [*files, *markup.noted(self.notes)], *below)
 
 
 def export(
