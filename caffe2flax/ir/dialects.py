@@ -47,7 +47,7 @@ DIALECTS: Mapping[str, Mapping[str, str]] = {
     },
     "DepthwiseConvolution": {
         "depthwise": "without group: on the GPU the fork computes a depthwise one with "
-        "the first C kernels; give group: C",
+        "the first C kernels; give group: C, as many groups as channels",
         "full": "without group: on the CPU the fork computes a full convolution; give "
         "type: Convolution",
     },
