@@ -150,7 +150,7 @@ def convert(
     """
     prototxt = at_hand(prototxt)
     if carries_weights(prototxt):
-        with reading():
+        with broken_by_default():
             read_net(prototxt)  # errors speak of a net before they speak of weights
         weights = prototxt if weights is None else weights
     files = [caffemodel.read(path) for path in weight_paths(weights)]

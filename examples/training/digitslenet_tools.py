@@ -244,7 +244,7 @@ def make_mesh(options: Any) -> Mesh:
         raise SystemExit(f"--devices {options.devices}: there are {len(found)}")
     mesh = jax.make_mesh((count,), ("data",), devices=found[:count])
     if options.coordinator:  # all meet now: gloo waits for none longer than 30 s
-        ones = share(mesh, {"ones": np.ones(count // jax.process_count())})["ones"]
+        ones = to_devices(mesh, {"ones": np.ones(count // jax.process_count())})["ones"]
         jax.block_until_ready(jax.jit(lambda x: x.sum())(ones))
     return mesh
 
