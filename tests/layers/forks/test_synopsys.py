@@ -86,7 +86,7 @@ CONVOLVED = "num_output: 2 kernel_size: 3 "
         ("ReLU", "relu6: true saturate: Signed", "quantised arithmetic"),
         ("Reshape", "pixelshuffler: 0", "must be positive"),
         ("Reshape", "pixelshuffler: 2", "no multiple of 4"),
-        ("Eltwise", "operation: DIV", "at least 2 bottom"),
+        ("Eltwise", "operation: DIV", "one of PROD, SUM, MAX"),
     ],
 )
 def test_refusals(type_: str, text: str, words: str) -> None:
