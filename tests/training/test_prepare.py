@@ -70,14 +70,22 @@ def test_fields_of_data_layers_without_effect_are_noted(tmp_path: Path) -> None:
     assert "begin with the first record" in note
 
 
-def test_a_checkpoint_has_the_history_of_a_snapshot(tmp_path: Path) -> None:
+def test_checkpoints_hold_a_history_and_are_those_of_one_run(tmp_path: Path) -> None:
     model, history = nnx.Linear(2, 3, rngs=nnx.Rngs(0)), [np.arange(3.0), np.ones(2)]
-    checkpoints = Checkpoints(tmp_path / "net")
+    checkpoints = Checkpoints(tmp_path / "net", False)
     checkpoints.save(1, {"model": model}, {"n": 5}, [])
     checkpoints.save(2, {"model": model}, {"n": 6}, history)
+    checkpoints = Checkpoints(tmp_path / "net", True)
     found = checkpoints.restore({"model": model})
     assert found is not None
     i, rest, kept = found
     assert (i, rest["n"]) == (2, 6)
     for one, other in zip(kept, history, strict=True):
         np.testing.assert_array_equal(one, other)
+    fresh = Checkpoints(tmp_path / "net", False)  # in the folder of an earlier run
+    assert 2 not in fresh
+    fresh.save(1, {"model": model}, {"n": 7}, [])
+    again = Checkpoints(tmp_path / "net", True).restore({"model": model})
+    assert again is not None
+    assert again[0] == 1
+    assert 1 in fresh
