@@ -16,7 +16,7 @@ from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
 from caffe2flax.display import markup
 from caffe2flax.drawing.picture import picture
-from caffe2flax.errors import ConversionError, reading
+from caffe2flax.errors import ConversionError, broken_by_default
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import declare_inputs
 from caffe2flax.frontend.caffemodel import WeightFile
@@ -28,6 +28,7 @@ from caffe2flax.frontend.source import (
     carries_weights,
     is_text,
     origin,
+    read_net,
 )
 from caffe2flax.frontend.stages import chosen_layers
 from caffe2flax.ir.build import build
@@ -148,8 +149,10 @@ def convert(
     module will run on, by blob. Raises ConversionError.
     """
     prototxt = at_hand(prototxt)
-    if weights is None and carries_weights(prototxt):
-        weights = prototxt
+    if carries_weights(prototxt):
+        with broken_by_default():
+            read_net(prototxt)  # errors speak of a net before they speak of weights
+        weights = prototxt if weights is None else weights
     files = [caffemodel.read(path) for path in weight_paths(weights)]
     graph = read_graph(
         prototxt, array_shapes=array_shapes, weight_shapes=shapes_in(files), **options
@@ -231,7 +234,7 @@ def read_graph(
         for blob, shape in (options.get("input_shapes") or {}).items()
     }
     given = CallerShapes(shapes, dict(array_shapes or {}), dict(weight_shapes or {}))
-    with reading():
+    with broken_by_default():
         net, others, notes = chosen_layers(
             source,
             options.get("phase", "TEST"),

@@ -138,7 +138,7 @@ def ambiguous(message: str) -> ConversionError:
 
 
 @contextmanager
-def reading() -> Iterator[None]:
+def broken_by_default() -> Iterator[None]:
     """For the code inside that reads input files: a problem with a position is one of
     the file, which is broken unless the code that found it says otherwise."""
     try:

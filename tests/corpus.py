@@ -2,9 +2,9 @@
 
 Each one is converted (deploy nets as TEST, train_val nets as TEST and as TRAIN), the
 emitted module is built and run on zeros, and a table by repository tells how many were
-converted, refused, ended in a traceback or took too long. Nothing is written, and
-nothing that a net names is opened. Every worker is a process of its own with limits on
-time and memory.
+converted, refused as broken, ambiguous or unsupported, ended in a traceback or took too
+long. Nothing is written, and nothing that a net names is opened. Every worker is a
+process of its own with limits on time and memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ DEEP = 400
 """Layers beyond which a net is converted only: tracing it takes minutes."""
 CHEAP = 40_000_000
 """Numbers in blobs and weights up to which a net is run, not only traced."""
-OUTCOMES = ("converted", "refused", "traceback", "slow", "nan")
+REFUSED = ("unsupported", "broken", "ambiguous")
+"""The kinds of refusals; that of a file is the first one among its problems."""
+OUTCOMES = ("converted", *REFUSED, "traceback", "slow", "nan")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.list:
         print()
         print(_listing(results, options.list))
-    return 0 if all(r.outcome in ("converted", "refused") for r in results) else 1
+    fine = ("converted", *REFUSED)
+    return 0 if all(r.outcome in fine for r in results) else 1
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
@@ -82,7 +85,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-run", dest="run", action="store_false", help="convert only"
     )
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds a try")
+    parser.add_argument(
+        "--limit", type=float, default=10.0, help="seconds of processor time a try"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--only", metavar="REGEX", help="paths that hold this")
     parser.add_argument(
@@ -133,7 +138,7 @@ class _Workers:
 
     def __call__(self, attempt: Try) -> Result:
         worker = getattr(self.local, "worker", None) or self._start()
-        timer = threading.Timer(self.limit * 6, worker.kill)
+        timer = threading.Timer(self.limit * 12, worker.kill)
         started = time.monotonic()
         timer.start()
         try:
@@ -181,24 +186,27 @@ def _work(run: bool) -> int:
 def _attempt(attempt: Try, run: bool) -> dict[str, Any]:
     import caffe2flax
 
-    started = time.monotonic()
+    # Of the processor: other processes do not count.
+    started = time.process_time()
     seconds, assumed = 0.0, False
     try:
         conversion = caffe2flax.convert(attempt.path, phase=attempt.phase)
         assumed = bool(conversion.graph.sizes.assumed)
-        seconds = time.monotonic() - started
+        seconds = time.process_time() - started
         outcome = "converted"
         reasons = _run(conversion) if run else []
         if reasons:
             outcome = "nan"
     except caffe2flax.ConversionError as error:
-        outcome, reasons = "refused", [p.message for p in error.problems]
+        kinds = {p.kind for p in error.problems}
+        outcome = next((kind for kind in REFUSED if kind in kinds), "broken")
+        reasons = [p.message for p in error.problems]
     except Exception:
         outcome = "traceback"
         reasons = [" / ".join(traceback.format_exc().splitlines()[-7:])]
     return {
         "outcome": outcome,
-        "seconds": seconds or time.monotonic() - started,
+        "seconds": seconds or time.process_time() - started,
         "reasons": reasons,
         "assumed": assumed,
     }
@@ -242,7 +250,7 @@ def _run(conversion: Any) -> list[str]:
     ]
 
 
-def _table(results: Iterable[Result]) -> str:
+def _table(results: list[Result]) -> str:
     rows: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for result in results:
         for key in (
@@ -261,7 +269,19 @@ def _table(results: Iterable[Result]) -> str:
         counts = "".join(f"{rows[key][head] or '':>13}" for head in heads)
         share = rows[key]["converted"] / rows[key]["tries"]
         lines.append(f"{' '.join(key).strip():{width}}{counts} {share:7.1%}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_means(results)])
+
+
+def _means(results: list[Result]) -> Iterator[str]:
+    """How many of the tries that are not broken are converted, by kind."""
+    for kind in sorted({r.attempt.kind for r in results}):
+        sound = [r for r in results if r.attempt.kind == kind and r.outcome != "broken"]
+        by: dict[str, list[bool]] = defaultdict(list)
+        for r in sound:
+            by[r.attempt.repository].append(r.outcome == "converted")
+        share = sum(map(sum, by.values())) / max(len(sound), 1)
+        mean = sum(sum(own) / len(own) for own in by.values()) / max(len(by), 1)
+        yield f"{kind}, without broken files: {share:.1%}, by repository {mean:.1%}"
 
 
 def _reasons(results: Iterable[Result]) -> str:

@@ -30,6 +30,7 @@ FORMS: dict[str, Form] = {
         ((1, 6, 6, 6),),
         1,
     ),
+    "ContinuationIndicator": ("time_step: 3 batch_size: 2", (), 1),
     "CTCGreedyDecoder": ("blank_index: 0", ((5, 2, 4), (5, 2)), 1),
     "ConvolutionDepthwise": (WINDOW, (IMAGE,), 1),
     "DepthwiseConvolution": (WINDOW + " group: 4", (IMAGE,), 1),
@@ -47,6 +48,17 @@ FORMS: dict[str, Form] = {
         (IMAGE, IMAGE),
         1,
     ),
+    "Downsample": ("top_height: 3 top_width: 3", (IMAGE,), 1),
+    "GuidedDropout": ("", (IMAGE, (1, 4, 1, 1)), 1),
+    "MergeCrop": ("", (IMAGE, (1, 4, 8, 8)), 1),
+    "MultiStageMeanfield": (
+        "num_iterations: 2 theta_alpha: 3 theta_beta: 3 theta_gamma: 3",
+        (IMAGE, IMAGE, (1, 3, 6, 6)),
+        1,
+    ),
+    "NdPooling": ("kernel_shape { dim: 1 dim: 2 dim: 2 }", (VIDEO,), 1),
+    "PoolingND": ("kernel_size: 2", (IMAGE,), 1),
+    "Warp": ("", (IMAGE, (1, 2, 6, 6)), 1),
     "DecodeBBox": ("", ((2, 8), ROIS), 1),
     "DenseBlock": (
         "numTransition: 2 initChannel: 4 growthRate: 2 pad_h: 1 pad_w: 1 "

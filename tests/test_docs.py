@@ -6,19 +6,24 @@ from __future__ import annotations
 import math
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 import caffe2flax
 from caffe2flax.cli.main import main
+from caffe2flax.training.parameter import SolverParameter
 from tests import documented
 from tests.docs import (
     BY_HAND,
@@ -27,8 +32,10 @@ from tests.docs import (
     PARTS,
     README,
     ROOT,
+    TRAINED,
     example,
     parts,
+    training_example,
     with_part,
     written,
 )
@@ -85,8 +92,27 @@ def test_converted_examples_are_current(name: str) -> None:
     assert read(ROOT / "examples" / name) == example(name)
 
 
+def test_the_training_example_is_current() -> None:
+    """`python -m tests.docs` brings it up to date; tests/cli/test_train.py runs it."""
+    folder = ROOT / "examples" / "training"
+    assert {path.name: read(path) for path in folder.glob("*.py")} == training_example()
+
+
+def test_each_field_of_a_solver_is_in_the_table() -> None:
+    table = read(ROOT / "docs" / "training.md").partition("| field | here |")[2]
+    known = {each.name for each in fields(SolverParameter)} - {"file", "notes"}
+    rows = [row.split("|")[1] for row in table.split("\n\n")[0].splitlines()[2:]]
+    listed = set(re.findall(r"`(\w+)`", "".join(rows)))
+    of_caffe = {"solver_mode", "device_id", "layer_wise_reduce", "debug_info"}
+    assert listed - known == {"solver_type", *of_caffe}
+    assert known <= listed
+
+
 def test_examples_are_listed() -> None:
     text = read(ROOT / "examples" / "README.md")
+    assert f"caffe2flax train {TRAINED} -o examples/training --script-only" in text
+    for name in training_example():
+        assert f"(training/{name})" in text
     for path in ROOT.glob("examples/*.py"):
         assert f"({path.name})" in text
     for name, (net, class_name) in EXAMPLES.items():
@@ -193,16 +219,42 @@ def execute(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert program in NOT_RUN or (ROOT / program).is_file(), command
 
 
-PROGRAMS = ["finetune.py", "opencv_onnx.py", "deploy_stablehlo.py"]
+PROGRAMS = (
+    "classify.py",
+    "deploy_stablehlo.py",
+    "detect.py",
+    "finetune.py",
+    "neighbours.py",
+    "opencv_onnx.py",
+    "style.py",
+)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_example_programs(program: str) -> None:
+def test_example_programs(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each exits with 0 if it did what its docstring says."""
     path = ROOT / "examples" / program
     assert f"python examples/{program}" in read(path)
-    own = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, path], cwd=ROOT, env=own, check=True)
+    arguments = []
+    if program == "detect.py":
+        arguments = [str(tmp_path / "photo.png"), str(tmp_path / "boxes.png")]
+        Image.fromarray(documented.pixels(60, 80)).save(arguments[0])
+    monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        pytest.raises(SystemExit) as ended,
+    ):
+        runpy.run_path(str(path), run_name="__main__")
+    forget(path.parent)
+    assert not ended.value.code
+    if arguments:
+        with Image.open(arguments[1]) as drawn:
+            assert drawn.size == (80, 60)
+            assert (np.asarray(drawn) == (255, 0, 0)).all(-1).sum() > 50
 
 
 def test_the_cases_are_counted() -> None:
@@ -237,3 +289,11 @@ def test_the_measured_ratios_are_those_of_the_results() -> None:
     others = results.split("| geometric mean |")[1].splitlines()[0].strip(" |")
     ours = math.exp(-sum(map(math.log, faster)) / len(faster))
     assert f"| {ours:.2f} | {others} |" in text
+    _, steps = results.split("## A training step", 1)
+    lines = [x for x in steps.split("Measured")[0].splitlines() if x.startswith("|")]
+    assert len(lines) > 2
+    for line in lines[2:]:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        by_jit = float(cells[0]) / float(cells[1])
+        title = ", batch ".join(name.rsplit(" ", 1))
+        assert f"| {title} | {cells[4]} | {cells[5]} | {by_jit:.2f} |" in text

@@ -188,3 +188,81 @@ def test_weights_without_a_net(tmp_path: Path) -> None:
     ) as caught:
         caffe2flax.convert(path)
     assert len(caught.value.problems) == 1
+
+
+def with_layer(type_: str, text: str = "", bottom: str = "data") -> str:
+    return NET + f"layer {{ type: '{type_}' bottom: '{bottom}' top: 'x' {text} }}"
+
+
+KINDS = {
+    "broken": (
+        edited(("kernel_size", "kernel_sise")),
+        edited(('bottom: "data"', 'botom: "data"')),
+        edited(("Convolution", "Convolutoin")),
+        edited(("Convolution", "convolution")),
+        edited(('bottom: "conv"', 'bottom: "cnv"')),
+        edited(("num_output: 4", "num_output: 4.5")),
+        edited(("num_output: 4", "")),
+        edited(("kernel_size: 3", "kernel_size: 10")),
+        edited(('"InnerProduct"', '"InnerProduct')),
+        edited(("dim: 1", "dim: $BATCH$")),
+        "# nothing\n",
+        NET + NET.partition("\n")[2],
+        with_layer("Softmax", "softmax_param { axis: 7 }"),
+        with_layer("Pooling", "pooling_param { kernel_size: 2 pad: 2 }"),
+        "layer { type: 'ReLU' bottom: 'h' top: 'x' }"
+        "layer { type: 'ReLU' top: 'h' include { stage: 'go' } }",
+    ),
+    "ambiguous": (
+        with_layer("BN"),
+        with_layer("DepthwiseConvolution", "convolution_param { num_output: 3 }"),
+        "layer { name: 'in' type: 'Input' top: 'data' }"
+        "layer { type: 'ReLU' bottom: 'data' top: 'x' }",
+        "layer { type: 'HDF5Data' top: 'data' hdf5_data_param { batch_size: 2 } }"
+        "layer { type: 'Crop' bottom: 'data' bottom: 'data' top: 'x' }"
+        "layer { type: 'Reshape' bottom: 'data' top: 'y' "
+        "reshape_param { shape { dim: 2 dim: 7 } } }",
+        "net: 'train_val.prototxt'\nbase_lr: 0.1",
+    ),
+    "unsupported": (
+        with_layer("Whirl"),
+        with_layer("Convolution7"),
+        with_layer("FixedNeuron"),
+        with_layer("DeformableConvolution"),
+        with_layer("Python", "python_param { module: 'm' layer: 'Draw' }"),
+        with_layer("ReLU", "relu_param { leakiness: 2 }"),
+        with_layer("ReLU", "whirl_param { strength: 2 }"),
+        with_layer("DenseBlock", "phase: TRAIN"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(kind, text) for kind, texts in KINDS.items() for text in texts],
+)
+def test_every_refusal_says_what_kind_it_is(kind: str, text: str) -> None:
+    """In that word, as an attribute, and in JSON."""
+    with pytest.raises(caffe2flax.ConversionError) as caught:
+        caffe2flax.convert(text)
+    problems = caught.value.problems
+    assert kind in {problem.kind for problem in problems}
+    assert None not in {problem.kind for problem in problems}
+    assert f" [{kind}]" in str(caught.value)
+    assert kind in [problem.to_dict()["kind"] for problem in problems]
+
+
+def test_what_the_caller_got_wrong_is_not_the_files_fault() -> None:
+    for options in ({"taps": "con"}, {"input_shapes": {"dat": (1,)}}, {"until": "x"}):
+        with pytest.raises(caffe2flax.ConversionError) as caught:
+            caffe2flax.convert(NET, **options)  # type: ignore[arg-type]
+        assert [problem.kind for problem in caught.value.problems] == [None]
+
+
+def test_limits_are_no_fault_of_the_file() -> None:
+    with (
+        caffe2flax.limited(fields=3),
+        pytest.raises(caffe2flax.ConversionError) as caught,
+    ):
+        caffe2flax.convert(NET)
+    assert [problem.kind for problem in caught.value.problems] == ["unsupported"]

@@ -86,7 +86,8 @@ def folded(
                     return SHAPING[name](*wide, **eqn.params)
         given = [as_given(value) for value in inputs]
         with jax.ensure_compile_time_eval():
-            return jax.jit(lambda *arrays: run(*arrays, **eqn.params))(*given)
+            found = jax.jit(lambda *arrays: run(*arrays, **eqn.params))(*given)
+        return found[0] if eqn.primitive.multiple_results else found
 
     return compute, key
 

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from caffe2flax.errors import ConversionError, Problem
+from caffe2flax.errors import ConversionError, Problem, broken_by_default
 from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.blob import NVCAFFE, Array, is_blob, note, read_blob
 from caffe2flax.frontend.sniff import HDF5_MAGIC, explained
@@ -96,6 +96,7 @@ class WeightFile:
             self.wire.check_size()
 
 
+@broken_by_default()
 def read(path: str | os.PathLike[str]) -> WeightFile:
     """The blobs of every layer of a weights file, as views into the mapped file.
 

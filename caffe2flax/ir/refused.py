@@ -26,7 +26,6 @@ WINDOWS = (
 )
 
 REFUSED: Mapping[str, str] = {
-    "MultiStageMeanfield": FIELD,
     "DenseCRF": FIELD,
     "DomainTransform": "it filters along edges, one pixel after the other; "
     "end the net at the scores that go into it",

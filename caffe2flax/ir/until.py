@@ -92,22 +92,25 @@ def advice(
         "a plug-in (--plugin) may give what an unsupported layer computes, and "
         "--stub-unsupported leaves it to be filled in",
     )
-    ends = ends_before(net, problems)
-    if not ends:
-        return lines
-    try:
-        convert(up_to(net, ends), ends)
-    except ConversionError:
-        return lines
-    words = " ".join(f"--until {blob}" for blob in ends)
-    return (f"{words} converts the net up to there", *lines)
+    for ends in ends_before(net, problems):
+        try:
+            convert(up_to(net, ends), ends)
+        except ConversionError as error:
+            if any(p.kind != "ambiguous" for p in error.problems):
+                continue
+        words = " ".join(f"--until {blob}" for blob in ends)
+        return (f"{words} leaves out what is unsupported", *lines)
+    return lines
 
 
-def ends_before(net: Message, problems: Iterable[Problem]) -> tuple[str, ...]:
-    """The blobs up to which the V2 net `net` is without these problems, which are those
-    of unsupported layers; () where there are others, or where nothing would be left.
+def ends_before(
+    net: Message, problems: Iterable[Problem]
+) -> tuple[tuple[str, ...], ...]:
+    """The blobs up to which the V2 net `net` may be without these problems, which are
+    those of unsupported layers: all blobs that no layer without a problem reads, and
+    all that layers with one read. () where there are other problems, or no such blobs.
 
-    Where layers with weights are left, they are the blobs that such layers lead to.
+    Where layers with weights are left, the blobs are those that such layers lead to.
     """
     layers = [f for f in net.fields if f.name == "layer"]
     # Of layers at one place, which stand for one line of the file, the first.
@@ -122,12 +125,23 @@ def ends_before(net: Message, problems: Iterable[Problem]) -> tuple[str, ...]:
         if place < 0 or not span.line:
             return ()
         wrong.add(-starts[place][2])
+    # An unknown type is reported once for all of its layers.
+    unknown = {_type(layers[i]) for i in wrong if _class(layers[i]) is None}
+    wrong |= {i for i, field in enumerate(layers) if _type(field) in unknown}
     traced = _Traced()
     for number, field in enumerate(layers):
         traced.add(field, number in wrong)
-    ends = [blob for blob in traced.ends() if blob in traced.learned]
-    ends = ends or list(traced.ends())
-    return tuple(ends) if len(ends) <= MOST_ENDS else ()
+    known = dict.fromkeys((*traced.computed, *traced.wanted))
+    learned = any(blob in traced.learned for blob in known if blob not in traced.lost)
+    found = (
+        tuple(
+            blob
+            for blob in blobs
+            if blob not in traced.lost and (blob in traced.learned or not learned)
+        )
+        for blobs in (traced.computed, traced.wanted)
+    )
+    return tuple(ends for ends in found if 0 < len(ends) <= MOST_ENDS)
 
 
 class _Traced:
@@ -138,31 +152,43 @@ class _Traced:
         """Blobs that a layer with a problem, or one behind it, makes."""
         self.computed: dict[str, None] = {}
         """Other blobs that a layer with bottoms makes, and that none of these reads."""
+        self.wanted: dict[str, None] = {}
+        """Blobs that such a layer makes and that one with a problem reads."""
+        self.made: set[str] = set()
+        """All blobs that such a layer makes."""
         self.learned: set[str] = set()
         """Blobs that layers with weights lead to."""
 
     def add(self, field: Field, wrong: bool) -> None:
         bottoms, tops = _blobs(field, "bottom"), _blobs(field, "top")
+        if wrong:
+            made = (blob for blob in bottoms if blob in self.made)
+            self.wanted.update(dict.fromkeys(made))
         if wrong or not self.lost.isdisjoint(bottoms):
             self.lost.update(tops)
             return
         self.lost.difference_update(tops)
         if not bottoms or not tops:
             return
+        self.made.update(tops)
         for blob in bottoms:
             self.computed.pop(blob, None)
         self.computed.update(dict.fromkeys(tops))
         if _has_weights(field) or not self.learned.isdisjoint(bottoms):
             self.learned.update(tops)
 
-    def ends(self) -> Sequence[str]:
-        return [blob for blob in self.computed if blob not in self.lost]
-
 
 def _has_weights(field: Field) -> bool:
-    type_ = "".join(_blobs(field, "type"))
-    cls = find_layer(type_, len(_blobs(field, "bottom")))
+    cls = _class(field)
     return cls is not None and cls.blobs is not Layer.blobs
+
+
+def _class(field: Field) -> type[Layer] | None:
+    return find_layer(_type(field), len(_blobs(field, "bottom")))
+
+
+def _type(field: Field) -> str:
+    return "".join(_blobs(field, "type"))
 
 
 def _blobs(layer: Field, name: str) -> list[str]:

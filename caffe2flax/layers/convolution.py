@@ -225,6 +225,12 @@ class DepthwiseConvolution(ConvolutionDepthwise):
         if params.has("group") or parsed.num_output == 1 or meaning == "depthwise":
             return parsed
         if not meaning:
+            assert params.parent is not None
+            held = params.weights.get(params.parent.get("name", ""), ())
+            if held and held[0][1:2] == (1,):
+                why = f"its weights are {held[0]}"
+                params.decided("DepthwiseConvolution", "depthwise", why)
+                return parsed
             params.undecided("DepthwiseConvolution")
         return replace(parsed, group=1)
 

@@ -35,7 +35,7 @@ def warp(x: Array, places: Array, *, within: bool = False) -> Array:
             total = total + share * pixels.reshape(x.shape)
     if not within:
         return total
-    last = jnp.asarray([width - 1, height - 1], places.dtype)
+    last = np.array([width - 1, height - 1], places.dtype).reshape(1, 1, 1, 2)
     between = ((places >= 0) & (places <= last)).all(-1, keepdims=True)
     return jnp.where(between, total, 0)
 
@@ -45,6 +45,11 @@ def exp_max(x: Array, *, scale: float = 1.0, shift: float = 0.0) -> Array:
     return jnp.exp(scale * (x - x.max(-1, keepdims=True)) + shift)
 
 
+def _besides(axis: int) -> tuple[int, ...]:
+    """The other axes of an image."""
+    return tuple(other for other in range(4) if other != axis)
+
+
 def crop_between(x: Array, size: tuple[int, int]) -> Array:
     """The middle of x in another size, between pixels where it has to be; FlowNet2
     reads no place behind the last but 1.05."""
@@ -52,7 +57,7 @@ def crop_between(x: Array, size: tuple[int, int]) -> Array:
         old = x.shape[axis]
         place = np.clip(np.arange(new) + (old - new) / 2, 0, old - np.float32(1.05))
         low = place.astype(int)
-        share = jnp.asarray(place - low, x.dtype).reshape(-1, *(1,) * (3 - axis))
+        share = jnp.asarray(np.expand_dims(place - low, _besides(axis)), x.dtype)
         x = (1 - share) * jnp.take(x, low, axis) + share * jnp.take(x, low + 1, axis)
     return x
 
@@ -72,6 +77,6 @@ def downsample(x: Array, size: tuple[int, int]) -> Array:
             jnp.moveaxis(jnp.tensordot(tents, y, ((1,), (axis,))), 0, axis)
             for y in (sums, weight)
         )
-        total = total * tents.sum(1).reshape(-1, *(1,) * (3 - axis))
+        total = total * jnp.expand_dims(tents.sum(1), _besides(axis))
     lost = 2 * weight < total
     return jnp.where(lost, jnp.nan, sums / jnp.where(lost, 1, weight))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe2flax.codegen.module import Module
-from caffe2flax.errors import ConversionError, unsupported
+from caffe2flax.errors import ConversionError, broken_by_default, unsupported
 from caffe2flax.files.mapped import loaded
 from caffe2flax.frontend.caffemodel import WeightFile
 from caffe2flax.ir.filler import Filler
@@ -32,6 +32,7 @@ from caffe2flax.weights.transpose import in_order
 Array = NDArray[Any]
 
 
+@broken_by_default()
 def collect(graph: Graph, files: Sequence[WeightFile]) -> tuple[Blobs, tuple[str, ...]]:
     """The graph's weight blobs out of `files`, laid over one another, and notes for the
     user.

@@ -219,3 +219,35 @@ def test_fields_without_effect_are_named_once() -> None:
     assert "forward_type in layer is about" in notes[0]
     with pytest.raises(caffe2flax.ConversionError, match="unknown field forward_tipe"):
         caffe2flax.convert(net.replace("forward_type", "forward_tipe"))
+
+
+def test_depthwise_convolution_without_group(tmp_path: Path) -> None:
+    """Weights of one channel a kernel decide; without them it is the caller's choice,
+    as the fork's CPU and GPU disagree."""
+    net = single(
+        "DepthwiseConvolution",
+        "convolution_param { num_output: 3 kernel_size: 1 bias_term: false }",
+        (1, 3, 2, 2),
+    )
+    x = normal(1, 3, 2, 2)
+    with pytest.raises(caffe2flax.ConversionError, match="the first C kernels"):
+        caffe2flax.convert(net)
+    shared = normal(3, 1, 1, 1)
+    file = weights_file(tmp_path / "depthwise.caffemodel", {"l": [shared]})
+    check(net, {"x0": x}, {"out": x * shared.reshape(1, 3, 1, 1)}, file)
+    full = normal(3, 3, 1, 1)
+    file = weights_file(tmp_path / "full.caffemodel", {"l": [full]})
+    expected = np.einsum("oc,nchw->nohw", full[:, :, 0, 0], x)
+    meaning = {"DepthwiseConvolution": "full"}
+    check(net, {"x0": x}, {"out": expected}, file, dialect=meaning)
+
+
+def test_warp_by_dialect() -> None:
+    """A flow where the net has no Grid, else coordinates."""
+    x, places = normal(1, 1, 2, 2), np.ones((1, 2, 2, 2), np.float32)
+    net = single("Warp", "", (1, 1, 2, 2), (1, 2, 2, 2))
+    moved = np.zeros_like(x)
+    moved[0, 0, 0, 0] = x[0, 0, 1, 1]
+    check(net, {"x0": x, "x1": places}, {"out": moved})
+    same = np.full_like(x, x[0, 0, 1, 1])
+    check(net, {"x0": x, "x1": places}, {"out": same}, dialect={"Warp": "coordinates"})

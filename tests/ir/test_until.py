@@ -90,10 +90,27 @@ def test_blobs_at_which_no_net_ends(text: str, until: str, expected: str) -> Non
 @pytest.mark.parametrize(
     ("text", "offered"),
     [
-        (HEAD + FC + DRAWN, "--until fc converts"),
-        (HEAD + SIDE + FC + DRAWN, "--until pool --until fc converts"),
-        (HEAD + FC + LABEL, "--until fc converts"),
-        (HEAD + DRAWN.replace('"fc"', '"data"'), "--until conv converts"),
+        (HEAD + FC + DRAWN, "--until fc leaves"),
+        (HEAD + SIDE + FC + DRAWN, "--until pool --until fc leaves"),
+        (HEAD + FC + LABEL, "--until fc leaves"),
+        # what FancyLoss is left out for is no end
+        (
+            HEAD
+            + FC
+            + DRAWN
+            + "layer { name: 'l' type: 'Python' bottom: 'fc' bottom: 'data' top: 'l' "
+            "python_param { module: 'm' layer: 'FancyLoss' } }",
+            "--until fc leaves",
+        ),
+        # of a type that is unknown twice
+        (
+            HEAD
+            + FC
+            + "layer { name: 'a' type: 'Whirl' bottom: 'conv' top: 'a' }"
+            + "layer { name: 'b' type: 'Whirl' bottom: 'fc' top: 'b' }",
+            "--until fc leaves",
+        ),
+        (HEAD + DRAWN.replace('"fc"', '"data"'), "--until conv leaves"),
         # what is in front of all layers with weights can be filled in only
         (HEAD.replace('"Convolution"', '"Whirl"'), ""),
         # another problem, which stays
@@ -119,7 +136,7 @@ def test_the_commands_take_it(
     net.write_text(HEAD + FC + DRAWN)
     assert main(["inspect", str(net)]) == 1
     assert (
-        "\nhelp: --until fc converts the net up to there\n" in capsys.readouterr().err
+        "\nhelp: --until fc leaves out what is unsupported\n" in capsys.readouterr().err
     )
     assert main(["inspect", str(net), "--until", "fc"]) == 0
     assert "output fc" in capsys.readouterr().out

@@ -57,6 +57,7 @@ _V1_TYPES = {
 
 _FORKS = {
     "CROP": "Crop",
+    "MULTI_STAGE_MEANFIELD": "MultiStageMeanfield",
     "PRELU": "PReLU",
     "RELU6": "ReLU6",
     "ROIPOOLING": "ROIPooling",

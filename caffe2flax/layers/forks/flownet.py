@@ -114,8 +114,9 @@ class DataAugmentation(Frames, Doubtful):
         if not self.count:
             return None
         _, channels, *size = at.output.shape
-        shape = (*size, channels) if self.per_pixel else (channels,)
-        return Call.of("Bias", shape, rngs=RNGS)
+        if self.per_pixel:
+            return Call.of("Bias", (*size, channels), (0,), rngs=RNGS)
+        return Call.of("Bias", (channels,), (0, 1, 2), rngs=RNGS)
 
     def call(self, at: Site) -> str:
         x = at.x
@@ -130,7 +131,8 @@ class DataAugmentation(Frames, Doubtful):
     def weights(self, blobs: Sequence[Array], at: Site) -> dict[str, Array]:
         if not self.count:
             return {}
-        return {"bias": np.moveaxis(-self._learned(blobs)[0], 0, -1).squeeze()}
+        mean = np.moveaxis(-self._learned(blobs)[0], 0, -1)
+        return {"bias": mean if self.per_pixel else mean.ravel()}
 
     def _learned(self, blobs: Sequence[Array]) -> Array:
         """The mean in the weights files, (1, C, H, W) or (1, C, 1, 1)."""
