@@ -34,8 +34,12 @@ def prepared(folder: Path, net: str, solver: str = "", **options: Any) -> Prepar
     return prepare(folder / "solver.prototxt", data=data, **options)
 
 
+def text_of(run: Prepared) -> str:
+    return "\n".join(run.scripts.values())
+
+
 def test_an_argument_of_the_class_reaches_model_and_snapshots(tmp_path: Path) -> None:
-    found = prepared(tmp_path, NET, settings={"num_classes": 7}).script
+    found = text_of(prepared(tmp_path, NET, settings={"num_classes": 7}))
     assert "num_classes=7" in found
     assert '("ip.kernel", (7, 5), (1, 0))' in found
 
@@ -45,18 +49,20 @@ def test_all_that_caffe_displays_is_displayed(tmp_path: Path) -> None:
     found = prepared(tmp_path, NET, "snapshot_format: HDF5 snapshot_diff: true")
     losses = found.conversion.source.partition("def losses")[2].partition("def ")[0]
     assert '"accuracy": ' in losses
-    assert 'HIDDEN = ("fc_fc_0_split_0",)' in found.script
-    assert "losses.keys() - HIDDEN" in found.script
-    assert 'write_hdf5_snapshot(PREFIX, *saved), "hdf5")' in found.script
-    assert "last_update(optimizer)" in found.script
+    script = text_of(found)
+    assert 'HIDDEN = ("fc_fc_0_split_0",)' in script
+    assert "losses.keys() - HIDDEN" in script
+    assert 'log_snapshot(log, paths, "hdf5")' in script
+    assert "last_update(optimizer)" in script
 
 
 def test_layers_of_tests_alone_are_not_trained(tmp_path: Path) -> None:
     found = prepared(tmp_path, NET + SIDE, "weight_decay: 0.1")
-    assert '"side.*": (0, 0)' in found.script
-    assert '"*": (1, 1)' in found.script
-    assert '*saved), "binary")' in found.script
-    assert "last_update(optimizer)" not in found.script
+    script = text_of(found)
+    assert '"side.*": (0, 0)' in script
+    assert '"*": (1, 1)' in script
+    assert 'log_snapshot(log, paths, "binary")' in script
+    assert "last_update(optimizer)" not in script
 
 
 def test_fields_of_data_layers_without_effect_are_noted(tmp_path: Path) -> None:
