@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import re
 import runpy
 import sys
@@ -175,6 +176,7 @@ def _execute(script: Path, arguments: list[str]) -> None:
         runpy.run_path(str(script), run_name="__main__")
     finally:
         sys.path[:], sys.argv = path, argv
+        gc.collect()  # else a next run in this process could not open its LMDB
 
 
 def _setting(text: str) -> tuple[str, object]:

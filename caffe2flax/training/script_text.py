@@ -117,7 +117,7 @@ def main() -> None:
     data = {data}
     tests = {tests}
     state = {{"model": model, "optimizer": optimizer, "rngs": rngs}}
-    checkpoints, watch = Checkpoints(PREFIX), Watch()
+    checkpoints, watch = Checkpoints(PREFIX, bool(options.resume)), Watch()
     log = Log(PREFIX, bool(options.resume or options.snapshot))
     i, end = 0, MAX_ITER if options.max_iter is None else options.max_iter
     window = deque[Any](maxlen=AVERAGE_LOSS)

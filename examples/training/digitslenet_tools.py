@@ -325,17 +325,20 @@ def named(state: Any) -> dict[str, Any]:
 
 class Checkpoints:
     """All that a run needs to go on, by iteration, written whole or not at all; the
-    last two are kept."""
+    last two are kept. Those of an earlier run stay until this one, unless it goes on,
+    writes its first."""
 
-    def __init__(self, prefix: Path):
+    def __init__(self, prefix: Path, goes_on: bool):
         folder = prefix.with_name(f"{prefix.name}_checkpoints").absolute()
         settings = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False
         )
         self.manager: Any = ocp.CheckpointManager(folder, options=settings)
+        self.earlier = [] if goes_on else list(self.manager.all_steps())
+        self.last: int | None = None
 
     def __contains__(self, i: object) -> bool:
-        return bool(self.manager.latest_step() == i)
+        return self.last == i
 
     def save(
         self,
@@ -346,6 +349,8 @@ class Checkpoints:
     ) -> None:
         """state: nnx objects. rest: what JSON can hold. kept: more arrays."""
         arrays = {name: jax.tree.leaves(nnx.state(x)) for name, x in state.items()}
+        while self.earlier:
+            self.manager.delete(self.earlier.pop())
         more = {"kept": ocp.args.StandardSave(list(kept))} if kept else {}
         self.manager.save(
             i,
@@ -356,12 +361,13 @@ class Checkpoints:
             ),
             force=True,
         )
+        self.last = i
 
     def restore(
         self, state: Mapping[str, Any]
     ) -> tuple[int, dict[str, Any], list[Any]] | None:
         """The last one, its state into nnx objects; its iteration, rest and kept."""
-        i = self.manager.latest_step()
+        i = self.last = self.manager.latest_step()
         if i is None:
             return None
         arrays = {name: jax.tree.leaves(nnx.state(x)) for name, x in state.items()}

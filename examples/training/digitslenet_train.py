@@ -123,7 +123,7 @@ def main() -> None:
     data = iter(train_batches(seed=SEED))
     tests = [iter(test_batches(seed=SEED))]
     state = {"model": model, "optimizer": optimizer, "rngs": rngs}
-    checkpoints, watch = Checkpoints(PREFIX), Watch()
+    checkpoints, watch = Checkpoints(PREFIX, bool(options.resume)), Watch()
     log = Log(PREFIX, bool(options.resume or options.snapshot))
     i, end = 0, MAX_ITER if options.max_iter is None else options.max_iter
     window = deque[Any](maxlen=AVERAGE_LOSS)

@@ -34,8 +34,12 @@ def prepared(folder: Path, net: str, solver: str = "", **options: Any) -> Prepar
     return prepare(folder / "solver.prototxt", data=data, **options)
 
 
+def text_of(run: Prepared) -> str:
+    return "\n".join(run.scripts.values())
+
+
 def test_an_argument_of_the_class_reaches_model_and_snapshots(tmp_path: Path) -> None:
-    found = prepared(tmp_path, NET, settings={"num_classes": 7}).script
+    found = text_of(prepared(tmp_path, NET, settings={"num_classes": 7}))
     assert "num_classes=7" in found
     assert '("ip.kernel", (7, 5), (1, 0))' in found
 
@@ -45,18 +49,20 @@ def test_all_that_caffe_displays_is_displayed(tmp_path: Path) -> None:
     found = prepared(tmp_path, NET, "snapshot_format: HDF5 snapshot_diff: true")
     losses = found.conversion.source.partition("def losses")[2].partition("def ")[0]
     assert '"accuracy": ' in losses
-    assert 'HIDDEN = ("fc_fc_0_split_0",)' in found.script
-    assert "losses.keys() - HIDDEN" in found.script
-    assert 'write_hdf5_snapshot(PREFIX, *saved), "hdf5")' in found.script
-    assert "last_update(optimizer)" in found.script
+    script = text_of(found)
+    assert 'HIDDEN = ("fc_fc_0_split_0",)' in script
+    assert "losses.keys() - HIDDEN" in script
+    assert 'log_snapshot(log, paths, "hdf5")' in script
+    assert "last_update(optimizer)" in script
 
 
 def test_layers_of_tests_alone_are_not_trained(tmp_path: Path) -> None:
     found = prepared(tmp_path, NET + SIDE, "weight_decay: 0.1")
-    assert '"side.*": (0, 0)' in found.script
-    assert '"*": (1, 1)' in found.script
-    assert '*saved), "binary")' in found.script
-    assert "last_update(optimizer)" not in found.script
+    script = text_of(found)
+    assert '"side.*": (0, 0)' in script
+    assert '"*": (1, 1)' in script
+    assert 'log_snapshot(log, paths, "binary")' in script
+    assert "last_update(optimizer)" not in script
 
 
 def test_fields_of_data_layers_without_effect_are_noted(tmp_path: Path) -> None:
@@ -70,14 +76,22 @@ def test_fields_of_data_layers_without_effect_are_noted(tmp_path: Path) -> None:
     assert "begin with the first record" in note
 
 
-def test_a_checkpoint_has_the_history_of_a_snapshot(tmp_path: Path) -> None:
+def test_checkpoints_hold_a_history_and_are_those_of_one_run(tmp_path: Path) -> None:
     model, history = nnx.Linear(2, 3, rngs=nnx.Rngs(0)), [np.arange(3.0), np.ones(2)]
-    checkpoints = Checkpoints(tmp_path / "net")
+    checkpoints = Checkpoints(tmp_path / "net", False)
     checkpoints.save(1, {"model": model}, {"n": 5}, [])
     checkpoints.save(2, {"model": model}, {"n": 6}, history)
+    checkpoints = Checkpoints(tmp_path / "net", True)
     found = checkpoints.restore({"model": model})
     assert found is not None
     i, rest, kept = found
     assert (i, rest["n"]) == (2, 6)
     for one, other in zip(kept, history, strict=True):
         np.testing.assert_array_equal(one, other)
+    fresh = Checkpoints(tmp_path / "net", False)  # in the folder of an earlier run
+    assert 2 not in fresh
+    fresh.save(1, {"model": model}, {"n": 7}, [])
+    again = Checkpoints(tmp_path / "net", True).restore({"model": model})
+    assert again is not None
+    assert again[0] == 1
+    assert 1 in fresh
