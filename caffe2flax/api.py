@@ -16,16 +16,17 @@ from caffe2flax.files.atomic import write_text
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.message import Message
 from caffe2flax.frontend.prototxt import read_text
-from caffe2flax.frontend.sniff import is_binary
 from caffe2flax.frontend.source import (
     PathOrText,
     PipedText,
     at_hand,
     carries_weights,
     is_text,
+    text_of,
 )
 from caffe2flax.options import ConversionOptions, NetOptions, check_options, one_or_more
 from caffe2flax.prediction.photographs import predict
+from caffe2flax.weights.safetensors import Progress
 from caffe2flax.weights.variables import collect
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def verify(
     tolerance: float = 1e-4,
     module: str | os.PathLike[str] | None = None,
     compiled: bool = False,
+    progress: Progress | None = None,
     **options: Unpack[ConversionOptions],
 ) -> Report:
     """Runs the generated module and a reference on the same input, and compares what
@@ -94,7 +96,9 @@ def verify(
     of its blob. module: the .py of an earlier conversion, which may have been edited;
     it is run, with the .safetensors beside it, instead of what `convert` would write
     now. compiled: also compares the outputs of the program that `caffe2flax.compile`
-    returns for the module. Options: see `caffe2flax.options`. Raises ConversionError.
+    returns for the module. progress: called with the number of layers that the
+    reference has computed, and of all. Options: see `caffe2flax.options`. Raises
+    ConversionError.
     """
     from caffe2flax.verification.verify import verify
 
@@ -107,6 +111,7 @@ def verify(
         tolerance=tolerance,
         module=module,
         compiled=compiled,
+        progress=progress,
         **options,
     )
 
@@ -197,10 +202,7 @@ def where(
 
     prototxt = at_hand(prototxt)
     converted = conversion.convert(prototxt, weights, **options)
-    text = str(prototxt) if is_text(prototxt) else None
-    if text is None and not is_binary(prototxt):
-        text = read_text(prototxt)
-    return locate(converted, text, query)
+    return locate(converted, text_of(prototxt), query)
 
 
 def load(

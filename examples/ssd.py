@@ -112,8 +112,8 @@ class SSD(nnx.Module):
             min_sizes=(32,),
             max_sizes=(64,),
             aspect_ratios=(2.0,),
-            variances=(0.1, 0.1, 0.2, 0.2),
             flip=True,
+            variances=(0.1, 0.1, 0.2, 0.2),
         )
         conv5_mbox_loc = self.conv5_mbox_loc(conv5)  # (N, 5, 5, 16)
         conv5_mbox_loc_flat = lax.collapse(conv5_mbox_loc, 1)  # (N, 400)
@@ -126,8 +126,8 @@ class SSD(nnx.Module):
             min_sizes=(64,),
             max_sizes=(120,),
             aspect_ratios=(2.0,),
-            variances=(0.1, 0.1, 0.2, 0.2),
             flip=True,
+            variances=(0.1, 0.1, 0.2, 0.2),
         )
         # (N, 2000)
         mbox_loc = jnp.concatenate(
@@ -191,6 +191,7 @@ def nms(
     limit: int | None = None,
     pixel: float = 0.0,
     share_of: str = "union",
+    apart: bool = False,
 ) -> Array:
     """Which boxes non-maximum suppression keeps, True or False, (K,).
 
@@ -198,7 +199,8 @@ def nms(
     not take part. A box stays unless it overlaps one that stayed by more than the
     threshold, which each box that stays multiplies by `eta` while it is above 0.5.
     At most `limit` stay. `pixel` is 1 where x2 and y2 are inside the box. The overlap
-    is a share of the union of both, of the "smaller" one, or of the "first".
+    is a share of the union of both, of the "smaller" one, or of the "first"; with
+    `apart`, boxes less than a pixel apart have nothing in common.
     """
     places = jnp.arange(len(boxes))
 
@@ -212,7 +214,7 @@ def nms(
         kept, worst, bound, candidates = state
         i = candidates.argmax()
         box = lax.dynamic_slice_in_dim(boxes, i, 1)
-        worst = jnp.maximum(worst, overlap(box, boxes, pixel, share_of))
+        worst = jnp.maximum(worst, overlap(box, boxes, pixel, share_of, apart))
         if eta < 1:
             bound = jnp.where(bound > 0.5, bound * eta, bound)
         candidates = valid & (places > i) & (worst <= bound)
@@ -226,7 +228,11 @@ def nms(
 
 
 def overlap(
-    box: Array, boxes: Array, pixel: float = 0.0, share_of: str = "union"
+    box: Array,
+    boxes: Array,
+    pixel: float = 0.0,
+    share_of: str = "union",
+    apart: bool = False,
 ) -> Array:
     """What `box` (1, 4) has in common with each of `boxes` (K, 4), as a share."""
     low = jnp.maximum(box[:, :2], boxes[:, :2])
@@ -239,7 +245,10 @@ def overlap(
         "smaller": jnp.minimum(area, areas),
         "first": jnp.broadcast_to(area, areas.shape),
     }[share_of]
-    return jnp.where((sides > 0).all(-1), common / whole, 0)
+    meet = (sides > 0).all(-1)
+    if apart:
+        meet = (high[:, 0] >= low[:, 0]) & (high[:, 1] > low[:, 1])
+    return jnp.where(meet, common / whole, 0)
 
 
 def detection_output(
@@ -278,25 +287,53 @@ def detection_output(
     located = 1 if share_location else num_classes
     offsets = loc.reshape(-1, count, located, 4).transpose(0, 2, 1, 3)
     boxes = decode_boxes(offsets, prior, variance, code_type)
+    return best_boxes(
+        boxes,
+        conf,
+        num_classes=num_classes,
+        background_label=background_label,
+        confidence_threshold=confidence_threshold,
+        nms_threshold=nms_threshold,
+        eta=eta,
+        top_k=top_k,
+        keep_top_k=keep_top_k,
+    )
+
+
+def best_boxes(
+    boxes: Array,
+    conf: Array,
+    *,
+    num_classes: int,
+    background_label: int,
+    confidence_threshold: float,
+    nms_threshold: float,
+    eta: float,
+    top_k: int | None,
+    keep_top_k: int | None,
+) -> Array:
+    """The rows of `detection_output`, (1, 1, N * R, 3 + M), for boxes (N, 1 or classes,
+    P, M) whose first four numbers are their corners."""
+    images, located, count, numbers = boxes.shape
     classes = np.array([c for c in range(num_classes) if c != background_label])
     scores = conf.reshape(-1, count, num_classes).transpose(0, 2, 1)[:, classes]
-    boxes = boxes if share_location else boxes[:, classes]
+    boxes = boxes if located == 1 else boxes[:, classes]
 
     best = count if top_k is None or top_k < 0 else min(top_k, count)
     ranked = jnp.where(scores > confidence_threshold, scores, -jnp.inf)
     ranked, places = lax.top_k(ranked, best)
     valid = ranked > confidence_threshold
     boxes = jnp.take_along_axis(boxes, places[..., None], 2)
-    kept = jax.vmap(jax.vmap(lambda b, v: nms(b, v, nms_threshold, eta=eta)))(
+    kept = jax.vmap(jax.vmap(lambda b, v: nms(b[:, :4], v, nms_threshold, eta=eta)))(
         boxes, valid
     )
-    images, rows = kept.shape[0], len(classes) * best
+    rows = len(classes) * best
     kept, ranked = kept.reshape(images, rows), ranked.reshape(images, rows)
     values = [
-        jnp.broadcast_to(jnp.arange(images)[:, None], kept.shape).astype(wide),
-        jnp.broadcast_to(np.repeat(classes, best), kept.shape).astype(wide),
+        jnp.broadcast_to(jnp.arange(images)[:, None], kept.shape).astype(boxes.dtype),
+        jnp.broadcast_to(np.repeat(classes, best), kept.shape).astype(boxes.dtype),
         ranked,
-        *jnp.moveaxis(boxes.reshape(images, rows, 4), -1, 0),
+        *jnp.moveaxis(boxes.reshape(images, rows, numbers), -1, 0),
     ]
     table = jnp.stack(values, -1)
     if keep_top_k is not None and 0 <= keep_top_k < rows:
@@ -308,12 +345,13 @@ def detection_output(
 
 
 def packed(table: Array, kept: Array) -> Array:
-    """The rows of `table` (N, R, 7) that are kept (N, R), as (1, 1, N * R, 7).
+    """The rows of `table` (N, R, M) that are kept (N, R), as (1, 1, N * R, M).
 
     Others are -1 and stand last; where all are, the first N have their image's number.
     """
     images, rows = kept.shape
-    flat, table = kept.reshape(images * rows), table.reshape(images * rows, 7)
+    flat = kept.reshape(images * rows)
+    table = table.reshape(images * rows, table.shape[-1])
     table = jnp.where(flat[:, None], table, -1)[jnp.argsort(~flat, stable=True)]
     number = jnp.arange(images * rows)
     nothing = jnp.where(number < images, number, -1).astype(table.dtype)
@@ -423,13 +461,15 @@ def prior_boxes(
     flip: bool = False,
     inside: bool = False,
     halve_smallest: bool = False,
+    denser: bool = False,
 ) -> Array:
     """Boxes around each cell of a feature map, a constant (1, 2, H * W * boxes * 4).
 
     features and image are (H, W). Row 0 has x1, y1, x2, y2 of each box as shares of the
     image, cut off at its edges if `inside`; row 1 has their variances. For each of
     min_sizes a cell has a square of that size, one of the geometric mean with its
-    max_size, and a box for each ratio, and its inverse if `flip`.
+    max_size, and a box for each ratio, and its inverse if `flip`. If `denser`, each box
+    comes twice, the second time around the lower edge of the cell.
     """
     ratios = [r for a in aspect_ratios for r in ((a, 1 / a) if flip else (a,))]
     sizes = []
@@ -437,11 +477,28 @@ def prior_boxes(
         sizes.append([small / 2 if halve_smallest else small] * 2)
         sizes += [[(small * large) ** 0.5] * 2 for large in max_sizes[i : i + 1]]
         sizes += [[small * r**0.5, small / r**0.5] for r in ratios]
-    half = np.array(sizes) / 2
     steps = step or (image[0] / features[0], image[1] / features[1])
+    lower = (0, (1 - offset) * steps[0])
+    shifts = [(0, 0), lower] if denser else [(0, 0)]
+    boxes = [(*size, *shift) for size in sizes for shift in shifts]
+    return placed_boxes(features, image, boxes, variances, steps, offset, inside)
+
+
+def placed_boxes(
+    features: Sequence[int],
+    image: Sequence[int],
+    boxes: Sequence[tuple[float, ...]],
+    variances: tuple[float, ...],
+    steps: tuple[float, float],
+    offset: float,
+    inside: bool,
+) -> Array:
+    """The constant of `prior_boxes` for boxes (width, height, x, y) in each cell, x and
+    y from its middle."""
+    half, shifts = np.array(boxes)[:, :2] / 2, np.array(boxes)[:, 2:]
     ys, xs = ((np.arange(n) + offset) * s for n, s in zip(features, steps, strict=True))
-    centres = np.array([(x, y) for y, x in itertools.product(ys, xs)])[:, None]
-    corners = np.concatenate([centres - half, centres + half], -1)
+    cells = np.array([(x, y) for y, x in itertools.product(ys, xs)])[:, None]
+    corners = np.concatenate([cells + shifts - half, cells + shifts + half], -1)
     corners = corners / np.array([image[1], image[0]] * 2)
     if inside:
         corners = corners.clip(0, 1)

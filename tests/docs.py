@@ -302,7 +302,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "exactness": exactness_summary,
     "help": usage,
 }
-BY_HAND = {"networks", "ssd"}
+BY_HAND = {"networks"}
 """Parts that a test reads and nothing generates."""
 
 

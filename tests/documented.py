@@ -22,7 +22,9 @@ def make(folder: Path) -> None:
     source = ROOT / "fixtures" / "docs"
     for name in ("net.prototxt", "train_val.prototxt", "solver.prototxt"):
         shutil.copy(source / name, folder / name)
-    write_seeded(folder / "net.prototxt", folder / "net.caffemodel")
+    shutil.copy(source / "fcn.prototxt", folder / "fcn.prototxt")
+    for name in ("net", "fcn"):
+        write_seeded(folder / f"{name}.prototxt", folder / f"{name}.caffemodel")
     text = "squashed_sum_param { slope: 0.5 offset: 2 }"
     squashed = single("SquashedSum", text, (2, 3))
     (folder / "squashed.prototxt").write_text(squashed, encoding="utf-8")

@@ -9,9 +9,13 @@ from typing import TextIO
 STYLES = (
     (re.compile(r"(?m)(?:^|(?<=: ))error:"), "bold red"),
     (re.compile(r"(?m)^(note|help):"), "bold cyan"),
-    (re.compile(r"(?m)^layers? {2,}.*"), "bold"),
+    (re.compile(r"(?m)^(?:layers?|Caffe) {2,}.*"), "bold"),
+    (re.compile(r"(?m)^(?:compiled )?ok:"), "bold green"),
+    (re.compile(r"(?m)^(?:(?:compiled )?BREAKS:|culprit:)"), "bold red"),
+    (re.compile(r"(?m)(?<=  )breaks(?=$|, \S+ alone$)"), "red"),
 )
-"""What stands out: problems, notes, the titles of a table."""
+"""What stands out: problems, notes, the titles of tables, results, layers that
+break."""
 
 
 def show(text: str, stream: TextIO | None, *, data: bool = False) -> None:

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> Outcome:
         "scale": options.scale,
         "stub_unsupported": options.stub_unsupported,
     }
-    with Bar("converting") as bar, uncollected():
+    with Bar("converting", "bytes") as bar, uncollected():
         conversion = convert(options.net, weights, taps=taps, **written)
         paths = conversion.write(options.directory, force=options.force, progress=bar)
     counts = (
@@ -112,6 +112,6 @@ def run(options: argparse.Namespace) -> Outcome:
     from caffe2flax import verify
     from caffe2flax.verification.text import closing
 
-    with Bar("verifying"), uncollected():
-        verified = verify(options.net, weights, taps=taps, **module)
+    with Bar("verifying", "layers") as bar, uncollected():
+        verified = verify(options.net, weights, taps=taps, progress=bar, **module)
     return Outcome(lines(report, *closing(verified)), ok=verified.ok)

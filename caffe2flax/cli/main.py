@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shlex
 import signal
 import sys
 import threading
@@ -88,6 +89,8 @@ def _ended(how: str, status: int) -> int:
 def _status(argv: Sequence[str] | None) -> int:
     try:
         options = parser().parse_args(argv)
+        given = sys.argv[1:] if argv is None else argv
+        options.command_line = shlex.join(["caffe2flax", *given])
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
     try:

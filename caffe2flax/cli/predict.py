@@ -25,6 +25,8 @@ from caffe2flax.cli.terminal import Outcome, lines, noted
 from caffe2flax.errors import ConversionError, Problem, optional
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from caffe2flax.conversion import Conversion
     from caffe2flax.prediction.images import Recipe
     from caffe2flax.prediction.kinds import Reading
@@ -177,9 +179,9 @@ def _predictions(
     from caffe2flax.prediction.decode import Choice
     from caffe2flax.prediction.predict import drawn, predict, readable
 
-    known, mean = _mean(options)
+    mean = _mean(options)
     conversion, reading = readable(
-        lambda taps: _convert(options, known, taps), options.kind, options.blob
+        lambda taps: _convert(options, taps), options.kind, options.blob
     )
     recipe, notes = _recipe(options, conversion, mean)
     names: Mapping[int, str] = {}
@@ -220,34 +222,35 @@ def _points(reading: Reading, options: argparse.Namespace) -> tuple[str, ...]:
     return (f"{text} in its pixels where a number is above 2",)
 
 
-def _mean(options: argparse.Namespace) -> tuple[tuple[float, ...], Any]:
-    """The numbers of --mean, or the array of its file."""
+def _mean(options: argparse.Namespace) -> NDArray[Any] | None:
+    """The array of --mean, or of its file."""
+    import numpy as np
+
     from caffe2flax.prediction import preparation
 
     if isinstance(options.mean, Path):
-        return (), preparation.read_mean(options.mean)
-    return options.mean or (), None
+        return preparation.read_mean(options.mean)
+    return None if options.mean is None else np.array(options.mean)
 
 
-def _convert(
-    options: argparse.Namespace, mean: tuple[float, ...], taps: Sequence[str]
-) -> Conversion:
+def _convert(options: argparse.Namespace, taps: Sequence[str]) -> Conversion:
     from caffe2flax import convert
     from caffe2flax.frontend.stages import deploy_stages
 
     stages = deploy_stages(options.net, options.stages, options.phase)
-    chosen = selection(options, mean=mean, scale=options.scale, stages=stages)
+    chosen = selection(options, stages=stages)
     return convert(options.net, options.weights, taps=tuple(taps), **chosen)
 
 
 def _recipe(
-    options: argparse.Namespace, conversion: Conversion, mean: Any
+    options: argparse.Namespace, conversion: Conversion, mean: NDArray[Any] | None
 ) -> tuple[Recipe, tuple[str, ...]]:
     from caffe2flax.prediction import preparation
 
     return preparation.recipe(
         conversion.graph,
         mean=mean,
+        scale=options.scale,
         cropped=options.crop,
         resized=options.resize,
         rgb=None if options.order is None else options.order == "RGB",
@@ -265,8 +268,8 @@ def _features(options: argparse.Namespace, files: Sequence[Path], bar: Bar) -> O
     inputs = identities((options.net, options.weights, *files))
     refuse_overwriting(inputs, options.output)
     blob = options.features
-    known, mean = _mean(options)
-    conversion = _convert(options, known, (blob,))
+    mean = _mean(options)
+    conversion = _convert(options, (blob,))
     recipe, notes = _recipe(options, conversion, mean)
     graph = conversion.graph
     batch = batch_size(graph, options.batch, len(files))

@@ -20,7 +20,8 @@ DELAY = 1.0
 class Bar:
     """A bar on stderr, only on a terminal, shown once the work inside takes a second.
 
-    Called with (done, total) it shows the progress; until then it only moves.
+    Called with (done, total) it shows the progress, and where `unit` names what is
+    counted, both numbers; until then it only moves.
     """
 
     def __init__(self, text: str, unit: str = "") -> None:
@@ -62,22 +63,25 @@ class Bar:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
+            DownloadColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
             TaskProgressColumn,
             TextColumn,
             TimeRemainingColumn,
         )
 
-        columns = [
+        counts: tuple[ProgressColumn, ...] = ()
+        if self._unit == "bytes":
+            counts = (DownloadColumn(),)
+        elif self._unit:
+            counts = (MofNCompleteColumn(), TextColumn(self._unit))
+        progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-        ]
-        if self._unit:
-            columns += [MofNCompleteColumn(), TextColumn(self._unit)]
-        progress = Progress(
-            *columns,
+            *counts,
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from caffe2flax.cli.terminal import Outcome, lines
 from caffe2flax.errors import ConversionError
 
 if TYPE_CHECKING:
+    from caffe2flax.drawing.areas import Located
     from caffe2flax.verification.report import Report
 
 USAGE = "verify NET.prototxt [WEIGHTS.caffemodel ...]"
@@ -101,7 +103,7 @@ def run(options: argparse.Namespace) -> Outcome:
     from caffe2flax.files.atomic import write_text
     from caffe2flax.verification.text import show_report
 
-    with Bar("verifying"), uncollected():
+    with Bar("verifying", "layers") as bar, uncollected():
         report = verify(
             options.net,
             options.weights or None,
@@ -111,13 +113,19 @@ def run(options: argparse.Namespace) -> Outcome:
             tolerance=options.tolerance,
             module=options.module,
             compiled=options.compiled,
+            progress=bar,
             **selection(options, name=options.name, flat=options.flat),
         )
+        if report.evidence is not None:
+            evidence = replace(report.evidence, command=options.command_line)
+            report = replace(report, evidence=evidence)
         written = []
         if options.report is not None:
+            from caffe2flax.frontend.source import text_of
             from caffe2flax.verification.page import page
 
-            text = page(report, _drawing(options))
+            source = text_of(options.net) or ""
+            text = page(report, _drawing(options), source)
             written.append(write_text(options.report, text, force=True))
         if options.test is not None:
             written += _write_test(options, report)
@@ -127,12 +135,11 @@ def run(options: argparse.Namespace) -> Outcome:
     return Outcome(lines(*written, show_report(report)), ok=report.ok)
 
 
-def _drawing(options: argparse.Namespace) -> bytes:
-    """The net as SVG; empty where Graphviz is not installed, or where the drawing is
-    too large for a page."""
-    from caffe2flax.conversion import read_graph
-    from caffe2flax.drawing.dot import render
-    from caffe2flax.drawing.picture import DRAWN, picture
+def _drawing(options: argparse.Namespace) -> Located | None:
+    """The net as SVG; None where Graphviz is not installed, or where the drawing is too
+    large for a page."""
+    from caffe2flax import draw
+    from caffe2flax.drawing.areas import located
     from caffe2flax.frontend.stages import deploy_stages
 
     try:
@@ -140,11 +147,11 @@ def _drawing(options: argparse.Namespace) -> bytes:
         if options.module is None:
             stages = deploy_stages(options.net, options.stages, options.phase)
             chosen = selection(options, stages=stages)
-        graph = read_graph(options.net, passes=DRAWN, **chosen)
-        drawn = render(picture(graph), "svg")
+        drawn = draw(options.net, **chosen)
+        svg = drawn.render("svg")
     except ConversionError:
-        return b""
-    return drawn if len(drawn) <= LARGEST else b""
+        return None
+    return located(drawn.picture, svg) if len(svg) <= LARGEST else None
 
 
 def _write_test(options: argparse.Namespace, report: Report) -> list[Path]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from caffe2flax.codegen.blockcall import BlockCall
 from caffe2flax.codegen.body import Body
-from caffe2flax.codegen.classes import CLASSES, LINEAR
+from caffe2flax.codegen.classes import CLASSES
 from caffe2flax.codegen.options import Option, Use, dropouts, take_options
+from caffe2flax.codegen.scoring import LINEAR
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.abilities import Rearranges
 from caffe2flax.ir.call import literal

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from caffe2flax.codegen.blocks import factor
 from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.calls import PASSED_ON
-from caffe2flax.codegen.classes import CLASSES, find_classes
+from caffe2flax.codegen.classes import CLASSES
 from caffe2flax.codegen.format import WIDTH, paragraph
 from caffe2flax.codegen.library import import_lines, library, loaded_names
+from caffe2flax.codegen.loading import from_pretrained
 from caffe2flax.codegen.methods import Scores, split_last, stepping, total_loss
 from caffe2flax.codegen.names import identifier, module_names
 from caffe2flax.codegen.options import Option, find_options
 from caffe2flax.codegen.positions import BlockPosition, NodePosition, NodePositions
 from caffe2flax.codegen.preprocess import preprocess_functions
+from caffe2flax.codegen.scoring import find_classes
 from caffe2flax.ir.call import Code, literal
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layer import Site
@@ -229,91 +231,3 @@ def _imports(source: str) -> str:
 def _quoted(text: str) -> str:
     """`text` for a docstring: nothing in it can end the string or steer a terminal."""
     return literal(text)[1:-1].replace('"', "'")
-
-
-def from_pretrained(options: tuple[Option, ...], passed_on: bool) -> list[str]:
-    """The class method that loads the weights; classifiers of another width start
-    fresh."""
-    given = ["**options"] if options or passed_on else []
-    extra = ", **options: Any" if given else ""
-    make = f"cls({', '.join([*given, 'rngs=nnx.Rngs(0)'])})"
-    path = 'path or Path(__file__).with_suffix(".safetensors")'
-    doc = "The network in eval mode, weights from `path` or beside this file."
-    heads = [option for option in options if option.head]
-    if heads:
-        doc = "In eval mode; with another "
-        doc += "; with another ".join(map(_starting_fresh, heads)) + "."
-        path += ", fresh"
-    lines = [
-        "@classmethod",
-        f"def from_pretrained(cls, path: str | Path | None = None{extra}) -> Self:",
-        *documented(doc),
-        f"    model = nnx.eval_shape(lambda: {make})",
-        *_fresh(heads),
-        f"    load_weights(model, {path})",
-        *(line for option in heads for line in _interpolating(option)),
-        "    model.eval()",
-        "    return model",
-    ]
-    return [f"    {line}" if line else "" for line in lines]
-
-
-def _starting_fresh(option: Option) -> str:
-    enlarging = option.enlarging.split()
-    names = [name for name in option.head.split() if name not in enlarging]
-    text = f"`{option.name}`, {listed(names)} start{'s' * (len(names) == 1)} fresh"
-    if not enlarging:
-        return text
-    return f"{text}, {listed(enlarging)} from bilinear interpolation"
-
-
-def _interpolating(option: Option) -> list[str]:
-    """Layers that enlarge maps of scores, for another number of classes: what they
-    learned is for each class by itself."""
-    enlarging = [f"model.{name}" for name in option.enlarging.split()]
-    if not enlarging:
-        return []
-    default = f"{literal(option.name)}, {option.default}"
-    lines = [f"    if options.get({default}) != {option.default}:"]
-    for layer in enlarging:
-        draw = f"bilinear()(nnx.Rngs(0).params(), {layer}.kernel.shape)"
-        lines.append(f"        {layer}.kernel[...] = {draw}")
-    return lines
-
-
-def listed(names: Sequence[str]) -> str:
-    *most, last = (f"`{name}`" for name in names)
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def documented(doc: str) -> list[str]:
-    """The lines of a method's docstring."""
-    first, *rest = paragraph(doc, WIDTH - 11).splitlines()
-    if not rest:
-        return [f'    """{doc}"""']
-    return [
-        f'    """{first}',
-        *(f"    {line}" for line in rest[:-1]),
-        f'    {rest[-1]}"""',
-    ]
-
-
-def _fresh(heads: Sequence[Option]) -> list[str]:
-    """The names of the layers that need not fit the file."""
-    if not heads:
-        return []
-    names = [literal(tuple(option.head.split())) for option in heads]
-    keys = [literal(option.name) for option in heads]
-    if len(heads) == 1:
-        line = f"    fresh = {names[0]} if {keys[0]} in options else ()"
-        if len(line) <= WIDTH - 4:
-            return [line]
-        return [
-            f"    heads = {names[0]}",
-            f"    fresh = heads if {keys[0]} in options else ()",
-        ]
-    items = ", ".join(map(": ".join, zip(keys, names, strict=True)))
-    return [
-        f"    heads = {{{items}}}",
-        "    fresh = [name for key in options for name in heads.get(key, ())]",
-    ]

@@ -11,13 +11,13 @@ from caffe2flax.codegen.body import Body
 from caffe2flax.codegen.classes import CLASSES
 from caffe2flax.codegen.commonblocks import Blocks, factor_alike
 from caffe2flax.codegen.heads import find_training_options
+from caffe2flax.codegen.loading import listed
 from caffe2flax.codegen.methods import total_loss
 from caffe2flax.codegen.module import (
     GAP,
     Module,
     assemble,
     constructor,
-    listed,
     signature,
 )
 from caffe2flax.codegen.names import attribute_names, module_names

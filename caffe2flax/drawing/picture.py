@@ -24,6 +24,7 @@ KINDS: Mapping[str, str] = {
     "recurrent": "dense",
     "forks.lstm": "dense",
     "pooling": "pooling",
+    "spp": "pooling",
     "forks.regions": "pooling",
     "forks.unpool": "pooling",
     "forks.resize": "pooling",

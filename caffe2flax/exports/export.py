@@ -11,11 +11,12 @@ from typing import Unpack
 
 from caffe2flax.codegen.names import module_stem
 from caffe2flax.conversion import VERSION, Conversion, Weights, convert
+from caffe2flax.display import markup
 from caffe2flax.errors import ConversionError
 from caffe2flax.exports import hub, stablehlo
 from caffe2flax.exports.hub import Images, check_weights, digests, picture
 from caffe2flax.exports.onnx.model import targets
-from caffe2flax.exports.onnx.observe import observe
+from caffe2flax.exports.onnx.observe import observe, runtime
 from caffe2flax.exports.onnx.translate import translate
 from caffe2flax.exports.stablehlo import program
 from caffe2flax.files.atomic import write_all
@@ -49,6 +50,12 @@ class Export:
     def ok(self) -> bool:
         """Whether no layer breaks; True where nothing was compared."""
         return self.report is None or self.report.ok
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the files, the notes, and the comparison."""
+        files = [("file", path) for path in self.paths]
+        below = [] if self.report is None else [self.report._repr_html_()]
+        return markup.card("export", [*files, *markup.noted(self.notes)], *below)
 
 
 def export(
@@ -140,6 +147,9 @@ def to_onnx(
     ConversionError, and errors as `write_all`."""
     translation = translate(conversion.graph, conversion.blobs, dynamic=dynamic)
     files = targets(translation, conversion.name, VERSION, path)
+    inputs = noise(conversion.graph, {}) if verify else {}
+    if verify:
+        runtime()  # before anything is written
     write_all(files, force)
     notes = list(conversion.notes)
     if dynamic is None and not translation.dynamic:
@@ -147,7 +157,7 @@ def to_onnx(
     report = None
     if verify:
         watch = partial(observe, path, translation)
-        report = verify_conversion(conversion, noise(conversion.graph, {}), watch)
+        report = verify_conversion(conversion, inputs, watch)
     return Export(tuple(files), tuple(notes), report)
 
 
@@ -164,13 +174,13 @@ def to_stablehlo(
     `bundle`. Raises ConversionError, and errors as `write_all`."""
     made = program(conversion, dynamic=dynamic, bundle=bundle)
     files = stablehlo.targets(conversion, made, module_stem(conversion.name), folder)
+    inputs = noise(conversion.graph, {}) if verify else {}
     write_all(files, force)
     notes = list(conversion.notes)
     if dynamic is None and not made.dynamic:
         notes.append(ONE_BATCH)
     report = None
     if verify:
-        inputs = noise(conversion.graph, {})
         only = ("of a program only the outputs are compared",)
         report = verify_conversion(conversion, inputs, made.observe, notes=only)
     return Export(tuple(files), tuple(notes), report)

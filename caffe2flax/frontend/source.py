@@ -72,6 +72,14 @@ def is_text(source: PathOrText) -> bool:
     return isinstance(source, str) and any(c in source for c in "{\n<")
 
 
+def text_of(source: PathOrText) -> str | None:
+    """The text of a prototxt; None for a net in a binary file. Raises ConversionError
+    as `prototxt.read_text` does."""
+    if is_text(source):
+        return str(source)
+    return None if is_binary(source) else prototxt.read_text(source)
+
+
 def origin(source: NetSource) -> str:
     if isinstance(source, Message):
         return "a solver"

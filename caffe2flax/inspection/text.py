@@ -16,6 +16,9 @@ from caffe2flax.inspection.where import LayerLocation, Passage
 
 Pairs = tuple[tuple[int, int], ...]
 
+MOST_NAMES = 6
+"""How many windows with the same padding are named."""
+
 LONGEST = 12
 """How many lines of a passage are shown."""
 
@@ -94,7 +97,14 @@ def _paddings(padding: Sequence[PaddingFacts]) -> str:
     if not alike:
         return ""
     columns = [Column(title) for title in ("Caffe", "SAME", "here", "why", "windows")]
-    return table(columns, ((*facts, ", ".join(x)) for facts, x in alike.items()))
+    return table(columns, ((*facts, _few(x)) for facts, x in alike.items()))
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are: JSON has all."""
+    shown = ", ".join(names[:MOST_NAMES])
+    more = len(names) - MOST_NAMES
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def pairs(padding: Pairs) -> str:

@@ -193,6 +193,22 @@ class MakesMask(ABC):
         can name; None where there is no mask."""
 
 
+class SeveralMeanings(ABC):
+    """A layer that means something else in some forks, whose files do not say so: the
+    shapes of the net may tell."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def meanings(self) -> Mapping[str, Layer]:
+        """This layer in each of its other meanings, by name; none where it is
+        settled."""
+
+    @abstractmethod
+    def looks_like(self) -> Sequence[str]:
+        """Those of the other meanings that its fields suggest."""
+
+
 class ReadsMask(ABC):
     """A layer whose second bottom is the mask of a pooling."""
 

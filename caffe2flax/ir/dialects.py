@@ -36,6 +36,11 @@ DIALECTS: Mapping[str, Mapping[str, str]] = {
         "ssd": "norm_param: divided by the L2 norm, times a learned scale",
         "happynear": "normalize_param: divided by the norm of the channels",
     },
+    "PriorBox": {
+        "ssd": "a box for each size and ratio",
+        "faceboxes": "squares one pixel smaller, 32 in 4 x 4 places, 64 in 2 x 2",
+        "textboxes": "each box twice, the second time half a cell lower",
+    },
     "SigmoidCrossEntropyLoss": {
         "normalized": "Caffe 1.0: loss_param says what the sum is divided by",
         "batch": "older Caffe: the sum is divided by the batch size",
@@ -76,6 +81,19 @@ def check_dialects(chosen: Mapping[str, str]) -> None:
 def listed(type_: str) -> str:
     """The meanings of a layer type as text: `bvlc (...), auto (...)`."""
     return ", ".join(f"{name} ({what})" for name, what in DIALECTS[type_].items())
+
+
+def choice_note(type_: str, meaning: str, why: str) -> str:
+    """The note that the net itself decides the meaning of a type."""
+    return f"{type_} taken as {meaning!r}: {why}; --dialect {type_}=... overrides"
+
+
+def undecided(type_: str) -> str:
+    """The error that nothing decides the meaning of a type."""
+    return (
+        f"{type_} has several meanings, and nothing here tells which: "
+        f"{listed(type_)}. Choose one with --dialect {type_}=MEANING"
+    )
 
 
 MACHINE = "a choice of algorithm, precision or memory"

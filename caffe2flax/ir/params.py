@@ -26,7 +26,7 @@ from caffe2flax.frontend.scalar import (
     shown,
     to_integer,
 )
-from caffe2flax.ir.dialects import listed
+from caffe2flax.ir.dialects import choice_note, undecided
 from caffe2flax.ir.field_types import integer_range, is_beyond, wanted
 from caffe2flax.ir.transform import Transform
 from caffe2flax.ir.unread import report_unread
@@ -217,17 +217,12 @@ class Params:
     def decided(self, type_: str, meaning: str, why: str) -> str:
         """Adds the note that the file itself decides the `meaning` of the type, and
         why."""
-        text = f"{type_} taken as {meaning!r}: {why}; --dialect {type_}=... overrides"
-        self.note_once(text)
+        self.note_once(choice_note(type_, meaning, why))
         return meaning
 
     def undecided(self, type_: str) -> None:
         """Records the problem that the file does not decide the meaning of the type."""
-        self.ambiguous(
-            None,
-            f"{type_} has several meanings, and nothing here tells which: "
-            f"{listed(type_)}. Choose one with --dialect {type_}=MEANING",
-        )
+        self.ambiguous(None, undecided(type_))
 
     def close(self) -> None:
         """Raises ConversionError with every problem, unread fields among them."""

@@ -219,6 +219,12 @@ def count_outputs(params: Params, of_weight: Callable[[Shape], int]) -> int:
     or what `of_weight` says of the shape of their first blob."""
     assert params.parent is not None
     shapes = params.weights.get(params.parent.get("name", ""), ())
+    if not params.has("num_output") and not params.weights:
+        params.missing(
+            "num_output",
+            f"{params.name} needs num_output; a file of weights may give it, too",
+        )
+        return 0
     if params.has("num_output") or not shapes:
         num_output = params.require("num_output", int)
         if num_output < 1 and params.has("num_output"):

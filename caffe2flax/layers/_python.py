@@ -104,4 +104,4 @@ def test_alone(params: Params) -> None:
     if params.phase == "TRAIN":
         name = params.get("module", "")
         text = f"{name} is known for TEST alone: convert the net as TEST"
-        params.error("module", text)
+        params.unsupported("module", text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from caffe2flax.errors import ConversionError
+from caffe2flax.errors import ConversionError, unsupported
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.window import Padding, Pairs, Window, same_pads
@@ -43,7 +43,7 @@ class Sides:
                 f"axes, not {len(windows)} spatial axes"
             )
         if self.same and any(w.dilation > 1 for w in windows):
-            raise ConversionError(
+            raise unsupported(
                 "pad_type 1 with dilation: the fork pads as if there were none; give "
                 "pad_l, pad_t, pad_r, pad_b"
             )
@@ -100,4 +100,4 @@ def refuse_quantised(params: Params) -> None:
     params.ignore("quantize_method")
     if changed:
         text = "quantised arithmetic of the Synopsys fork is not supported"
-        params.error(changed[0], text)
+        params.unsupported(changed[0], text)

@@ -61,7 +61,7 @@ class Deconvolution(Layer, Spatial, PerClass):
         sliding = Sliding.parse(params, sides=True)
         if sliding.sides.same:
             text = "the fork reads outside its buffers here; give pad_l, pad_t, pad_r, "
-            params.error("pad_type", text + "pad_b")
+            params.unsupported("pad_type", text + "pad_b")
         return cls(
             num_output,
             sliding,

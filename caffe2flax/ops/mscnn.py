@@ -1,5 +1,6 @@
 """Proposals of MS-CNN and Cascade R-CNN, in arrays of fixed shape."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -58,13 +59,36 @@ def box_output(
         found.append(rows.reshape(x.shape[0], -1, 5))
     # Of equal scores Caffe takes the later cell first.
     rows = jnp.concatenate(found, 1)[:, ::-1]
-    best = min(top_k or rows.shape[1], rows.shape[1])
-    scores, places = lax.top_k(rows[..., 0], best)
-    boxes = jnp.take_along_axis(rows[..., 1:], places[..., None], 1)
+    return best_regions(
+        rows[..., 1:],
+        rows[..., 0],
+        threshold=nms_threshold,
+        share_of=share_of,
+        top_k=top_k,
+        keep_top_k=keep_top_k,
+    )
+
+
+def best_regions(
+    boxes: Array,
+    scores: Array,
+    *,
+    threshold: float,
+    share_of: str,
+    top_k: int,
+    keep_top_k: int,
+    pixel: float = 0.0,
+) -> tuple[Array, Array]:
+    """The rows of `box_output` for boxes (N, K, 4) with scores (N, K), -inf for those
+    that do not count; `pixel` is 1 where x2 and y2 are inside a box."""
+    best = min(top_k or scores.shape[1], scores.shape[1])
+    scores, places = lax.top_k(scores, best)
+    boxes = jnp.take_along_axis(boxes, places[..., None], 1)
     limit = keep_top_k or best
-    kept = jax.vmap(
-        lambda b, v: nms(b, v, nms_threshold, limit=limit, share_of=share_of)
-    )(boxes, scores > -jnp.inf)
+    thin = functools.partial(
+        nms, limit=limit, share_of=share_of, pixel=pixel, apart=pixel > 0
+    )
+    kept = jax.vmap(lambda b, v: thin(b, v, threshold))(boxes, scores > -jnp.inf)
     table, scores = region_rows(boxes, scores, kept, min(limit, best))
     count, place = kept.sum(), jnp.arange(len(table))[:, None]
     none = jnp.array([[0, 1, 1, 10, 10]], table.dtype)

@@ -101,13 +101,15 @@ def prior_boxes(
     flip: bool = False,
     inside: bool = False,
     halve_smallest: bool = False,
+    denser: bool = False,
 ) -> Array:
     """Boxes around each cell of a feature map, a constant (1, 2, H * W * boxes * 4).
 
     features and image are (H, W). Row 0 has x1, y1, x2, y2 of each box as shares of the
     image, cut off at its edges if `inside`; row 1 has their variances. For each of
     min_sizes a cell has a square of that size, one of the geometric mean with its
-    max_size, and a box for each ratio, and its inverse if `flip`.
+    max_size, and a box for each ratio, and its inverse if `flip`. If `denser`, each box
+    comes twice, the second time around the lower edge of the cell.
     """
     ratios = [r for a in aspect_ratios for r in ((a, 1 / a) if flip else (a,))]
     sizes = []
@@ -115,11 +117,64 @@ def prior_boxes(
         sizes.append([small / 2 if halve_smallest else small] * 2)
         sizes += [[(small * large) ** 0.5] * 2 for large in max_sizes[i : i + 1]]
         sizes += [[small * r**0.5, small / r**0.5] for r in ratios]
-    half = np.array(sizes) / 2
     steps = step or (image[0] / features[0], image[1] / features[1])
+    lower = (0, (1 - offset) * steps[0])
+    shifts = [(0, 0), lower] if denser else [(0, 0)]
+    boxes = [(*size, *shift) for size in sizes for shift in shifts]
+    return placed_boxes(features, image, boxes, variances, steps, offset, inside)
+
+
+def clustered_boxes(
+    features: Sequence[int],
+    image: Sequence[int],
+    *,
+    sizes: tuple[tuple[float, float], ...],
+    variances: tuple[float, ...] = (0.1,),
+    step: tuple[float, float] | None = None,
+    offset: float = 0.5,
+    inside: bool = False,
+) -> Array:
+    """`prior_boxes` of these sizes (width, height)."""
+    steps = step or (image[0] / features[0], image[1] / features[1])
+    boxes = [(*size, 0, 0) for size in sizes]
+    return placed_boxes(features, image, boxes, variances, steps, offset, inside)
+
+
+def face_boxes(
+    features: Sequence[int],
+    image: Sequence[int],
+    *,
+    sizes: tuple[int, ...],
+    variances: tuple[float, ...] = (0.1,),
+    step: tuple[float, float] | None = None,
+    offset: float = 0.5,
+    inside: bool = False,
+) -> Array:
+    """`prior_boxes` of FaceBoxes: squares whose corners are size - 1 apart, that of 32
+    4 x 4 times in a cell, 8 apart, and that of 64 2 x 2 times, 16 apart."""
+    steps = step or (image[0] / features[0], image[1] / features[1])
+    boxes = []
+    for size in sizes:
+        places = {32: (-16, -8, 0, 8), 64: (-16, 0)}.get(size, (0,))
+        boxes += [(size - 1, size - 1, x, y) for y in places for x in places]
+    return placed_boxes(features, image, boxes, variances, steps, offset, inside)
+
+
+def placed_boxes(
+    features: Sequence[int],
+    image: Sequence[int],
+    boxes: Sequence[tuple[float, ...]],
+    variances: tuple[float, ...],
+    steps: tuple[float, float],
+    offset: float,
+    inside: bool,
+) -> Array:
+    """The constant of `prior_boxes` for boxes (width, height, x, y) in each cell, x and
+    y from its middle."""
+    half, shifts = np.array(boxes)[:, :2] / 2, np.array(boxes)[:, 2:]
     ys, xs = ((np.arange(n) + offset) * s for n, s in zip(features, steps, strict=True))
-    centres = np.array([(x, y) for y, x in itertools.product(ys, xs)])[:, None]
-    corners = np.concatenate([centres - half, centres + half], -1)
+    cells = np.array([(x, y) for y, x in itertools.product(ys, xs)])[:, None]
+    corners = np.concatenate([cells + shifts - half, cells + shifts + half], -1)
     corners = corners / np.array([image[1], image[0]] * 2)
     if inside:
         corners = corners.clip(0, 1)

@@ -11,6 +11,7 @@ from caffe2flax.passes.files import files_to_inputs
 from caffe2flax.passes.layout import assign_layouts
 from caffe2flax.passes.losses import return_losses
 from caffe2flax.passes.masks import compare_masks
+from caffe2flax.passes.meanings import settle_meanings
 from caffe2flax.passes.padding import reconcile_padding
 from caffe2flax.passes.shapes import infer_shapes
 from caffe2flax.passes.sizes import find_free_sizes
@@ -23,6 +24,7 @@ PASSES: tuple[Pass, ...] = (
     return_losses,  # first: no top that counts in the loss is unused
     drop_unused,  # early: the shapes of dropped labels may be unknown
     align_crops,  # before the shapes: they are checked against the offsets
+    settle_meanings,  # before the shapes, which follow from the meanings
     infer_shapes,  # all passes below need shapes or weight blobs
     compare_masks,  # needs shapes; before poolings may be removed
     targets_to_inputs,  # needs shapes; removes nodes

@@ -79,7 +79,7 @@ def _candidates(
     value: Value, nodes: Sequence[Node], known: Shapes, batch: int
 ) -> Iterator[Shape]:
     """One number an item; what the layers that read the label have beside it, whole or
-    one number for all channels; rows of several numbers."""
+    one number for all channels; several numbers an item, or maps of them."""
     yield (batch,)
     yield (batch, 1)
     readers = [node for node in nodes if value in node.inputs]
@@ -92,4 +92,7 @@ def _candidates(
                 yield (shape[0], *shape[2:])
             yield (shape[0],)
     if any(len(node.inputs) == 1 for node in readers):
-        yield from ((batch, count) for count in range(2, LONGEST + 1))
+        # Maps are of the size of something that they are compared with further below.
+        sizes = [known[v][2:] for node in nodes for v in node.inputs if v in known]
+        for size in dict.fromkeys([*sizes, ()]):
+            yield from ((batch, count, *size) for count in range(2, LONGEST + 1))

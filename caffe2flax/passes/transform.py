@@ -10,11 +10,25 @@ from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.transform import Transform
 
 
+def image_inputs(graph: Graph) -> tuple[Value, ...]:
+    """The input that images go into, or the two for one frame and the next: those of
+    four axes, N, 1 or 3, H, W. Raises ConversionError."""
+    fit = _images(graph)
+    if len(fit) == 2 and graph.shapes[fit[0]] == graph.shapes[fit[1]]:
+        return fit
+    return (image_input(graph),)
+
+
+def _images(graph: Graph) -> tuple[Value, ...]:
+    shapes = graph.shapes
+    fit = (v for v in graph.arguments if len(shapes[v]) == 4 and shapes[v][1] in (1, 3))
+    return tuple(fit)
+
+
 def image_input(graph: Graph) -> Value:
     """The input that images go into: the only one of four axes, N, 1 or 3, H, W.
     Raises ConversionError."""
-    shapes = graph.shapes
-    fit = [v for v in graph.arguments if len(shapes[v]) == 4 and shapes[v][1] in (1, 3)]
+    shapes, fit = graph.shapes, _images(graph)
     if len(fit) == 1:
         return fit[0]
     inputs = ", ".join(f"{v.blob!r} {shapes[v]}" for v in graph.arguments)

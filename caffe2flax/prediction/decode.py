@@ -155,7 +155,7 @@ def _peaks(row: Array, size: Size, threshold: float) -> Array:
     found = [
         (part, (x + 0.5) / width, (y + 0.5) / height, value)
         for part, peaks in enumerate(row)
-        for x, y, value in peaks[1 : 1 + min(len(peaks) - 1, int(peaks[0, 0]))]
+        for x, y, value in peaks[1 : 1 + int(np.nan_to_num(peaks[0, 0]))]
         if value >= threshold
     ]
     return np.array(found, np.float64).reshape(-1, 4)

@@ -58,9 +58,23 @@ class Recipe:
     scale: float = 1.0
     rgb: bool = False
 
-    def read(self, path: Path) -> Floats:
-        """(H, W, C) of a file. Raises ConversionError, or OSError."""
-        return self.prepare(decode(path, self.channels))
+    @property
+    def words(self) -> str:
+        """What is done to an image, in words."""
+        parts = ["gray" if self.channels == 1 else "RGB" if self.rgb else "BGR"]
+        parts.append(f"resized to {self.before[0]} x {self.before[1]}")
+        if self.before != self.size:
+            parts.append(f"its middle of {self.size[0]} x {self.size[1]}")
+        if self.mean is not None:
+            means = self.mean.reshape(-1, self.mean.shape[-1])
+            shown = ", ".join(f"{number:.6g}" for number in means.mean(0))
+            constant = bool((means == means[0]).all())
+            parts.append(f"mean {shown}" + ("" if constant else " (per pixel)"))
+        else:
+            parts.append("no mean")
+        if self.scale != 1:
+            parts.append(f"times {self.scale:g}")
+        return ", ".join(parts)
 
     def prepare(self, image: Pixels) -> Floats:
         """(H, W, C) of an image (height, width, C), B before G before R."""

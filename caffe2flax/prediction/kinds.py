@@ -19,6 +19,7 @@ from caffe2flax.ir.abilities import (
 from caffe2flax.ir.graph import Graph, Node, Value
 from caffe2flax.ir.layer import Layer
 from caffe2flax.ir.layout import Shape
+from caffe2flax.passes.transform import image_inputs
 
 Kind = Literal["classes", "detections", "labels", "keypoints", "image", "flow"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -81,21 +82,23 @@ def read_as(graph: Graph, kind: Kind | None = None, blob: str | None = None) -> 
         text = f"the net has several outputs, {', '.join(names)}"
         raise ConversionError(f"{text}: {CHOOSE}" if names else "the net has no output")
     (reading,) = found
-    if kind is None or kind == reading.kind:
+    known = reading.kind != "classes" or _is_vector(reading.shape)
+    if known and kind in (None, reading.kind):
         return reading
-    return _as(reading, kind)
+    return _as(reading, kind or reading.kind)
 
 
 def _preferred(found: list[Reading], kind: Kind | None) -> list[Reading]:
-    """Of several outputs those of the kind, or those that layers made for showing."""
-    alike = [reading for reading in found if reading.kind == kind]
-    if alike:
+    """Of several outputs those of the kind, or those that layers made for showing, or
+    probabilities of classes."""
+    alike = [reading for reading in found if reading.kind == kind] or found
+    if len(alike) == 1:
         return alike
     made = (FindsObjects, FindsPeaks)
-    clear = [reading for reading in found if isinstance(reading.maker, made)]
+    clear = [reading for reading in alike if isinstance(reading.maker, made)]
     return clear or [
         reading
-        for reading in found
+        for reading in alike
         if isinstance(reading.maker, Probabilities) and reading.maker.of_classes
     ]
 
@@ -121,6 +124,8 @@ def _follows(graph: Graph, makers: Mapping[Value, Node], name: str) -> Reading:
             kind, classes = "labels", range(0)
         elif shape[1] in (1, 3) and not scores:
             kind = "image"
+        elif shape[1] == 2 and not scores and len(image_inputs(graph)) > 1:
+            kind = "flow"
         else:
             kind = "labels"
     return Reading(kind, name, shape, classes, layer)

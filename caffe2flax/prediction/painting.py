@@ -82,9 +82,9 @@ def flow_colours(shifts: NDArray[np.float32]) -> NDArray[np.uint8]:
     lengths = np.hypot(known[..., 0], known[..., 1])
     angles = np.arctan2(known[..., 1], known[..., 0]) / (2 * np.pi) % 1
     part = lengths / max(lengths.max(initial=0), 1e-9)
-    colours = np.stack([angles * 255, part * 255, np.full_like(part, 255)], -1)
-    image = Image.fromarray(np.rint(colours).astype(np.uint8), "HSV")
-    return np.asarray(image.convert("RGB"))
+    bands = (angles * 255, part * 255, np.full_like(part, 255))
+    hsv = [Image.fromarray(np.rint(band).astype(np.uint8)) for band in bands]
+    return np.asarray(Image.merge("HSV", hsv).convert("RGB"))
 
 
 def _photo(path: Path) -> Image.Image:

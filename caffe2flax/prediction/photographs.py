@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Unpack
 
+import numpy as np
+
 from caffe2flax.conversion import Conversion, Weights, convert, weight_paths
 from caffe2flax.display import markup
 from caffe2flax.errors import ConversionError, Problem, optional
@@ -105,6 +107,9 @@ def predict(
     is in `problems`.
     """
     check_options(options, NetOptions)
+    chosen = options.copy()
+    numbers, scale = chosen.pop("mean", None), chosen.pop("scale", None)
+    mean = None if numbers is None else np.array(one_or_more(numbers))
     with optional("an image", "Pillow", "predict"):
         from PIL import Image
 
@@ -112,14 +117,15 @@ def predict(
     files = list(photos.find(Path(path) for path in one_or_more(images)))
 
     def converted(taps: Sequence[str]) -> Conversion:
-        return convert(source, weights, taps=tuple(taps), **options)
+        return convert(source, weights, taps=tuple(taps), **chosen)
 
     conversion, reading = readable(converted, kind, blob)
     if output is not None and reading.kind == "classes":
         raise ConversionError("pictures are not drawn of classes: leave out `output`")
     prepared, notes = recipe(
         conversion.graph,
-        mean=None if mean_file is None else read_mean(Path(mean_file)),
+        mean=mean if mean_file is None else read_mean(Path(mean_file)),
+        scale=scale,
         cropped=crop,
         resized=resize,
         rgb=None if channel_order is None else channel_order == "RGB",

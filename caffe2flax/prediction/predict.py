@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,13 @@ def predict(
     or does not have one result for each.
     """
     choice = choice or Choice()
-    count = _batch(conversion.graph, reading, batch, len(files))
+    at_once = _batch(conversion.graph, reading, batch, len(files))
     size = reading.regions.size if reading.regions else None
     parts = run_images(
-        conversion, recipe, files, reading.blobs, count, size=size, progress=progress
+        conversion, recipe, files, reading.blobs, at_once, size=size, progress=progress
     )
     for part in parts:
-        yield from _results(part, reading, recipe, choice, count)
+        yield from _results(part, reading, recipe, choice, at_once)
         yield from part.problems
 
 
@@ -130,8 +131,9 @@ def _free(
     stem: str, folder: Path, taken: set[Path], endings: Mapping[str, bytes]
 ) -> str:
     """`stem`, with a number where another photograph has taken the name."""
-    names = (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3)))
-    for name in names:
-        if not any(folder / f"{name}{ending}.png" in taken for ending in endings):
-            return name
-    raise AssertionError("one more name than there are files is free")
+    names = chain([stem], (f"{stem}-{i}" for i in count(2)))
+    return next(
+        name
+        for name in names
+        if not any(folder / f"{name}{ending}.png" in taken for ending in endings)
+    )

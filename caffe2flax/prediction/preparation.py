@@ -18,7 +18,7 @@ from caffe2flax.frontend.caffemodel import binaryproto, read_binaryproto
 from caffe2flax.frontend.wire import Wire
 from caffe2flax.ir.graph import Graph
 from caffe2flax.ir.transform import Transform
-from caffe2flax.passes.transform import image_input
+from caffe2flax.passes.transform import image_inputs
 from caffe2flax.prediction.images import Floats, Recipe, crop
 
 NUMPY_MAGIC = b"\x93NUMPY"
@@ -45,18 +45,19 @@ def recipe(
     graph: Graph,
     *,
     mean: NDArray[Any] | None = None,
+    scale: float | None = None,
     cropped: bool = False,
     resized: tuple[int, int] | None = None,
     rgb: bool | None = None,
 ) -> tuple[Recipe, tuple[str, ...]]:
     """How images become the net's input, and notes about it.
 
-    mean: (C,), (C, H, W), or (H, W) for gray, in place of the net's own. cropped: the
-    middle of an image of height and width `resized`, or those of the mean, or of the
-    prototxt, or 256 where the input is a little smaller. rgb: whether the channels are
-    R, G, B; None assumes B, G, R. Raises ConversionError.
+    mean: (C,), (C, H, W), or (H, W) for gray; with scale, in place of the net's own.
+    cropped: the middle of an image of height and width `resized`, or those of the mean,
+    or of the prototxt, or 256 where the input is a little smaller. rgb: whether the
+    channels are R, G, B; None assumes B, G, R. Raises ConversionError.
     """
-    value = image_input(graph)
+    value = image_inputs(graph)[0]
     _, channels, *extents = graph.shapes[value]
     size = (extents[0], extents[1])
     transform = graph.transforms.get(value.blob, Transform())
@@ -83,9 +84,9 @@ def recipe(
             text += f"; with --crop the image is resized to {its}, and the middle "
             text += "of both is taken"
         notes.append(text)
-    mean = _pixelwise(mean, size)
-    made = Recipe(channels, size, before, mean, transform.scale, bool(rgb))
-    return made, tuple(notes)
+    factor = transform.scale if scale is None else scale
+    means = _pixelwise(mean, size)
+    return Recipe(channels, size, before, means, factor, bool(rgb)), tuple(notes)
 
 
 def _assumed(no_mean: bool, order: bool) -> Iterator[str]:

@@ -231,6 +231,13 @@ class LayerValues:
         return max((far for far, _ in differences), default=None)
 
 
+def far(value: float | None) -> str:
+    """A difference as text."""
+    if value is None:
+        return "-"
+    return "0" if value == 0 else f"{value:.1e}"
+
+
 def difference(ours: Array, expected: Array) -> tuple[float, float]:
     """The largest and the mean difference, relative to the largest expected number;
     infinite where shapes differ, or where only one of two elements is NaN."""

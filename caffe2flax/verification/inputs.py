@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from caffe2flax.ir.graph import Graph
 from caffe2flax.ir.layout import Shape
 from caffe2flax.limits import current
 from caffe2flax.passes.transform import image_input
+from caffe2flax.prediction.images import Recipe, decode
 from caffe2flax.prediction.preparation import recipe
 from caffe2flax.weights.variables import check_filled
 
@@ -24,6 +26,8 @@ Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
 SEED = 0
+NOISE = f"numpy's default_rng({SEED}), standard_normal unless a layer needs others"
+"""What `noise` gives, in words."""
 
 
 def read_arrays(inputs: Arrays | str | os.PathLike[str] | None) -> Arrays:
@@ -86,10 +90,26 @@ def _some(shape: Shape, generator: np.random.Generator) -> Array:
     return generator.normal(0, np.sqrt(2 / prod(shape[1:])), shape)
 
 
-def photo(graph: Graph, path: str | os.PathLike[str]) -> dict[str, Array]:
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photograph as the net's input. arrays: by blob. size: its height and width.
+    words: how it was prepared."""
+
+    path: Path
+    recipe: Recipe
+    size: tuple[int, int]
+    arrays: Arrays
+    words: str
+
+
+def prepare_photo(graph: Graph, path: str | os.PathLike[str]) -> Photo:
     """The net's image input, filled with one photo as Caffe's tools prepare it. Raises
     ConversionError where there is no such input, or where the file is no image."""
     value = image_input(graph)
     images, _ = recipe(graph)
-    pixels = images.read(Path(path)).transpose(2, 0, 1)
-    return {value.blob: np.broadcast_to(pixels, graph.shapes[value])}
+    image = decode(Path(path), images.channels)
+    pixels = images.prepare(image).transpose(2, 0, 1)
+    size = (image.shape[0], image.shape[1])
+    arrays = {value.blob: np.broadcast_to(pixels, graph.shapes[value])}
+    words = f"{os.fspath(path)}, {images.words}"
+    return Photo(Path(path), images, size, arrays, words)

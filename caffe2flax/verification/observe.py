@@ -99,6 +99,16 @@ def observe(
     return Observed(values, stop)
 
 
+def device() -> str:
+    """The device that modules run on: its platform, and its kind where that says
+    more."""
+    import jax
+
+    first = jax.devices()[0]
+    kind = "" if first.device_kind == first.platform else f" ({first.device_kind})"
+    return f"{first.platform}{kind}"
+
+
 def _once(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of `function` on `arguments`, compiled for this call only."""
     import jax

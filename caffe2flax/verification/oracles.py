@@ -16,6 +16,7 @@ from caffe2flax.errors import ConversionError, Problem, Span
 from caffe2flax.frontend.sniff import is_binary
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.verification.reference import evaluate_node
+from caffe2flax.weights.safetensors import Progress
 
 Array = NDArray[Any]
 Blobs = Mapping[tuple[int, int], Array]
@@ -33,6 +34,7 @@ class Task:
     weights: Sequence[str] = ()
     level: int = 0
     stages: Sequence[str] = ()
+    progress: Progress | None = None
 
 
 Oracle = Callable[[Task], dict[Value, Array]]
@@ -44,9 +46,11 @@ def reference(task: Task) -> dict[Value, Array]:
         value: np.asarray(task.inputs[value.blob], np.float64)
         for value in task.graph.arguments
     }
-    for node in task.graph.nodes:
+    for done, node in enumerate(task.graph.nodes, 1):
         for layer in node.layers:
             values.update(evaluate_node(layer, task.blobs, values))
+        if task.progress is not None:
+            task.progress(done, len(task.graph.nodes))
     return values
 
 

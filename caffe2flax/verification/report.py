@@ -17,15 +17,20 @@ from caffe2flax.drawing.picture import picture
 from caffe2flax.errors import ConversionError, Problem
 from caffe2flax.ir.graph import Graph, Value
 from caffe2flax.ir.layout import Shape
+from caffe2flax.verification.beside import Beside, read_beside
 from caffe2flax.verification.comparison import (
     FAILURES,
     Culprit,
     LayerValues,
     Row,
     difference,
+    far,
 )
+from caffe2flax.verification.evidence import Evidence
+from caffe2flax.verification.inputs import Photo
 from caffe2flax.verification.observe import Observed
 from caffe2flax.verification.oracles import ORACLES, Oracle, Task
+from caffe2flax.weights.safetensors import Progress
 
 Array = NDArray[Any]
 Values = Mapping[Value, Array]
@@ -49,8 +54,9 @@ class Report:
     """The result of a comparison. rows: the net's layers in order. culprit: the layer
     at fault, None where there is none. conversion: the module that was run. inputs,
     outputs: its inputs and the expected outputs, in Caffe's names and axis order.
-    compiled: the outputs of the compiled program, if it was compared. stop: why an
-    edited module failed halfway, where it did."""
+    beside: what the net says of the photograph that it ran on, if it was one. evidence:
+    what the comparison was made of. compiled: the outputs of the compiled program, if
+    it was compared. stop: why an edited module failed halfway, where it did."""
 
     name: str
     against: str
@@ -63,6 +69,8 @@ class Report:
     notes: tuple[str, ...] = ()
     compiled: tuple[Output, ...] = ()
     stop: Problem | None = None
+    beside: Beside | None = None
+    evidence: Evidence | None = None
 
     def __repr__(self) -> str:
         return f"Report({self.name} against {self.against}: {self._result})"
@@ -80,8 +88,8 @@ class Report:
                 row.name,
                 row.type,
                 "x".join(map(str, row.shape)),
-                _brief(row.largest),
-                _brief(row.mean),
+                far(row.largest),
+                far(row.mean),
                 "breaks" if row.broken else "",
             )
             for row in self.rows
@@ -99,7 +107,7 @@ class Report:
         counts = f"{word}, {len(self.rows):,} layers"
         if worst is None:
             return counts
-        most = f"largest difference {_brief(worst.largest)} in {worst.name}"
+        most = f"largest difference {far(worst.largest)} in {worst.name}"
         return f"{counts}, {most}, tolerance {self.tolerance:g}"
 
     @property
@@ -143,11 +151,8 @@ class Report:
                 for output in self.compiled
             ],
             "notes": list(self.notes),
+            "evidence": self.evidence.to_dict() if self.evidence else None,
         }
-
-
-def _brief(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"
 
 
 def _record(compared: Row | Culprit) -> dict[str, object]:
@@ -177,10 +182,13 @@ def verify_conversion(
     level: int = 0,
     stages: Sequence[str] = (),
     notes: Sequence[str] = (),
+    photo: Photo | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Runs the module of `conversion` and the oracle `against` on `inputs`, arrays in
     Caffe's names and axis order. `watch` runs the module; `files` are the prototxt and
-    the weights that were converted. Raises ConversionError for inputs that do not fit,
+    the weights that were converted. photo: the photograph among the inputs, whose
+    prediction is shown. Raises ConversionError for inputs that do not fit,
     where the oracle is not installed, and where the module fails although its values
     until then are right."""
     check_request(conversion.graph, against, tolerance)
@@ -191,7 +199,7 @@ def verify_conversion(
         for name, array in inputs.items()
         if name in used
     }
-    task = Task(graph, conversion.blobs, given, *files, level, stages)
+    task = Task(graph, conversion.blobs, given, *files, level, stages, progress)
     if against != "reference":  # first, as it may not be installed
         expected = _expected(ORACLES[against], task)
     ours = watch(conversion, inputs)
@@ -214,6 +222,7 @@ def verify_conversion(
         {blob: expected[v] for blob, v in last.items() if v in expected},
         (*notes, *result.notes, *stop),
         stop=ours.stop,
+        beside=read_beside(graph, photo, ours.values, expected) if photo else None,
     )
     if ours.stop is not None and report.ok:
         raise ConversionError(ours.stop)

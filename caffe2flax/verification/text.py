@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from caffe2flax.errors import Span
 from caffe2flax.inspection.tables import Column, by, table
-from caffe2flax.verification.comparison import FOLDED, Culprit, Row
+from caffe2flax.verification.comparison import FOLDED, Culprit, Row, far
 from caffe2flax.verification.report import Report
 
 AGAINST = {
@@ -34,8 +34,8 @@ def show_report(report: Report) -> str:
                     row.name,
                     row.type,
                     by(row.shape),
-                    _far(row.largest),
-                    _far(row.mean),
+                    far(row.largest),
+                    far(row.mean),
                     _mark(row),
                 )
                 for row in report.rows
@@ -45,8 +45,8 @@ def show_report(report: Report) -> str:
                     output.name,
                     "compiled",
                     by(output.shape),
-                    _far(output.largest),
-                    _far(output.mean),
+                    far(output.largest),
+                    far(output.mean),
                     "breaks" if output.broken else "",
                 )
                 for output in report.compiled
@@ -68,13 +68,13 @@ def closing(report: Report) -> Iterator[str]:
     if worst is not None:
         word = "ok" if report.culprit is None else "BREAKS"
         yield (
-            f"{word}: the largest is {_far(worst.largest)} in {worst.name}, the "
+            f"{word}: the largest is {far(worst.largest)} in {worst.name}, the "
             f"tolerance {report.tolerance:g}"
         )
     if report.compiled:
         off = max(report.compiled, key=lambda output: output.largest)
         word = "BREAKS" if any(x.broken for x in report.compiled) else "ok"
-        yield f"compiled {word}: the largest is {_far(off.largest)} in {off.name}"
+        yield f"compiled {word}: the largest is {far(off.largest)} in {off.name}"
 
 
 def _culprit_lines(culprit: Culprit) -> Iterator[str]:
@@ -94,14 +94,8 @@ def _place(span: Span) -> Iterator[str]:
             yield excerpt
 
 
-def _far(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "0" if value == 0 else f"{value:.1e}"
-
-
 def _mark(row: Row) -> str:
     if not row.broken:
         folded = "folded" if row.note.startswith(FOLDED) else row.note
         return folded if row.largest is None else ""
-    return "breaks" if row.alone is None else f"breaks, {_far(row.alone)} alone"
+    return "breaks" if row.alone is None else f"breaks, {far(row.alone)} alone"

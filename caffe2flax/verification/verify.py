@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,14 +23,22 @@ from caffe2flax.frontend.stages import deploy_stages
 from caffe2flax.options import ConversionOptions, one_or_more
 from caffe2flax.runner import check_compiles, forward
 from caffe2flax.verification.edited import observe_edited, with_module
-from caffe2flax.verification.inputs import noise, noise_blobs, photo, read_arrays
-from caffe2flax.verification.observe import observe
+from caffe2flax.verification.evidence import collect_evidence
+from caffe2flax.verification.inputs import (
+    NOISE,
+    noise,
+    noise_blobs,
+    prepare_photo,
+    read_arrays,
+)
+from caffe2flax.verification.observe import device, observe
 from caffe2flax.verification.report import (
     Report,
     Watch,
     verify_conversion,
     with_compiled,
 )
+from caffe2flax.weights.safetensors import Progress
 
 Array = NDArray[Any]
 
@@ -44,6 +53,7 @@ def verify(
     tolerance: float,
     module: str | os.PathLike[str] | None,
     compiled: bool,
+    progress: Progress | None = None,
     **options: Unpack[ConversionOptions],
 ) -> Report:
     """See `caffe2flax.verify`."""
@@ -65,28 +75,51 @@ def verify(
     own = [os.fspath(prototxt)] if carried else []
     if compiled:
         check_compiles(graph)
+    recipe = [] if inputs is None else [_arrays(inputs)]
+    notes = [note for note in conversion.notes if note == RANDOM_WEIGHTS]
+    prepared = None
     if image is not None:
-        arrays = {**photo(graph, image), **arrays}
+        prepared = prepare_photo(graph, image)
+        arrays = {**prepared.arrays, **arrays}
+        recipe.append(prepared.words)
     watch: Watch = observe
     if module is not None:
         watch = partial(observe_edited, path=Path(module))
         weighted = bool(weights or own)
         conversion = with_module(conversion, Path(module), weighted=weighted)
+    weight_files = [os.fspath(path) for path in weight_paths(weights)] or own
     report = verify_conversion(
         conversion,
         noise(graph, arrays),
         watch,
-        files=(
-            os.fspath(prototxt),
-            [os.fspath(path) for path in weight_paths(weights)] or own,
-        ),
+        files=(os.fspath(prototxt), weight_files),
         against=against,
         tolerance=tolerance,
         level=options.get("level", 0),
         stages=one_or_more(options.get("stages", ())),
-        notes=[note for note in conversion.notes if note == RANDOM_WEIGHTS],
+        notes=notes,
+        photo=prepared,
+        progress=progress,
     )
     if compiled and report.stop is None:
         compiled_outputs = forward(conversion, strict=True)(report.inputs)
         report = with_compiled(report, compiled_outputs)
-    return report
+    if report.inputs.keys() - arrays.keys():
+        recipe.append(NOISE)
+    evidence = collect_evidence(
+        prototxt,
+        [] if carried else weight_files,
+        conversion.source,
+        None if module is None else Path(module),
+        report.inputs,
+        "; otherwise ".join(recipe),
+        against,
+        device(),
+    )
+    return replace(report, evidence=evidence)
+
+
+def _arrays(inputs: Mapping[str, Array] | str | os.PathLike[str]) -> str:
+    if isinstance(inputs, str | os.PathLike):
+        return f"the arrays of {os.fspath(inputs)}"
+    return "arrays that the caller gave"

@@ -43,6 +43,23 @@ def test_a_terminal() -> None:
     assert found.count("\x1b") == 6
 
 
+VERIFIED = """\
+ip    InnerProduct  2x5  1.0e-01  1.2e-02  breaks, 1.0e-01 alone
+prob  Softmax       2x5  1.0e-08  1.2e-09
+ok breaks
+culprit: ip (InnerProduct) is off by 1.0e-01
+BREAKS: the largest is 1.0e-01 in ip, the tolerance 0.0001
+compiled ok: the largest is 2.0e-07 in prob"""
+
+
+def test_results() -> None:
+    found = shown(VERIFIED, Terminal())
+    assert re.sub(r"\x1b\[[\d;]*m", "", found) == f"{VERIFIED}\n"
+    for part in ("\x1b[31mbreaks", "\x1b[1;31mculprit:", "\x1b[1;31mBREAKS:"):
+        assert found.count(part) == 1
+    assert "\x1b[1;32mcompiled ok:\x1b[0m" in found
+
+
 def test_lines_longer_than_the_terminal_stay_whole() -> None:
     text = f"error: {'word ' * 100}"
     found = shown(text, Terminal())

@@ -15,7 +15,7 @@ NET = [str(DIGITS / "deploy.prototxt"), str(DIGITS / "digits_lenet.caffemodel")]
 
 @pytest.fixture(autouse=True)
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PIL", "graphviz", "h5py", "ruff"):
+    for name in ("PIL", "graphviz", "h5py", "onnx", "onnxruntime", "ruff"):
         for module in [m for m in sys.modules if m.partition(".")[0] == name]:
             monkeypatch.delitem(sys.modules, module)
         monkeypatch.setitem(sys.modules, name, None)
@@ -54,6 +54,10 @@ def test_the_report_has_no_picture_then(tmp_path: Path) -> None:
         (
             ["predict", *NET, "cat.png"],
             "an image needs Pillow: pip install 'caffe2flax[predict]'",
+        ),
+        (
+            ["export", *NET, "--to", "onnx"],
+            "the export to ONNX needs onnx: pip install 'caffe2flax[onnx]'",
         ),
         (
             ["verify", *NET, "--image", "cat.png"],

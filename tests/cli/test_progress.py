@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import sys
 import time
 
@@ -27,13 +28,15 @@ def test_it_shows_only_for_slow_work_on_a_terminal(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(progress, "DELAY", delay)
-    with Bar("converting") as bar:
+    with Bar("converting", "images") as bar:
         bar(1, 4)
         end = time.monotonic() + (10 if shown else 0.5)
         while "25%" not in stream.getvalue() and time.monotonic() < end:
             time.sleep(0.02)
         bar(2, 4)
     assert ("25%" in stream.getvalue()) is shown
+    plain = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+    assert ("1/4 images" in plain) is shown
     assert bool(stream.getvalue()) is shown
 
 

@@ -79,6 +79,15 @@ CASES: dict[str, tuple[str, dict[str, str], str]] = {
         SSD_CLASSES,
         "`conv4_norm_mbox_conf` and `conv5_mbox_conf` start fresh",
     ),
+    "boxes of each class": (
+        SSD.replace("share_location: true", "share_location: false").replace(
+            'num_output: 16 kernel_size: 3 pad: 1\n    weight_filler { type: "g',
+            'num_output: 48 kernel_size: 3 pad: 1\n    weight_filler { type: "g',
+        ),
+        SSD_CLASSES | {"num_output: 48": "num_output: 112"},
+        "`conv4_norm_mbox_loc`, `conv4_norm_mbox_conf`, `conv5_mbox_loc` and "
+        "`conv5_mbox_conf` start fresh",
+    ),
     "training": (
         net(
             dense("a", "x", 5),

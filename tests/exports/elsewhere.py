@@ -1,13 +1,14 @@
 """ONNX models in other programs than ONNX Runtime. Two steps, as these may need an
 environment of their own:
 
-    python -m tests.exports.elsewhere write FOLDER layers
+    python -m tests.exports.elsewhere write FOLDER layers|networks|real
     python tests/exports/elsewhere.py check FOLDER opencv
 
-The first writes a model for each recorded layer case (or "networks") that ONNX can
-say, with inputs at batch 1 and 3 and what the reference computes from them. The second
-needs numpy, and opencv-python-headless 5 or openvino. It counts the models that are
-right, refused by that program, and wrong; the exit status is 1 if any is wrong.
+The first writes a model for each recorded layer case, classic or trained network that
+ONNX can say, with inputs at batch 1 and 3 and what the reference computes from them.
+The second needs numpy, and opencv-python-headless 5 or openvino. It counts the models
+that are right, refused by that program, and wrong; the exit status is 1 if any is
+wrong.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +31,14 @@ Run = Callable[[Arrays], list[np.ndarray]]
 
 
 def write(folder: Path, kind: str) -> None:
-    """A model and its arrays for each of the "layers" or of the "networks"."""
+    """A model and its arrays for each of the "layers", "networks" or "real" ones."""
     import caffe2flax
     from caffe2flax.verification import reference
     from tests.exports.models import as_onnx, taken
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, conversion, arrays in (
-        _layers() if kind == "layers" else _networks(folder)
-    ):
+    found = {"layers": _layers, "real": _real}.get(kind) or partial(_networks, folder)
+    for name, conversion, arrays in found():
         try:
             translation = as_onnx(conversion, folder / f"{name}.onnx")
         except caffe2flax.ConversionError:
@@ -61,6 +62,18 @@ def _layers() -> Iterator[tuple[str, Any, Arrays]]:
     for case in [*cases("layers"), *fork_cases()]:
         if "error" not in case.facts:
             yield case.name, case.convert(), case.inputs()
+
+
+def _real() -> Iterator[tuple[str, Any, Arrays]]:
+    import caffe2flax
+    from tests.golden import part
+    from tests.test_real import MODELS, REAL
+
+    for name in MODELS:
+        files = REAL / name / "deploy.prototxt", REAL / name / "weights.caffemodel"
+        with np.load(REAL / name / "golden.npz") as archive:
+            inputs = part(dict(archive), "input:")
+        yield name, caffe2flax.convert(*files), inputs
 
 
 def _networks(folder: Path) -> Iterator[tuple[str, Any, Arrays]]:

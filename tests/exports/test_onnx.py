@@ -177,6 +177,9 @@ def test_names(tmp_path: Path) -> None:
     written = caffe2flax.export(net, to="onnx", path=tmp_path / "n.onnx", verify=True)
     assert written.ok
     assert written.report is not None
+    shown = written._repr_html_()
+    assert "n.onnx" in shown
+    assert "Named against reference" in shown
     loaded = onnx.load(tmp_path / "n.onnx")
     assert loaded.graph.name == "Named"
     assert [port.name for port in loaded.graph.input] == ["data", "x"]

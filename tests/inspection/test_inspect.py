@@ -373,3 +373,14 @@ def test_where_in_a_file_that_is_spelled_otherwise(
             assert found.name == "r"
     with pytest.raises(caffe2flax.ConversionError, match=r"not in 'c\.prototxt'"):
         caffe2flax.where("a.prototxt", "c.prototxt:2")
+
+
+def test_the_padding_of_a_deep_net_is_short() -> None:
+    """Six windows of a kind are named, JSON has all; no line is wider than 80."""
+    net = caffe2flax.inspect(FOLDER / "resnet50.prototxt")
+    text = show_inspection(net)
+    table = text[text.index("Caffe  SAME") :].partition("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    assert len(table) < 25
+    assert "and 30 more" in text
+    assert len(net.padding) == 54

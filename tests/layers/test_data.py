@@ -150,6 +150,14 @@ LABELS = {
         "bottom: 'out' bottom: 'x' }",
         (2, 4),
     ),
+    "maps in pieces": (
+        "layer { name: 's' type: 'Slice' bottom: 'label' top: 'x' top: 'y' slice_param "
+        "{ axis: 1 slice_point: 1 } } layer { name: 'v' type: 'Convolution' "
+        "bottom: 'data' top: 'v' convolution_param { num_output: 2 kernel_size: 3 } } "
+        "layer { name: 'l' type: 'EuclideanLoss' bottom: 'v' bottom: 'y' } "
+        "layer { name: 'm' type: 'SoftmaxWithLoss' bottom: 'v' bottom: 'x' }",
+        (2, 3, 6, 6),
+    ),
 }
 
 

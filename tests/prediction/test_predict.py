@@ -596,7 +596,11 @@ FIXED = (
     [
         ("identity", ["--crop"], "--resize HEIGHT,WIDTH"),
         ("identity", ["--resize", "5,9"], "too small to crop 6 x 8 from"),
-        ("identity", ["--mean", "1,2"], "2 means for the 3 channels"),
+        (
+            "identity",
+            ["--mean", "1,2"],
+            "a mean of shape (2,) does not fit images of 3 channels",
+        ),
         ("identity", ["--mean", "missing.npy"], "No such file"),
         ("identity", ["--blob", "nowhere"], "no blob is called 'nowhere'"),
         ("identity", ["--as", "classes", "--blob", "y"], "y writes it as it is"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,17 +15,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import caffe2flax
 from caffe2flax import cpu
 from caffe2flax.cli.main import main
 from caffe2flax.conversion import convert as _convert
+from caffe2flax.conversion import read_graph
+from caffe2flax.drawing.areas import Located, located
+from caffe2flax.drawing.dot import render
+from caffe2flax.drawing.picture import DRAWN, picture
 from caffe2flax.files.npz import write_npz
 from caffe2flax.verification.comparison import BLOCK, difference
 from caffe2flax.verification.inputs import noise
 from caffe2flax.verification.observe import Observed, observe
+from caffe2flax.verification.omissions import left_out
 from caffe2flax.verification.oracles import Task, reference
 from caffe2flax.verification.page import page
 from caffe2flax.verification.reference import evaluate
@@ -609,8 +618,6 @@ def test_labels_are_classes() -> None:
 
 def test_a_picture(tmp_path: Path) -> None:
     """Blue first, means and scale of the net's own."""
-    from PIL import Image
-
     net = SMALL.replace(
         'type: "Input" top: "data"\n  input_param { shape { dim: [2, 3, 9, 9] } }',
         'type: "MemoryData" top: "data" top: "label"\n  memory_data_param '
@@ -634,12 +641,18 @@ class Page(HTMLParser):
         super().__init__()
         self.references: list[str] = []
         self.scripts = 0
+        self.links: set[str] = set()
+        self.ids: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.scripts += tag in ("script", "iframe", "object", "embed")
-        inside = ("#", "data:,", "data:image/svg+xml;base64,")
+        inside = ("#", "data:,", "data:image/svg+xml;base64,", "data:image/png;base64,")
         for name, value in attrs:
+            if name == "href" and (value or "").startswith("#"):
+                self.links.add(str(value)[1:])
+            if name == "id":
+                self.ids.append(str(value))
             outside = not (value or "").startswith(inside)
             if name in ("href", "src", "srcset", "action", "xlink:href") and outside:
                 self.references.append(f"{tag} {name}={value}")
@@ -651,7 +664,17 @@ def _references(text: str) -> list[str]:
     assert "url(" not in text
     found = Page(text)
     assert not found.scripts
+    assert found.links <= {*found.ids}
+    assert len(found.ids) == len({*found.ids})
     return found.references
+
+
+def drawing(net: str) -> Located | None:
+    """As the command line has it."""
+    if shutil.which("dot") is None:
+        return None
+    boxes = picture(read_graph(net, passes=DRAWN))
+    return located(boxes, render(boxes, "svg"))
 
 
 HOSTILE = (
@@ -668,7 +691,7 @@ def test_names_cannot_leave_the_page(name: str) -> None:
     net = SMALL.replace('"norm"', f'"{escaped}"').replace('"Small"', f'"{escaped}"')
     report = caffe2flax.verify(net)
     assert report.rows[4].name == name
-    text = page(report)
+    text = page(report, drawing(net), net)
     assert not _references(text)
     assert name not in text
     wrong = tampered(net, ("alpha=0.5", "alpha=2.5"))
@@ -683,31 +706,135 @@ BROWSERS = [
 ][:1]
 
 
+def test_a_box_leads_to_its_lines_and_its_difference() -> None:
+    """conv, and what is in place on bn, have boxes; the culprit's is marked."""
+    report = tampered(SMALL, ("alpha=0.5", "alpha=2.5"))
+    drawn = drawing(SMALL)
+    text = page(report, drawn, SMALL)
+    assert not _references(text)
+    for row in report.rows:
+        first = row.span.line
+        last = first + (2 if row.name == "conv" else 0 if row.name in FLAT else 1)
+        lines = f"{first}-{last}" if last > first else f"{first}"
+        link = f'<a href="#P{first}">{lines}</a>'
+        listed = text.index("<h2>Prototxt")
+        assert text[:listed].count(link) == (2 if drawn else 1)
+    if drawn is None:
+        return
+    cards = {x.partition('"')[0]: x.partition("\n</div>\n")[0]
+             for x in text.split('<div class="card" id="')[1:]}  # fmt: skip
+    assert len(cards) == len(drawn.areas) == 5
+    (chain,) = (card for card in cards.values() if ">bn<" in card)
+    assert [name in chain for name in (">bn<", ">scale<", ">relu<", ">norm<")] == [
+        True, True, True, False,
+    ]  # fmt: skip
+    wrong = re.findall(r'<a href="#(b\d+)" class="wrong"', text)
+    assert ">norm<" in cards[wrong[0]]
+    for area in drawn.areas:
+        assert 0 < area.x < area.x + area.width < drawn.width
+        assert 0 < area.y < area.y + area.height < drawn.height
+
+
+FLAT = ("relu", "norm", "prob")
+
+
+def test_what_was_compared_can_be_made_again(tmp_path: Path) -> None:
+    net, file = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    net.write_text(SMALL)
+    write_seeded(net, file)
+    report = caffe2flax.verify(net, file)
+    facts = report.evidence
+    assert facts is not None
+    digests = {x.role: x.sha256 for x in facts.files}
+    for role, path in (("net", net), ("weights", file)):
+        assert digests[role] == hashlib.sha256(path.read_bytes()).hexdigest()
+    source = report.conversion.source.encode()
+    assert digests["module"] == hashlib.sha256(source).hexdigest()
+    x = np.random.default_rng(0).standard_normal((2, 3, 9, 9)).astype("<f4")
+    assert facts.inputs[0].sha256 == hashlib.sha256(x.tobytes()).hexdigest()
+    assert "default_rng(0)" in facts.recipe
+    assert facts.versions["jax"] == jax.__version__
+    text = page(report)
+    for value in (*digests.values(), facts.recipe.partition("'")[0], facts.device):
+        assert value in text
+    assert report.to_dict()["evidence"]["versions"] == facts.versions  # type: ignore[index]
+    said = list(left_out(report))
+    assert any(
+        line.startswith("layer bn (BatchNorm): one module with") for line in said
+    )
+    assert any("the TRAIN phase, gradients" in line for line in said)
+    assert any("other sizes: data 2x3x9x9" in line for line in said)
+
+
+@pytest.mark.parametrize("end", ["prob", "labels"])
+def test_predictions_beside_the_photograph(end: str, tmp_path: Path) -> None:
+    net = SMALL
+    if end == "labels":
+        net = net[: net.index('layer { name: "ip"')]
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    report = caffe2flax.verify(net, image=path)
+    beside = report.beside
+    assert beside is not None
+    assert beside.kind == ("classes" if end == "prob" else "labels")
+    assert len(beside.pictures) == (1 if end == "prob" else 3)
+    assert [row["class"] for row in beside.rows] == [
+        r["class"] for r in beside.expected
+    ]
+    text = page(report)
+    assert not _references(text)
+    assert f"The photograph: {beside.kind} in " in text
+    assert f"{path}, BGR, resized to 9 x 9, no mean" in text
+
+
 @pytest.mark.parametrize("browser", BROWSERS)
 def test_a_browser_has_nothing_to_complain_of(browser: str, tmp_path: Path) -> None:
-    """Offline, with everything that a console would show in the log."""
+    """Offline, light, dark and narrow, with everything that a console would show in the
+    log. The card of a box is seen where the address names it."""
     file = tmp_path / "report.html"
-    file.write_text(page(caffe2flax.verify(SMALL)), encoding="utf-8")
-    picture = tmp_path / "page.png"
-    done = subprocess.run(
-        [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--enable-logging=stderr",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--screenshot={picture}",
-            file.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert picture.stat().st_size > 10_000
-    assert "CONSOLE" not in done.stderr
+    report = tampered(SMALL, ("alpha=0.5", "alpha=2.5"))
+    file.write_text(page(report, drawing(SMALL), SMALL), encoding="utf-8")
+    views = {
+        "light": (["--window-size=1200,900"], ""),
+        "narrow": (["--window-size=500,900", "--force-dark-mode"], ""),
+        "card": (["--window-size=1200,900"], "#b1"),
+    }
+    pixels = {}
+    for view, (options, anchor) in views.items():
+        file_of_view = tmp_path / f"{view}.png"
+        done = subprocess.run(
+            [
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                "--host-resolver-rules=MAP * ~NOTFOUND",
+                "--enable-logging=stderr",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                f"--screenshot={file_of_view}",
+                *options,
+                file.as_uri() + anchor,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert "CONSOLE" not in done.stderr
+        with Image.open(file_of_view) as image:
+            pixels[view] = np.asarray(image.convert("RGB")).astype(int)
+    assert pixels["light"][2, 2].min() > 240 > 60 > pixels["narrow"][2, 2].max()
+    seen = {
+        view: len(np.unique(x.reshape(-1, 3), axis=0)) for view, x in pixels.items()
+    }
+    assert min(seen.values()) > 30, seen
+    assert pixels["narrow"].shape[1] == 500
+    if drawing(SMALL) is not None:
+        changed = (pixels["card"] != pixels["light"]).any(-1).any(1)
+        assert changed[-30:].any()
+        assert not changed[:300].any()
 
 
 def test_command_line(

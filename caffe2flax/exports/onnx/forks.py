@@ -11,6 +11,7 @@ from caffe2flax.exports.onnx.program import Array, Place
 from caffe2flax.exports.onnx.table import writes
 from caffe2flax.ir.layer import canonical_axis
 from caffe2flax.layers._fork_batchnorm import ScaledBatchNorm
+from caffe2flax.layers.forks._priors import Priors, SizedPriors
 from caffe2flax.layers.forks.activation import (
     Atan,
     HardSigmoid,
@@ -37,7 +38,8 @@ from caffe2flax.layers.forks.interp import Interp
 from caffe2flax.layers.forks.normalize import Normalize
 from caffe2flax.layers.forks.pad import MirrorPad, Pad
 from caffe2flax.layers.forks.permute import Permute
-from caffe2flax.layers.forks.prior_box import PriorBox
+from caffe2flax.layers.forks.prior_box import FacePriors, PriorBox
+from caffe2flax.layers.forks.prior_box_clustered import PriorBoxClustered
 from caffe2flax.layers.forks.rearrange import (
     DepthToSpace,
     PixelShuffle,
@@ -182,8 +184,8 @@ def normalize(at: Place, layer: Normalize) -> str:
     return at.op("Mul", top, at.constant("scale", channels(scale, at.rank)))
 
 
-@writes(PriorBox)
-def prior_box(at: Place, layer: PriorBox) -> str:
+@writes(PriorBox, FacePriors, SizedPriors, PriorBoxClustered)
+def prior_box(at: Place, layer: Priors) -> str:
     """A constant, as it depends on the shapes of its bottoms only."""
     at.check_room(*at.out)
     nothing = [np.broadcast_to(np.float64(0), shape) for shape in at.shapes]

@@ -24,15 +24,13 @@ def observe(
 ) -> Observed:
     """Every blob of the model in the file `path`, in Caffe's axis order. Raises
     ConversionError where ONNX Runtime is not installed."""
-    with optional("the check of an ONNX model", "onnxruntime", "onnx"):
-        import onnxruntime
     names, tensors = translation.names, translation.program.tensors
     given = {port.name: port.value for port in translation.inputs}
     computed = {name for op in translation.program.operations for name in op.outputs}
     wanted = sorted({name for name in names.values() if name in computed})
     outputs = {port.name for port in translation.outputs}
     others = [name for name in wanted if name not in outputs]
-    session = _session(onnxruntime, path, others)
+    session = _session(path, others)
     arrays = {
         name: np.asarray(inputs[value.blob], np.float32, order="C")
         for name, value in given.items()
@@ -44,8 +42,16 @@ def observe(
     return Observed({value: known[name] for value, name in names.items()})
 
 
-def _session(onnxruntime: Any, path: Path, wanted: Sequence[str]) -> Any:
+def runtime() -> Any:
+    """ONNX Runtime. Raises ConversionError where it is not installed."""
+    with optional("the check of an ONNX model", "onnxruntime", "onnx"):
+        import onnxruntime
+    return onnxruntime
+
+
+def _session(path: Path, wanted: Sequence[str]) -> Any:
     """A session of the model that also gives `wanted`."""
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     folder = "session.model_external_initializers_file_folder_path"

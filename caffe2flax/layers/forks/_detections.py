@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from caffe2flax.errors import ConversionError
 from caffe2flax.ir.call import arguments, literal, unless
 from caffe2flax.ir.classes import ScoresByClass
-from caffe2flax.ir.layer import Array, Layer, Site
+from caffe2flax.ir.layer import Arity, Array, Layer, Site
 from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.layers._forks import four_axes
@@ -38,7 +38,7 @@ class Detections(Layer, ScoresByClass):
     below `objectness_score`, and offsets (N, P * 4), which move the priors first.
     """
 
-    bottoms = (3, 5)
+    bottoms: ClassVar[Arity] = (3, 5)
     in_place = False
 
     num_classes: int
@@ -59,6 +59,9 @@ class Detections(Layer, ScoresByClass):
         # These fields are for drawing and for output files, not for the top.
         params.ignore("save_output_param", "save_file")
         params.ignore("visualize", "visualize_threshold")
+        # Synopsys' fork: how pieces are ordered, where there are pieces.
+        params.ignore("nbottom", "no_permute", "ratio_permute")
+        params.ignore(*(f"ratio{i}" for i in range(6)))
         known = len(params.problems)
         classes = params.require("num_classes", int)
         background = params.get("background_label_id", 0)
@@ -133,13 +136,16 @@ class Detections(Layer, ScoresByClass):
         return count
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        count = self._priors(*inputs)
+        return ((1, 1, inputs[0][0] * self.rows(self._priors(*inputs)), 7),)
+
+    def rows(self, count: int) -> int:
+        """The largest number of rows for an image with `count` prior boxes."""
         classes = sum(c != self.background for c in range(self.num_classes))
         best = count if self.top_k is None else min(self.top_k, count)
         rows = classes * best
         if self.keep_top_k is not None:
             rows = min(rows, max(self.keep_top_k, 1))
-        return ((1, 1, inputs[0][0] * rows, 7),)
+        return rows
 
     def call(self, at: Site) -> str:
         loc, conf, priors = at.args[:3]
@@ -154,23 +160,28 @@ class Detections(Layer, ScoresByClass):
             encoded = unless(self.encoded, False)
             options = {"code_type": code, "variance_encoded_in_target": encoded}
             priors = f"refine_priors({arguments(priors, at.args[4], **options)})"
-        return "detection_output({})".format(
-            arguments(
-                loc,
-                conf,
-                priors,
-                num_classes=self.num_classes,
-                code_type=unless(self.code, "CORNER"),
-                share_location=unless(self.share_location, True),
-                background_label=unless(self.background, 0),
-                variance_encoded_in_target=unless(self.encoded, False),
-                confidence_threshold=unless(self.confidence, None),
-                nms_threshold=unless(self.threshold, 0.3),
-                eta=unless(self.eta, 1.0),
-                top_k=self.top_k,
-                keep_top_k=self.keep_top_k,
-            )
+        return self.written(
+            "detection_output",
+            *(loc, conf, priors),
+            code_type=unless(self.code, "CORNER"),
+            share_location=unless(self.share_location, True),
+            variance_encoded_in_target=unless(self.encoded, False),
         )
+
+    def written(self, function: str, *args: str, **options: object) -> str:
+        """The call of a function that takes what `detection_output` does."""
+        given = arguments(
+            *args,
+            num_classes=self.num_classes,
+            **options,
+            background_label=unless(self.background, 0),
+            confidence_threshold=unless(self.confidence, None),
+            nms_threshold=unless(self.threshold, 0.3),
+            eta=unless(self.eta, 1.0),
+            top_k=self.top_k,
+            keep_top_k=self.keep_top_k,
+        )
+        return f"{function}({given})"
 
     def trim(self, top: Array) -> Array:
         detections: Array = top[:, :, top[0, 0, :, 0] >= 0]
@@ -192,17 +203,17 @@ class Detections(Layer, ScoresByClass):
             if self.objectness is not None and len(inputs) > 4:
                 moves = inputs[4][image].reshape(count, 4)
                 moved = zip(boxes, variances, moves, strict=True)
-                boxes = np.array([self._decode(*each) for each in moved])
+                boxes = np.array([self.decode(*each) for each in moved])
             decoded = np.empty_like(offsets)
             for p in range(count):
                 for c in range(offsets.shape[1]):
-                    decoded[p, c] = self._decode(boxes[p], variances[p], offsets[p, c])
-            detections = self._best(decoded, scores)
+                    decoded[p, c] = self.decode(boxes[p], variances[p], offsets[p, c])
+            detections = self.best(decoded, scores)
             rows += [[image, d.label, d.score, *d.box] for d in detections]
         rows = rows or [[image, *[-1] * 6] for image in range(len(loc))]
         return np.array(rows, np.float64)[None, None]
 
-    def _decode(self, prior: Array, variance: Array, offset: Array) -> Array:
+    def decode(self, prior: Array, variance: Array, offset: Array) -> Array:
         shift = offset if self.encoded else variance * offset
         size = prior[2:] - prior[:2]
         if self.code == "CORNER_SIZE":
@@ -214,14 +225,15 @@ class Detections(Layer, ScoresByClass):
         extent = np.exp(shift[2:]) * size
         return np.concatenate([centre - extent / 2, centre + extent / 2])
 
-    def _best(self, boxes: Array, scores: Array) -> list[Detection]:
-        """Detections in one image; boxes (P, 1 or classes, 4), scores (P, classes)."""
+    def best(self, boxes: Array, scores: Array) -> list[Detection]:
+        """Detections in one image; boxes (P, 1 or classes, 4 or more), scores (P,
+        classes)."""
         detections = []
         for label in range(self.num_classes):
             if label == self.background:
                 continue
             own = boxes[:, 0 if self.share_location else label]
-            kept = self._suppressed(own, scores[:, label])
+            kept = self._suppressed(own[:, :4], scores[:, label])
             detections += [
                 Detection(label, float(scores[i, label]), own[i]) for i in kept
             ]

@@ -15,6 +15,7 @@ from caffe2flax.ir.layer import Array, Blob, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
+from caffe2flax.layers._python import options, python_layer, whole
 
 
 class Broadcast(Layer):
@@ -219,3 +220,19 @@ class Minimum(BinaryFunction):
     function = staticmethod(np.minimum)
 
     shape: Shape | None = None
+
+
+@python_layer("eltwise", "Eltwise")
+def _python_eltwise(params: Params) -> Layer:
+    """Synopsys' fork: an operation of two blobs by its number."""
+    given = options(params, "operation", "coeff")
+    number = whole(params, given, "operation")
+    if params.bottoms != 2:
+        params.error(None, f"needs 2 bottoms, has {params.bottoms}")
+    layers: tuple[Layer, ...] = (Mul(), Add(), Maximum(), Div(), Minimum())
+    if number >= len(layers):
+        params.error("param_str", f"operation in param_str is 0 to 4, not {number}")
+        return layers[0]
+    if number == 1 and not {*given.get("coeff", ("",))} <= {"1", "1.0"}:
+        params.unsupported("param_str", "a sum in Python has coeff [1, 1] alone")
+    return layers[number]

@@ -61,7 +61,7 @@ class SSDDecoder(Detections):
         loc, prior = inputs
         boxes, variances = prior.reshape(2, -1, 4)
         moves = zip(boxes, variances, loc.reshape(-1, 4), strict=True)
-        return np.array([self._decode(*each) for each in moves])[None, None]
+        return np.array([self.decode(*each) for each in moves])[None, None]
 
 
 @layer("SSDSort", "detection_output_param")
@@ -88,23 +88,11 @@ class SSDSort(Detections, FindsObjects):
 
     def call(self, at: Site) -> str:
         boxes, scores = at.args[:2]
-        return "sort_detections({})".format(
-            arguments(
-                boxes,
-                scores,
-                num_classes=self.num_classes,
-                background_label=unless(self.background, 0),
-                confidence_threshold=unless(self.confidence, None),
-                nms_threshold=unless(self.threshold, 0.3),
-                eta=unless(self.eta, 1.0),
-                top_k=self.top_k,
-                keep_top_k=self.keep_top_k,
-            )
-        )
+        return self.written("sort_detections", boxes, scores)
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         boxes = inputs[0][0, 0][:, None]
         scores = inputs[1].reshape(len(boxes), self.num_classes)
-        detections = self._best(boxes, scores)
+        detections = self.best(boxes, scores)
         rows = [[0, d.label, d.score, *d.box] for d in detections] or [[0, *[-1] * 6]]
         return np.array(rows, np.float64)[None, None]

@@ -16,25 +16,14 @@ from caffe2flax.ir.layer import Array, Layer, Layouts, Site
 from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-
-Four = tuple[float, ...]
-MEANS: Four = (0.0, 0.0, 0.0, 0.0)
-STDS: Four = (1.0, 1.0, 1.0, 1.0)
-SHARES = {"IOU": "union", "IOMU": "smaller", "IOFU": "first"}
-
-
-def _normal(params: Params) -> tuple[Four, Four]:
-    """bbox_mean and bbox_std of `bbox_reg_param`."""
-    params.ignore("cls_aware")
-    means, stds = params.all("bbox_mean", float), params.all("bbox_std", float)
-    if not means or not stds:
-        return MEANS, STDS
-    for name, values in (("bbox_mean", means), ("bbox_std", stds)):
-        if len(values) != 4:
-            params.error(name, f"{name} needs 4 values, not {len(values)}")
-    if not all(std > 0 for std in stds):
-        params.error("bbox_std", f"bbox_std must be positive, not {stds}")
-    return means, stds
+from caffe2flax.layers.forks._regression import (
+    MEANS,
+    SHARES,
+    STDS,
+    Four,
+    normal,
+    trimmed,
+)
 
 
 @layer("BoxOutput", "box_output_param", "bbox_reg_param")
@@ -79,7 +68,7 @@ class BoxOutput(Layer):
         top_k = max(params.get("max_nms_num", 0), 0)
         keep_top_k = max(params.get("max_post_nms_num", 0), 0)
         assert params.parent is not None
-        means, stds = _normal(params.parent.sub("bbox_reg_param"))
+        means, stds = normal(params.parent.sub("bbox_reg_param"))
         return cls(
             tuple(zip(lists[0], lists[1], strict=False)),
             lists[2],
@@ -134,12 +123,7 @@ class BoxOutput(Layer):
         return f"box_output({settings})" + ("" if self.with_scores else "[0]")
 
     def trim(self, top: Array) -> Array:
-        rows = top.reshape(len(top), -1)
-        if rows.shape[1] == 6:
-            scored: Array = top[rows[:, 0] >= 0]
-            return scored
-        new = np.any(rows[1:] != rows[:-1], 1)
-        return top[: np.max(np.nonzero(new)[0], initial=-1) + 2]
+        return trimmed(top)
 
     def reference(
         self, blobs: Sequence[Array], *inputs: Array
@@ -209,12 +193,12 @@ class DecodeBBox(Layer):
     def parse(cls, params: Params) -> DecodeBBox:
         params.ignore("gt_iou_thr")
         assert params.parent is not None
-        normal = _normal(params.parent.sub("bbox_reg_param"))
+        means, stds = normal(params.parent.sub("bbox_reg_param"))
         if params.phase == "TRAIN":
-            return ScreenedBBox(*normal)
+            return ScreenedBBox(means, stds)
         if params.bottoms > 2:
             params.unsupported(None, "a third bottom has a meaning in training alone")
-        return cls(*normal)
+        return cls(means, stds)
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         deltas, rois, *_ = inputs
@@ -225,8 +209,8 @@ class DecodeBBox(Layer):
         return ((rois[0], 5, 1, 1),)
 
     def call(self, at: Site) -> str:
-        normal = literal(self.means), literal(self.stds)
-        return f"move_regions({arguments(*at.args, *normal)})"
+        moments = literal(self.means), literal(self.stds)
+        return f"move_regions({arguments(*at.args, *moments)})"
 
     def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
         deltas, rois = inputs[0].reshape(-1, 8), inputs[1].reshape(-1, 5)

@@ -141,7 +141,7 @@ def _pad_tensor(params: Params) -> Layer:
     mode = " ".join(given.get("pad_mode", ()))
     if mode not in MODES:
         text = f"pad_mode in param_str is one of {', '.join(MODES)}, not {mode!r}"
-        params.error("param_str", text)
+        params.unsupported("param_str", text)
     return Pad(((top, bottom), (left, right)), mode, images=True)
 
 

@@ -1,46 +1,74 @@
-"""The prior boxes of SSD detectors."""
+"""The prior boxes of SSD detectors, and of those that came after it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
-import numpy as np
-
-from caffe2flax.ir.call import arguments, literal, unless
-from caffe2flax.ir.layer import Array, Layer, Layouts, Site
-from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.abilities import SeveralMeanings
+from caffe2flax.ir.call import literal, unless
+from caffe2flax.ir.layer import Layer, Site
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
-from caffe2flax.layers._forks import four_axes
+from caffe2flax.layers.forks._priors import Box, Grid, Priors, SizedPriors
+
+FACES = (32, 64, 128)
+"""The sizes of the first level of FaceBoxes."""
 
 
 @layer("PriorBox", "prior_box_param")
 @dataclass(frozen=True, slots=True)
-class PriorBox(Layer):
+class PriorBox(Priors, SeveralMeanings):
     """Boxes of these sizes and ratios around each cell of a feature map.
 
     (1, 2, H * W * boxes * 4): corners as shares of the image, then their variances.
     """
 
-    bottoms = 2
-    in_place = False
-
     min_sizes: tuple[float, ...]
+    grid: Grid
     max_sizes: tuple[float, ...] = ()
     ratios: tuple[float, ...] = ()
     """Besides 1: each once, and without inverses that `flip` adds."""
     flip: bool = True
-    clip: bool = False
-    variances: tuple[float, ...] = (0.1,)
-    image: tuple[int, int] | None = None
-    step: tuple[float, float] | None = None
-    offset: float = 0.5
     halved: bool = False
+    denser: bool = False
+    """TextBoxes: each box twice, the second time around the lower edge of its cell."""
+    others: tuple[tuple[str, Priors], ...] = ()
+    """What it is in forks that say so nowhere in the file."""
 
     @classmethod
-    def parse(cls, params: Params) -> Self:
+    def parse(cls, params: Params) -> Layer:
+        for name in ("tf", "yx_order", "keras"):
+            if params.get(name, False):
+                params.unsupported(
+                    name, "boxes in TensorFlow's order are not supported"
+                )
+        if params.has("box_width") or params.has("box_height"):
+            params.ignore("min_size", "max_size", "aspect_ratio", "flip")
+            return SizedPriors.read(params, "box_width", "box_height")
+        plain = cls._read(params)
+        if params.get("faceboxes", False):
+            return plain._of_faces(params)
+        chosen = params.dialect("PriorBox")
+        if chosen == "faceboxes":
+            return plain._of_faces(params)
+        if chosen == "textboxes":
+            return plain._of_texts(params)
+        if chosen == "ssd" or plain.denser or params.has("denser_prior_boxes"):
+            return plain
+        others: list[tuple[str, Priors]] = []
+        if plain.min_sizes and not plain.max_sizes and not plain.ratios:
+            others.append(
+                ("faceboxes", FacePriors(_whole(plain.min_sizes), plain.grid))
+            )
+        fields = ("step", "step_h", "step_w", "offset", "img_size", "img_h", "img_w")
+        if len(plain.min_sizes) == 1 and not any(map(params.has, fields)):
+            others.append(("textboxes", plain._of_texts(params)))
+        return replace(plain, others=tuple(others))
+
+    @classmethod
+    def _read(cls, params: Params) -> Self:
         # Caffe stores sizes as C++ ints when it computes the boxes.
         given = params.all("min_size", float), params.all("max_size", float)
         low, high = given
@@ -62,78 +90,61 @@ class PriorBox(Layer):
             params.error("aspect_ratio", f"aspect_ratio must be positive: {ratios}")
             ratios = ()
         flip = params.get("flip", True)
-        variances = params.all("variance", float) or (0.1,)
-        if len(variances) not in (1, 4) or not all(v > 0 for v in variances):
-            params.error("variance", f"give 1 or 4 positive variances, not {variances}")
         return cls(
             low,
+            Grid.parse(params),
             high,
             _distinct(ratios, flip),
             flip,
-            params.get("clip", False),
-            variances,
-            _pair(params, "img", "img_size", int),
-            _pair(params, "step", "step", float),
-            params.get("offset", 0.5),
             params.get("reduce_boxes", False),
+            params.get("denser_prior_boxes", False),
         )
 
-    @property
-    def boxes(self) -> int:
-        """The number of boxes of a cell."""
-        others = len(self.ratios) * (2 if self.flip else 1)
-        return len(self.min_sizes) * (others + 1) + len(self.max_sizes)
+    def _of_faces(self, params: Params) -> FacePriors:
+        faces = FacePriors(_whole(self.min_sizes), self.grid)
+        if self.max_sizes or self.ratios:
+            params.error(None, "FaceBoxes has neither max_size nor aspect_ratio")
+        wanted = 21 if len(self.min_sizes) == 3 else len(self.min_sizes)
+        if self.min_sizes and len(faces.boxes(1.0)) != wanted:
+            params.error(
+                "min_size",
+                "FaceBoxes has three sizes, 32 and 64 among them, or none of these two",
+            )
+        return faces
 
-    def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
-        *_, height, width = four_axes(inputs[0])
-        four_axes(inputs[1])
-        return ((1, 2, height * width * self.boxes * 4),)
+    def _of_texts(self, params: Params) -> Self:
+        """TextBoxes' layer, whose boxes are cut off unless the file says otherwise."""
+        grid = replace(self.grid, clip=params.get("clip", True))
+        return replace(self, grid=grid, denser=True)
 
-    def layouts(self, *inputs: Operand) -> Layouts:
-        # Only the shapes of the bottoms are used.
-        return Layouts(tuple(x.layout for x in inputs), (Layout.caffe(3),))
+    def meanings(self) -> Mapping[str, Layer]:
+        return dict(self.others)
+
+    def looks_like(self) -> Sequence[str]:
+        names = [name for name, _ in self.others]
+        faces = _whole(self.min_sizes) == FACES and "faceboxes" in names
+        return ("faceboxes",) if faces else ()
+
+    def boxes(self, step: float) -> list[Box]:
+        shifts = (0.0, (1 - self.grid.offset) * step) if self.denser else (0.0,)
+        return [(*size, 0, shift) for size in self._sizes() for shift in shifts]
 
     def call(self, at: Site) -> str:
-        image = literal(self.image) if self.image else _size(at, 1)
-        return "prior_boxes({})".format(
-            arguments(
-                _size(at, 0),
-                image,
-                min_sizes=literal(tuple(int(size) for size in self.min_sizes)),
-                max_sizes=unless(tuple(int(size) for size in self.max_sizes), ()),
-                aspect_ratios=unless(self.ratios, ()),
-                variances=literal(self.variances),
-                step=unless(self.step, None),
-                offset=unless(self.offset, 0.5),
-                flip=unless(self.flip and bool(self.ratios), False),
-                inside=unless(self.clip, False),
-                halve_smallest=unless(self.halved, False),
-            )
+        return self.written(
+            at,
+            "prior_boxes",
+            min_sizes=literal(_whole(self.min_sizes)),
+            max_sizes=unless(_whole(self.max_sizes), ()),
+            aspect_ratios=unless(self.ratios, ()),
+            flip=unless(self.flip and bool(self.ratios), False),
+            halve_smallest=unless(self.halved, False),
+            denser=unless(self.denser, False),
         )
-
-    def reference(self, blobs: Sequence[Array], *inputs: Array) -> Array:
-        *_, height, width = four_axes(inputs[0].shape)
-        *_, image_height, image_width = four_axes(inputs[1].shape)
-        if self.image:
-            image_height, image_width = self.image
-        step_h, step_w = self.step or (image_height / height, image_width / width)
-        rows = []
-        for h in range(height):
-            for w in range(width):
-                x, y = (w + self.offset) * step_w, (h + self.offset) * step_h
-                for box_w, box_h in self._sizes():
-                    rows.append([x - box_w / 2, y - box_h / 2])
-                    rows.append([x + box_w / 2, y + box_h / 2])
-        corners = np.array(rows) / [image_width, image_height]
-        if self.clip:
-            corners = corners.clip(0, 1)
-        variances = np.resize(np.array(self.variances), corners.size)
-        return np.stack([corners.ravel(), variances])[None]
 
     def _sizes(self) -> list[tuple[float, float]]:
         """Width and height of the boxes of a cell, in Caffe's order."""
         sizes: list[tuple[float, float]] = []
-        for i, low in enumerate(int(size) for size in self.min_sizes):
+        for i, low in enumerate(_whole(self.min_sizes)):
             sizes.append((low / 2, low / 2) if self.halved else (low, low))
             if self.max_sizes:
                 middle = (low * int(self.max_sizes[i])) ** 0.5
@@ -146,6 +157,32 @@ class PriorBox(Layer):
         return sizes
 
 
+@dataclass(frozen=True, slots=True)
+class FacePriors(Priors):
+    """Squares of FaceBoxes around each cell of a feature map, one pixel smaller than
+    their size: that of 32 in 4 x 4 places, that of 64 in 2 x 2.
+
+    (1, 2, H * W * boxes * 4): corners as shares of the image, then their variances.
+    """
+
+    sizes: tuple[int, ...]
+    grid: Grid
+
+    def boxes(self, step: float) -> list[Box]:
+        boxes: list[Box] = []
+        for size in self.sizes:
+            places = {32: (-16, -8, 0, 8), 64: (-16, 0)}.get(size, (0,))
+            boxes += [(size - 1, size - 1, x, y) for y in places for x in places]
+        return boxes
+
+    def call(self, at: Site) -> str:
+        return self.written(at, "face_boxes", sizes=literal(self.sizes))
+
+
+def _whole(sizes: Sequence[float]) -> tuple[int, ...]:
+    return tuple(int(size) for size in sizes)
+
+
 def _distinct(ratios: Sequence[float], flip: bool) -> tuple[float, ...]:
     """Ratios besides 1, each once."""
     seen, kept = [1.0], []
@@ -154,35 +191,3 @@ def _distinct(ratios: Sequence[float], flip: bool) -> tuple[float, ...]:
             seen += [ratio, 1 / ratio] if flip else [ratio]
             kept.append(ratio)
     return tuple(kept)
-
-
-Number = TypeVar("Number", int, float)
-
-
-def _pair(
-    params: Params, stem: str, single: str, type_: type[Number]
-) -> tuple[Number, Number] | None:
-    """(height, width), from one field or two; None where neither is given."""
-    both = params.optional(f"{stem}_h", type_), params.optional(f"{stem}_w", type_)
-    one = params.optional(single, type_)
-    if both == (None, None) and one is None:
-        return None
-    if one is not None and both != (None, None):
-        params.error(single, f"give {single} or {stem}_h and {stem}_w, not both")
-    height, width = both if one is None else (one, one)
-    if height is None or width is None or height <= 0 or width <= 0:
-        text = f"{single} must be positive, {stem}_h and {stem}_w both be given"
-        params.error(None, text)
-        return None
-    return height, width
-
-
-def _size(at: Site, index: int) -> str:
-    """Source text of (height, width) of an input."""
-    operand, x = at.inputs[index], at.operands[index]
-    if len(operand.shape) < 4:
-        return literal(four_axes(operand.shape)[2:])
-    height, width = operand.layout.axes.index(2), operand.layout.axes.index(3)
-    if width == height + 1:
-        return f"{x}.shape[{height}:{width + 1 if width < 3 else ''}]"
-    return f"({x}.shape[{height}], {x}.shape[{width}])"

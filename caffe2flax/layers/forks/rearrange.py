@@ -15,6 +15,7 @@ from caffe2flax.ir.layout import Layout, Operand, Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer, variant
 from caffe2flax.layers._forks import images, multiple, positive
+from caffe2flax.layers._python import python_layer
 
 
 @layer("ShuffleChannel", "shuffle_channel_param")
@@ -96,6 +97,13 @@ class Reorg(Layer):
         else:
             top = flat[:, far]
         return top.reshape(n, *size)
+
+
+@python_layer("yolov2", "darknet_reorg")
+def _darknet_reorg(params: Params) -> Layer:
+    """The same in Synopsys' fork, which has it in Python."""
+    params.ignore("param_str")
+    return Reorg(2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ def batches(
     first, in the midst of a batch too, as in Caffe.
 
     prepare: a record and a random generator -> arrays by blob. share: (index, count) of
-    this process, which gets every count-th record and so its part of each batch; by
-    default as JAX has it.
+    this process, which gets its part of each batch: items that follow one another, so
+    that all parts together are the batch of one process. By default as JAX has it.
     """
     index, count = share or (jax.process_index(), jax.process_count())
     if size % count:
@@ -35,10 +35,10 @@ def batches(
     dataset = grain.MapDataset.source(source).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
-    dataset = dataset.repeat().random_map(prepare)[index::count]
+    dataset = dataset.repeat().random_map(prepare)
     if size == count:  # of so many batches grain cannot tell the number
-        return dataset.map(lambda item: stack([item]))
-    return dataset.batch(size // count, batch_fn=stack)
+        return dataset[index::count].map(lambda item: stack([item]))
+    return dataset.batch(size // count, batch_fn=stack)[index::count]
 
 
 def stack(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -136,9 +136,7 @@ def make_mesh(options: Any) -> Mesh:
     if count > len(found):
         raise SystemExit(f"--devices {options.devices}: there are {len(found)}")
     mesh = jax.make_mesh((count,), ("data",), devices=found[:count])
-    if (
-        options.coordinator
-    ):  # all meet: later, gloo would wait for none longer than 30 s
+    if options.coordinator:  # all meet now: gloo waits for none longer than 30 s
         ones = share(mesh, {"ones": np.ones(count // jax.process_count())})["ones"]
         jax.block_until_ready(jax.jit(lambda x: x.sum())(ones))
     return mesh
