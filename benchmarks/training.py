@@ -1,4 +1,5 @@
-"""Time of a step of training, by `compile` and by nnx.jit, beside PyTorch.
+"""Time of a step of training, by `compile` and by nnx.jit, beside PyTorch; and the rate
+of the input pipeline.
 
 Everyone computes the same step in one process, in turns. The losses of three steps must
 agree. Results go into `results.md` and `results.json`, unless `--print`.
@@ -12,7 +13,8 @@ from typing import Any
 
 import jax
 
-from speed import steps
+from caffe2flax.training.library.memory import keep_memory
+from speed import pipeline, steps
 from speed.clock import interleave, timed, use_cores
 from speed.peers import THREADS
 from speed.results import environment, save
@@ -25,7 +27,9 @@ FORMS: dict[str, Callable[..., steps.Step]] = {
     "torch": steps.torch_step,
     "torch channels last": steps.torch_step,
 }
+PARTS = ("steps", "pipeline")
 TOLERANCE = 1e-3
+READERS = ("caffe2flax", "grain", "lmdb", "numpy", "pillow")
 PACKAGES = ("caffe2flax", "jax", "jaxlib", "flax", "optax", "torch")
 
 
@@ -35,11 +39,20 @@ def main() -> None:
     add("--networks", nargs="+", choices=POINTS, default=list(POINTS))
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     add("--rounds", type=int, default=9)
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     add("--print", action="store_true", help="do not write the results")
     options = parser.parse_args()
     use_cores(THREADS)
+    keep_memory()  # as training scripts do; everyone shares this process
     jax.config.update("jax_enable_compilation_cache", False)
-    for name in options.networks:
+    for name in options.networks if "pipeline" in options.parts else ():
+        batch = POINTS[name]
+        forms = pipeline.FORMS[: 1 if name == "lenet" else None]
+        rates = {form: round(pipeline.rate(name, batch, form), 1) for form in forms}
+        print(f"{name} {batch}, images a second: {rates}", flush=True)
+        if not options.print:
+            save("pipeline", {f"{name} {batch}": rates}, environment(*READERS))
+    for name in options.networks if "steps" in options.parts else ():
         batch = POINTS[name]
         point = measure(name, batch, options.forms, options.rounds)
         found = medians(point)

@@ -3,7 +3,8 @@
     python examples/finetune.py
 
 converts the network of `caffe2flax demo`, gives it a new last layer for two classes,
-and trains that layer alone, in a few seconds on a CPU.
+trains that layer alone, as its first gradients would spoil the others, and then all of
+them at a lower rate, in a few seconds on a CPU.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -22,7 +24,9 @@ import caffe2flax
 
 DIGITS = Path(__file__).parents[1] / "fixtures" / "digits"
 LAST = nnx.All(nnx.Param, nnx.PathContains("ip2"))
-"""The parameters to train: those of the last layer."""
+"""The parameters of the last layer."""
+STAGES = ((LAST, 1e-2, 60), (nnx.Param, 1e-3, 20))
+"""Which parameters are trained, at what rate, in how many steps."""
 
 
 def convert(folder: str) -> type:
@@ -45,22 +49,23 @@ def load_images() -> tuple[jnp.ndarray, jnp.ndarray]:
         return jnp.asarray(images), jnp.asarray(test["label"].astype(np.int32) % 2)
 
 
-@nnx.jit
+@partial(nnx.jit, static_argnames="trained")
 def step(
     model: nnx.Module,
     optimizer: nnx.Optimizer,
     images: jnp.ndarray,
     odd: jnp.ndarray,
     rngs: nnx.Rngs,
+    trained: nnx.filterlib.Filter,
 ) -> jnp.ndarray:
-    """One step down the gradient of the last layer; the loss before it."""
+    """One step down the gradient of the parameters `trained`; the loss before it."""
 
     def loss(model: nnx.Module, rngs: nnx.Rngs) -> jnp.ndarray:
         scores = model.logits(images, rngs=rngs)
         return optax.softmax_cross_entropy_with_integer_labels(scores, odd).mean()
 
-    of_last = nnx.DiffState(0, LAST)
-    value, gradients = nnx.value_and_grad(loss, argnums=of_last)(model, rngs)
+    argument = nnx.DiffState(0, trained)
+    value, gradients = nnx.value_and_grad(loss, argnums=argument)(model, rngs)
     optimizer.update(model, gradients)
     return value
 
@@ -70,16 +75,17 @@ def main() -> float:
     images, odd = load_images()
     with tempfile.TemporaryDirectory() as folder:
         model = convert(folder).from_pretrained(num_classes=2)
-    optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=LAST)
-    rngs = nnx.Rngs(dropout=0)
-    model.train()
-    for number in range(100):
-        loss = step(model, optimizer, images[:240], odd[:240], rngs)
-        if number % 20 == 0:
-            print(f"step {number:3}: loss {loss:.3f}")
-    model.eval()
-    right = float((model.logits(images[240:]).argmax(-1) == odd[240:]).mean())
-    print(f"{right:.1%} of 120 other images right")
+    rngs = nnx.Rngs(dropout=0)  # what Dropout draws from, given at each call
+    for trained, rate, steps in STAGES:
+        optimizer = nnx.Optimizer(model, optax.adam(rate), wrt=trained)
+        model.train()
+        for number in range(steps):
+            loss = step(model, optimizer, images[:240], odd[:240], rngs, trained)
+            if number % 10 == 0:
+                print(f"step {number:3}: loss {loss:.3f}")
+        model.eval()
+        right = float((model.logits(images[240:]).argmax(-1) == odd[240:]).mean())
+        print(f"{right:.1%} of 120 other images right")
     return right
 
 

@@ -24,6 +24,7 @@ from caffe2flax.ir.refused import REFUSED
 from caffe2flax.ir.registry import LAYERS
 from caffe2flax.layers import register_all
 from caffe2flax.passes import PASSES
+from caffe2flax.training.prepare import prepare
 from tests.forks import fork_table
 from tests.test_structure import ORDER
 
@@ -47,6 +48,9 @@ EXAMPLES = {
     "ssd.py": ("fixtures/ssd/ssd.prototxt", "SSD"),
 }
 """The converted files of examples/: their prototxt and the name of their class."""
+
+TRAINED = "fixtures/digits_training/stats_digits.solver.prototxt"
+"""The solver of examples/training/."""
 
 WITHOUT_PARAMETERS = {
     "AbsVal",
@@ -327,9 +331,18 @@ def example(name: str) -> str:
     return caffe2flax.convert(ROOT / net, name=class_name).source
 
 
+def training_example() -> dict[str, str]:
+    """The files of examples/training/, by name: those of `caffe2flax train` there."""
+    with contextlib.chdir(ROOT):
+        made = prepare(TRAINED, directory="examples/training")
+    return {f"{made.stem}.py": made.conversion.source, **made.scripts}
+
+
 if __name__ == "__main__":
     for document in DOCUMENTS:
         before = document.read_text(encoding="utf-8")
         document.write_text(written(before), encoding="utf-8")
     for name in EXAMPLES:
         Path(ROOT, "examples", name).write_text(example(name), encoding="utf-8")
+    for name, text in training_example().items():
+        Path(ROOT, "examples", "training", name).write_text(text, encoding="utf-8")

@@ -176,6 +176,15 @@ def test_every_section_has_a_page() -> None:
     costs = {"copies": [0.1], "seconds": [0.3], "own": 5e6, "peak": 9e6, "bytes": 2e6}
     points = {
         "compile": {"nin 1 compiled": {"cold": parts, "cached": parts}},
+        "training": {
+            "caffenet 16": {
+                "compiled": {"seconds": [0.6]},
+                "jitted": {"seconds": [3.0]},
+                "torch": {"seconds": [0.5]},
+                "torch channels last": {"failure": "wrong by 1e-01"},
+            }
+        },
+        "pipeline": {"caffenet 16": {"raw": 900.0}},
         "convert": {"lenet": costs | {"limited": True, "failed": 0}},
         "caffe-onnx": {"nin": {"seconds": 9.0, "peak": 1e9, "ended": "done"}},
         "sizes": {"64": costs, "4": costs},
@@ -187,6 +196,8 @@ def test_every_section_has_a_page() -> None:
     )
     for row in (
         "| NiN 1, `compile` | 0.50 | 0.50 | 0.50 | 0.50 | 0.50 |",
+        "| CaffeNet 16 | 600.0 | 3000.0 | 500.0 | - | 1.20 | - | 27 |",
+        "| CaffeNet 16 | 900 | - |",
         "| LeNet | 2 | 0.100 | 0.30 | 3.0 | 5 | done |",
         "| NiN | 9.0 | 1000 | done |",
         "| GoogLeNet 2 | 4.0 | 8.0 |",

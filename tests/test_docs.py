@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from PIL import Image
 
 import caffe2flax
 from caffe2flax.cli.main import main
+from caffe2flax.training.parameter import SolverParameter
 from tests import documented
 from tests.docs import (
     BY_HAND,
@@ -30,8 +32,10 @@ from tests.docs import (
     PARTS,
     README,
     ROOT,
+    TRAINED,
     example,
     parts,
+    training_example,
     with_part,
     written,
 )
@@ -88,8 +92,27 @@ def test_converted_examples_are_current(name: str) -> None:
     assert read(ROOT / "examples" / name) == example(name)
 
 
+def test_the_training_example_is_current() -> None:
+    """`python -m tests.docs` brings it up to date; tests/cli/test_train.py runs it."""
+    folder = ROOT / "examples" / "training"
+    assert {path.name: read(path) for path in folder.glob("*.py")} == training_example()
+
+
+def test_each_field_of_a_solver_is_in_the_table() -> None:
+    table = read(ROOT / "docs" / "training.md").partition("| field | here |")[2]
+    known = {each.name for each in fields(SolverParameter)} - {"file", "notes"}
+    rows = [row.split("|")[1] for row in table.split("\n\n")[0].splitlines()[2:]]
+    listed = set(re.findall(r"`(\w+)`", "".join(rows)))
+    of_caffe = {"solver_mode", "device_id", "layer_wise_reduce", "debug_info"}
+    assert listed - known == {"solver_type", *of_caffe}
+    assert known <= listed
+
+
 def test_examples_are_listed() -> None:
     text = read(ROOT / "examples" / "README.md")
+    assert f"caffe2flax train {TRAINED} -o examples/training --script-only" in text
+    for name in training_example():
+        assert f"(training/{name})" in text
     for path in ROOT.glob("examples/*.py"):
         assert f"({path.name})" in text
     for name, (net, class_name) in EXAMPLES.items():
@@ -203,6 +226,7 @@ PROGRAMS = (
     "finetune.py",
     "neighbours.py",
     "opencv_onnx.py",
+    "style.py",
 )
 
 
@@ -265,3 +289,11 @@ def test_the_measured_ratios_are_those_of_the_results() -> None:
     others = results.split("| geometric mean |")[1].splitlines()[0].strip(" |")
     ours = math.exp(-sum(map(math.log, faster)) / len(faster))
     assert f"| {ours:.2f} | {others} |" in text
+    _, steps = results.split("## A training step", 1)
+    lines = [x for x in steps.split("Measured")[0].splitlines() if x.startswith("|")]
+    assert len(lines) > 2
+    for line in lines[2:]:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        by_jit = float(cells[0]) / float(cells[1])
+        title = ", batch ".join(name.rsplit(" ", 1))
+        assert f"| {title} | {cells[4]} | {cells[5]} | {by_jit:.2f} |" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from speed import page_costs
+from speed import page_costs, page_training
 from speed.page_accelerator import accelerators
 from speed.page_inference import inference
 from speed.tables import Record
@@ -18,6 +18,8 @@ Written by the scripts in this folder; docs/performance.md says how to run them 
 SECTIONS: dict[str, Callable[[Record], Iterator[str]]] = {
     "inference": inference,
     "compile": page_costs.compiling,
+    "training": page_training.training,
+    "pipeline": page_training.pipeline,
     "convert": page_costs.converting,
     "caffe-onnx": page_costs.caffe_onnx,
     "sizes": page_costs.sizes,

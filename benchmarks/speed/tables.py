@@ -7,7 +7,7 @@ from math import prod
 from statistics import median
 from typing import Any
 
-from speed.networks import TITLES
+from speed.networks import CONVERTED
 
 Record = dict[str, Any]
 
@@ -46,8 +46,8 @@ def ratios(point: Record, form: str) -> dict[str, float]:
 
 
 def in_order(points: Record) -> list[str]:
-    """The keys "network batch ..." in the order of TITLES and of the batches."""
-    names = list(TITLES)
+    """The keys "network batch ..." in the order of CONVERTED and of the batches."""
+    names = list(CONVERTED)
 
     def place(key: str) -> tuple[int, int, str]:
         name, batch, *others = key.split()
@@ -59,7 +59,7 @@ def in_order(points: Record) -> list[str]:
 def title(key: str) -> str:
     """The title of a network and the batch."""
     name, batch, *_ = key.split()
-    return f"{TITLES[name]} {batch}"
+    return f"{CONVERTED[name]} {batch}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -30,9 +30,9 @@ examples:
   caffe2flax train solver.prototxt --snapshot net_iter_5000.solverstate
   caffe2flax train solver.prototxt --resume --max-iter 100
 
-The module and a script, NAME_train.py, are written; then the script is run. It stands
-alone and is yours to edit: `python NAME_train.py` goes on without this command. Ctrl-C
-takes a snapshot and ends, SIGHUP takes one and goes on.
+The module and a script, NAME_train.py, are written; then the script is run. It needs
+only the files beside it and is yours to edit: `python NAME_train.py` goes on without
+this command. Ctrl-C takes a snapshot and ends, SIGHUP takes one and goes on.
 """
 
 
@@ -141,14 +141,15 @@ def run(options: argparse.Namespace) -> Outcome:
             data=options.data,
             test_data=options.test_data,
             shuffle=options.shuffle,
+            directory=options.directory,
         )
-        paths = prepared.write(options.directory, force=options.force)
+        paths = prepared.write(force=options.force)
     text = lines(*paths, *noted(prepared.notes))
     if options.script_only:
         return Outcome(text)
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-    _execute(prepared.script_in(options.directory), _arguments(options))
+    _execute(prepared.script, _arguments(options))
     return Outcome("")
 
 

@@ -7,7 +7,7 @@ sign for each spatial axis. All is float32.
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -108,53 +108,19 @@ def kernel_gradient(
     strides: Sizes,
     window: Sizes,
     product: Product,
+    parts: int = 1,
 ) -> Array:
     """Of a convolution of x (N, *in, C) whose result has the gradient g (N, *out, O),
-    that of its kernel (*window, C, O): one product of patches. product(a (m, k),
-    b (m, n)) is a.T @ b."""
+    that of its kernel (*window, C, O): products of patches, as many as `parts`, each
+    for some of the window. product(a (m, k), b (m, n)) is a.T @ b."""
     cuts = windows_of(x, window, padding, strides, g.shape[1:-1])
-    rows = jnp.concatenate(cuts, -1) if len(cuts) > 1 else cuts[0]
-    y = product(rows.reshape(-1, rows.shape[-1]), g.reshape(-1, g.shape[-1]))
+    ends = [i * len(cuts) // parts for i in range(parts + 1)]
+    given, found = g.reshape(-1, g.shape[-1]), []
+    for some in (cuts[a:b] for a, b in itertools.pairwise(ends)):
+        rows = jnp.concatenate(some, -1) if len(some) > 1 else some[0]
+        found.append(product(rows.reshape(-1, rows.shape[-1]), given))
+    y = jnp.concatenate(found) if parts > 1 else found[0]
     return y.reshape(*window, x.shape[-1], g.shape[-1])
-
-
-def kernel_gradient_in_blocks(
-    x: Array,
-    g: Array,
-    *,
-    padding: Pads,
-    strides: Sizes,
-    window: Sizes,
-    product: Product,
-) -> Array:
-    """The same for few channels and large strides: the pixels of a stride become
-    channels, and the convolution one without strides; then one item at a time, whose
-    patches fit into the cache."""
-    rank, (items, *sizes, out), channels = len(window), g.shape, x.shape[-1]
-    reach = [-(-w // s) for w, s in zip(window, strides, strict=True)]
-    blocks = [n + a - 1 for n, a in zip(sizes, reach, strict=True)]
-    pads = [
-        (low, b * s - n - low)
-        for (low, _), b, s, n in zip(
-            padding, blocks, strides, x.shape[1:-1], strict=True
-        )
-    ]
-    apart = [n for pair in zip(blocks, strides, strict=True) for n in pair]
-    x = kernels.padded(x, pads, 0).reshape(items, *apart, channels)
-    x = jnp.moveaxis(x, range(1, 2 * rank, 2), range(1, 1 + rank))
-    x = x.reshape(items, *blocks, math.prod(strides) * channels)
-
-    def of_item(item: tuple[Array, Array]) -> Array:
-        ones = (1,) * rank
-        cuts = kernels.windows(item[0][None], reach, ones, ones)
-        rows = jnp.concatenate(cuts, -1)
-        return product(rows.reshape(-1, rows.shape[-1]), item[1].reshape(-1, out))
-
-    y = lax.map(of_item, (x, g)).sum(0)
-    y = y.reshape(*reach, *strides, channels, out)
-    y = jnp.moveaxis(y, range(rank), range(0, 2 * rank, 2))
-    y = y.reshape(*(a * s for a, s in zip(reach, strides, strict=True)), channels, out)
-    return y[tuple(slice(w) for w in window)]
 
 
 def depthwise_kernel_gradient(

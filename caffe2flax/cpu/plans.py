@@ -20,8 +20,11 @@ Conv = Callable[[Array, Array], Array]
 Plan = tuple[str, Conv]
 
 MOST_IN_PATCHES = 2**21
-"""The largest size of patches, in elements, of which a product is faster than XLA's
-convolution: larger ones leave the processor's cache."""
+"""The largest size of patches, in elements, for one product: larger ones leave the
+processor's cache, and a product for each part of the window is faster."""
+
+COLUMNS = 32
+"""How many columns the patches of such a part have at least."""
 
 MOST_GROUPS = 64
 """The most groups that are computed one after another."""
@@ -102,15 +105,13 @@ def of_one(
     if window.of_kernel and window.plain:
         product = onednn.turned_product if can.turned else derivatives.turned_product
         by = " by oneDNN" if can.turned else ""
-        numbers = math.prod(kernel[:-1]) * x[0] * math.prod(sizes)
-        gradient, name = derivatives.kernel_gradient, "product of patches"
-        if math.prod(sizes) == 1:
+        taps, name, parts = math.prod(sizes), "product of patches", 1
+        if taps == 1:
             name = "product of pixels"
-        elif numbers > MOST_IN_PATCHES:
-            if x[0] > 4 or min(window.rhs_dilation) < 3:
-                return None
-            gradient = derivatives.kernel_gradient_in_blocks
-            name = "strides as channels, products of patches"
+        elif math.prod(kernel[:-1]) * x[0] * taps > MOST_IN_PATCHES:
+            name, parts = "products of patches", max(1, taps * x[0] // COLUMNS)
+            parts = min(parts, taps)
+        gradient = functools.partial(derivatives.kernel_gradient, parts=parts)
         return name + by, turned(gradient, window, sizes, product=product)
     if max(window.gaps) > 1:
         if max(*window.strides, *window.rhs_dilation) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,13 +91,16 @@ def data_source(
     blobs: Collection[str] | None = None,
     folder: str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    script: Path | None = None,
 ) -> str:
     """The definition of a function that returns these batches, for a training script:
     `def train_batches(source=..., *, seed=0, shuffle=False, workers=0)`.
 
     It calls functions and classes of `caffe2flax.training.library`. blobs: those that
-    are wanted, by default all. Other arguments and errors: see `data`, `data_shapes`.
+    are wanted, by default all. script: the folder of that script, which the text may
+    call HERE. Other arguments and errors: see `data`, `data_shapes`.
     """
     wanted = None if blobs is None else frozenset(blobs)
-    plan = plan_of(prototxt, phase, source, level, stages, input_shapes, folder, wanted)
+    given = prototxt, phase, source, level, stages, input_shapes, folder, wanted
+    plan = plan_of(*given, script)
     return plan.text(name, axes)

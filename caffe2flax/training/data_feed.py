@@ -20,10 +20,10 @@ IMAGES = (0, 2, 3, 1)
 class Feed:
     """One source of a net's batches, as text.
 
-    path: what `source` is by default, None for none. source: the expression that reads
-    `source`. record: names that a record is taken apart into. blobs: by top, the
-    expression of its array for one item. axes: the order of Caffe's axes in it, where
-    that is not Caffe's. before: lines in front, for all records.
+    path: the expression of what `source` is by default, None for none. source: the one
+    that reads `source`. record: names that a record is taken apart into. blobs: by top,
+    the expression of its array for one item. axes: the order of Caffe's axes in it,
+    where that is not Caffe's. before: lines in front, for all records.
     """
 
     tops: tuple[str, ...]
@@ -76,7 +76,7 @@ class Feed:
         )
         given = []
         if self.path is not None:
-            given.append(f"source: str = {literal(self.path)}")
+            given.append(f"source: str = {self.path}")
         parameters = [*given, "*", "seed: int = 0", f"shuffle: bool = {self.shuffle}"]
         parameters += ["workers: int = 0"] * whole
         head = f"def {name}({', '.join(parameters)}) -> Any:"

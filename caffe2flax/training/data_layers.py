@@ -14,6 +14,7 @@ from caffe2flax.frontend.source import PathOrText, at_hand, is_text, read_net
 from caffe2flax.frontend.upgrade import inline_net, upgrade
 from caffe2flax.ir.abilities import Source
 from caffe2flax.ir.build import build
+from caffe2flax.ir.call import literal
 from caffe2flax.ir.common_fields import read_transform
 from caffe2flax.ir.graph import CallerShapes
 from caffe2flax.ir.layout import Shape
@@ -55,6 +56,19 @@ class DataLayer:
     folder: Path
     batch: int
     span: Span
+    script: Path | None = None
+    """The folder of the script that is written."""
+
+    def place(self, path: str | os.PathLike[str]) -> str:
+        """The expression of a path. In a script, paths below the current folder are
+        relative to the script where it is there, too, so that both can be moved."""
+        if self.script is None:
+            return literal(os.fspath(path))
+        here, whole, script = map(os.path.realpath, (".", path, self.script))
+        if not all(Path(each).is_relative_to(here) for each in (whole, script)):
+            return literal(os.path.abspath(path))
+        relative = Path(os.path.relpath(whole, script)).as_posix()
+        return f"HERE + {literal(f'/{relative}')}"
 
     def path(self, field: str) -> Path:
         """The file or folder that a field names, beside the prototxt or else where the
@@ -97,11 +111,13 @@ def data_layers(
     level: int = 0,
     stages: Sequence[str] | str = (),
     folder: str | os.PathLike[str] | None = None,
+    script: Path | None = None,
 ) -> tuple[DataLayer, ...]:
     """The layers that give the net of a phase its data, Input layers among them.
 
-    folder: where relative paths begin, by default that of the prototxt. Raises
-    ConversionError with all problems of these layers.
+    folder: where relative paths begin, by default that of the prototxt. script: the
+    folder of the script that is written. Raises ConversionError with all problems of
+    these layers.
     """
     register_all()
     if not isinstance(prototxt, Message):
@@ -117,7 +133,7 @@ def data_layers(
         raise ConversionError(Problem(text, net.span))
     build(net, phase=phase, caller_shapes=CallerShapes({}, {}, {}))  # all its checks
     found = [Params("the net", net, phase=phase).subs("layer")]
-    return tuple(_read(layer, phase, Path(folder or ".")) for layer in found[0])
+    return tuple(_read(layer, phase, Path(folder or "."), script) for layer in found[0])
 
 
 def _gives(layer: object) -> bool:
@@ -129,7 +145,7 @@ def _gives(layer: object) -> bool:
     return type_ == "Python" or issubclass(LAYERS[type_], Source)
 
 
-def _read(layer: Params, phase: str, folder: Path) -> DataLayer:
+def _read(layer: Params, phase: str, folder: Path, script: Path | None) -> DataLayer:
     type_ = layer.get("type", "")
     params = layer.sub(PARAMETERS.get(type_) or _with_batch_size(layer))
     tops = layer.all("top", str)
@@ -144,6 +160,7 @@ def _read(layer: Params, phase: str, folder: Path) -> DataLayer:
         folder,
         params.get("batch_size", 1 if type_ == "ImageData" else 0),
         layer.span() or Span(""),
+        script,
     )
 
 

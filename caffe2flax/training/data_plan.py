@@ -98,7 +98,9 @@ class Plan:
         """The function that a text defines; `changed`: keywords for what it calls, or
         what it calls instead. Raises ConversionError where a package is missing."""
         tree = parse_module(text)
-        known: dict[str, Any] = {"Any": Any, "np": np}
+        script = self.feeds[0][0].script
+        here = None if script is None else os.path.realpath(script)
+        known: dict[str, Any] = {"Any": Any, "np": np, "HERE": here}
         for used in sorted(loaded_names(tree) & CARRIED.keys()):
             module = CARRIED[used]
             change = changed.get(used, {})
@@ -169,9 +171,12 @@ def plan_of(
     input_shapes: Mapping[str, Sequence[int]] | None,
     folder: str | os.PathLike[str] | None = None,
     blobs: frozenset[str] | None = None,
+    script: Path | None = None,
 ) -> Plan:
     """See `data`, `data_shapes` and `data_source`. Raises ConversionError."""
-    layers = data_layers(prototxt, phase, level=level, stages=stages, folder=folder)
+    layers = data_layers(
+        prototxt, phase, level=level, stages=stages, folder=folder, script=script
+    )
     if blobs is not None:
         wanted = (x for x in layers if x.type != "DummyData")
         layers = tuple(x for x in wanted if not blobs.isdisjoint(x.tops))
@@ -239,7 +244,7 @@ def _arrays_plan(
     if not sizes:
         raise ConversionError(Problem("the net takes no arrays", span))
     used = {name: arrays[name] for name in sizes}
-    return Plan(((layers[0], arrays_feed(path, sizes)),), used, blobs)
+    return Plan(((layers[0], arrays_feed(layers[0].place(path), sizes)),), used, blobs)
 
 
 def _misfit(layer: DataLayer, top: str, shape: Shape) -> str:

@@ -75,13 +75,15 @@ def _database(layer: DataLayer, source: str | None) -> Feed:
     color = ""
     if transform.force_color or transform.force_gray:
         color = f", {transform.force_color}"
-    return _images(layer, path, f"{reader}(source{color})", f"records of {backend}")
+    return _images(
+        layer, layer.place(path), f"{reader}(source{color})", f"records of {backend}"
+    )
 
 
 def _image_list(layer: DataLayer, source: str | None) -> Feed:
     path = source or os.fspath(layer.path("source"))
     params = layer.params
-    arguments = [f"folder={literal(os.fspath(layer.folder))}"]
+    arguments = [f"folder={layer.place(layer.folder)}"]
     if root := params.get("root_folder", ""):
         arguments.append(f"root={literal(root)}")
     if params.get("new_height", 0):
@@ -91,7 +93,7 @@ def _image_list(layer: DataLayer, source: str | None) -> Feed:
         arguments.append("color=False")
     text = f"ImageList(source, {', '.join(arguments)})"
     shuffle = params.get("shuffle", False)
-    return _images(layer, path, text, "images of a list", shuffle)
+    return _images(layer, layer.place(path), text, "images of a list", shuffle)
 
 
 def _images(
@@ -125,8 +127,8 @@ def _transformation(
         if layer.phase == "TEST" and scale is None:
             arguments.append("middle=True")
     if transform.mean_file:
-        path = os.fspath(layer.path("mean_file"))
-        before = (f"mean = read_mean({literal(path)})",)
+        path = layer.place(layer.path("mean_file"))
+        before = (f"mean = read_mean({path})",)
     elif transform.mean_value:
         values = ", ".join(map(number, transform.mean_value))
         before = (f"mean = np.array([{values}], np.float32)",)
@@ -153,8 +155,8 @@ def _windows(layer: DataLayer, source: str | None) -> Feed:
     names = ("fg_fraction", "fg_threshold", "bg_threshold")
     defaults = (0.25, 0.5, 0.5)
     numbers = [number(params.get(n, d)) for n, d in zip(names, defaults, strict=True)]
-    first = [os.fspath(layer.folder), root]
-    settings = ", ".join([*map(literal, first), str(layer.batch), *numbers])
+    first = [layer.place(layer.folder), literal(root)]
+    settings = ", ".join([*first, str(layer.batch), *numbers])
     before, arguments = _transformation(layer, params.get("scale", 1.0))
     arguments += [f"pad={pad}"] * bool(pad) + ["square=True"] * (mode == "square")
     image, *label = layer.tops
@@ -162,7 +164,7 @@ def _windows(layer: DataLayer, source: str | None) -> Feed:
     blobs = {image: f"window_image({call})"}
     return Feed(
         layer.tops,
-        path,
+        layer.place(path),
         f"Windows(source, {settings})",
         "window = record[rng.integers(len(record))]",
         blobs | dict.fromkeys(label, "np.float32(window[1])"),
@@ -178,8 +180,8 @@ def _hdf5(layer: DataLayer, source: str | None) -> Feed:
     names = literal(layer.tops)
     return Feed(
         layer.tops,
-        path,
-        f"Hdf5Rows(source, {literal(os.fspath(layer.folder))}, {names})",
+        layer.place(path),
+        f"Hdf5Rows(source, {layer.place(layer.folder)}, {names})",
         "",
         {top: f"record[{literal(top)}]" for top in layer.tops},
         layer.batch,

@@ -44,13 +44,12 @@ from caffe2flax.weights.safetensors import write_safetensors
 class Prepared:
     """The files of a training run.
 
-    prefix: of snapshots, with the folder that the solver names. script: the text of
-    the program.
+    folder: for all of them. scripts: the texts of the program, by file name.
     """
 
     conversion: TrainingConversion
-    prefix: Path
-    script: str
+    folder: Path
+    scripts: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -58,22 +57,18 @@ class Prepared:
         """The module's name."""
         return module_stem(self.conversion.name)
 
-    def folder(self, directory: Path | None) -> Path:
-        return self.prefix.parent if directory is None else directory
+    @property
+    def script(self) -> Path:
+        """The path of the program."""
+        return self.folder.absolute() / f"{self.stem}_train.py"
 
-    def script_in(self, directory: Path | None) -> Path:
-        """The path of the script."""
-        return self.folder(directory).absolute() / f"{self.stem}_train.py"
-
-    def write(
-        self, directory: Path | None = None, force: bool = False
-    ) -> tuple[Path, ...]:
+    def write(self, force: bool = False) -> tuple[Path, ...]:
         """Writes all files, or none. One that is there with the same content stays;
         one that was edited is replaced with `force` only, else FileExistsError."""
-        folder = self.folder(directory)
+        folder = self.folder
         texts = {
             folder / f"{self.stem}.py": self.conversion.source,
-            self.script_in(directory): self.script,
+            **{folder / name: text for name, text in self.scripts.items()},
         }
         targets: dict[Path, Write] = {
             path: _writer(text) for path, text in texts.items() if _differs(path, text)
@@ -98,11 +93,13 @@ def prepare(
     data: PathLike | None = None,
     test_data: PathLike | None = None,
     shuffle: bool = False,
+    directory: PathLike | None = None,
 ) -> Prepared:
     """Reads a solver and its net, and makes the module and the script.
 
-    Arguments: see `caffe2flax train --help`. Opens what the solver and the net name:
-    the net, weights, and the first record of each source. Raises ConversionError.
+    Arguments: see `caffe2flax train --help`; directory: for the files. Opens what the
+    solver and the net name: the net, weights, and the first record of each source.
+    Raises ConversionError.
     """
     read = read_solver(solver)
     folder = Path(read.file).absolute().parent if read.file else Path.cwd()
@@ -133,6 +130,8 @@ def prepare(
         text = "no snapshots in Caffe's formats are written"
         notes += [f"{text}: {problem}" for problem in error.problems]
     stem = module_stem(made.name)
+    prefix = Path(read.snapshot_prefix or stem)
+    written = prefix.parent if directory is None else Path(directory)
     tests = made.tests[: len(read.test_nets)]  # without one the net itself is there
     methods = [(made.graph, made.arguments), *((g, g.arguments) for g in tests)]
     batches = [
@@ -147,6 +146,7 @@ def prepare(
             blobs=[v.blob for v in arguments],
             folder=folder,
             input_shapes=shapes,
+            script=written,
         )
         for state, (graph, arguments), source, (phase, what) in zip(
             states, methods, given, phases_of(len(nets)), strict=True
@@ -158,7 +158,7 @@ def prepare(
         summary=f"Trains {made.name} as {_title(read)} says.",
         version=VERSION,
         solver=read,
-        prefix=Path(read.snapshot_prefix or stem).name,
+        prefix=prefix.name,
         model=_model(made, settings),
         rate=learning_rate_source(read),
         optimizer=optimizer_source(read, trained),
@@ -174,8 +174,8 @@ def prepare(
         ],
         shuffle=shuffle,
     )
-    prefix = Path(read.snapshot_prefix or stem)
-    return Prepared(made, prefix, script.source(), (*read.notes, *dict.fromkeys(notes)))
+    every = (*read.notes, *dict.fromkeys(notes))
+    return Prepared(made, written, script.sources(), every)
 
 
 def _title(solver: Solver) -> str:

@@ -8,20 +8,24 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from caffe2flax.codegen.format import format_source
+from caffe2flax.codegen.format import format_source, paragraph
 from caffe2flax.codegen.library import Library, import_lines, loaded_names, read
 from caffe2flax.ir.call import literal
 from caffe2flax.ir.syntax import parse_module
 from caffe2flax.training.rates import COUNTED, number
 from caffe2flax.training.script_text import (
+    ABOUT,
     DIFFS,
     ENTRY,
     JITTED,
     LOSS_STEP,
     MAIN,
+    MOVED_RATE,
     NO_RESTORE,
     RESTORE,
+    RESTORE_SNAPSHOT,
     SAVE,
+    SAVE_SNAPSHOT,
     TEST_LOSS,
     TEST_STEP,
     TRAIN_STEP,
@@ -71,25 +75,44 @@ class Script:
     tests: Sequence[TestNet]
     shuffle: bool
 
-    def source(self) -> str:
-        """The program, formatted."""
+    def sources(self) -> dict[str, str]:
+        """The program, its data and its tools, by file name, formatted."""
+        library, stem = _library(), self.stem
         parts = [
             "\n".join(self._constants()),
             self.rate,
             self.optimizer,
-            *self.batches,
             *self._steps(),
             self._main(),
+            ENTRY,
         ]
         body = GAP.join(part.strip("\n") for part in parts)
-        definitions = _library().needed(f"{body}\n{self.blobs}")
-        carried = GAP.join(d.source for d in definitions)
-        whole = GAP.join(filter(None, (body, self.blobs, carried, ENTRY)))
-        head = f'"""{self.summary}\n{USAGE.format(stem=self.stem)}"""'
-        names = _imported(parse_module(whole))
-        imports = "\n\n".join(import_lines(names, _library().imports))
-        module = f"from {self.stem} import {self.name}"
-        return format_source(f"{head}\n\n{imports}\n\n{module}\n\n{whole}\n")
+        used = loaded_names(parse_module(body))
+        own = [f"from {stem} import {self.name}"]
+        data = GAP.join(part.strip("\n") for part in self.batches)
+        if "HERE" in loaded_names(parse_module(data)):
+            data = f"HERE = os.path.dirname(os.path.realpath(__file__)){GAP}{data}"
+        made = [f"{name}_batches" for name in test_names(len(self.tests))]
+        own.append(_from(f"{stem}_data", ["train_batches", *made]))
+        tools = [*self._snapshots(), JITTED]
+        defined = {"HISTORY", "jitted", "save_snapshot", "restore_snapshot"}
+        names = used & (library.definitions.keys() | defined)
+        carried = library.needed(GAP.join([*tools, f"({', '.join(sorted(names))})"]))
+        own.append(_from(f"{stem}_tools", names))
+        about = paragraph(" ".join(ABOUT.format(stem=stem).split()), 88)
+        return {
+            f"{stem}_train.py": _file(
+                f"{self.summary}\n{USAGE.format(stem=stem, about=about)}", [body], own
+            ),
+            f"{stem}_data.py": _file(
+                f"Batches for {stem}_train.py.",
+                [data, *(each.source for each in library.needed(data))],
+            ),
+            f"{stem}_tools.py": _file(
+                f"What else {stem}_train.py needs: log, devices, snapshots.",
+                [*tools, *(each.source for each in carried)],
+            ),
+        }
 
     def _constants(self) -> Iterable[str]:
         solver = self.solver
@@ -108,8 +131,6 @@ class Script:
         if self.hidden:
             hidden = literal(tuple(self.hidden))
             yield f"HIDDEN = {hidden}  # they count, but are no outputs of Caffe's net"
-        if self.blobs:
-            yield f"HISTORY = {literal(tuple(self.fields))}"
 
     def _steps(self) -> Iterable[str]:
         given = _given(self.inputs)
@@ -117,29 +138,39 @@ class Script:
         if self.hidden:
             shown = "{name: losses[name] for name in losses.keys() - HIDDEN}"
         yield TRAIN_STEP.format(name=self.name, given=given, shown=shown)
-        yield JITTED
         yield LOSS_STEP.format(name=self.name, given=given)
         for i, test in enumerate(self.tests):
             given = _given(test.inputs)
             yield TEST_STEP.format(name=self.name, suffix=_suffix(i), given=given)
 
+    def _snapshots(self) -> Iterable[str]:
+        """What reads and writes Caffe's files."""
+        if not self.blobs:
+            return
+        yield f"{self.blobs}\n\nHISTORY = {literal(tuple(self.fields))}"
+        write = f"write_snapshot(prefix, {literal(self.name)}, *saved)"
+        if self.solver.snapshot_format == "HDF5":
+            write = "write_hdf5_snapshot(prefix, *saved)"
+        diffs = DIFFS if self.solver.snapshot_diff else ""
+        yield SAVE_SNAPSHOT.format(write=write, diffs=diffs)
+        yield RESTORE_SNAPSHOT
+
     def _main(self) -> str:
         solver, tests = self.solver, range(len(self.tests))
         steps = ", ".join(f"test_step{_suffix(i)}" for i in tests)
         shuffle = "seed=SEED, shuffle=True" if self.shuffle else "seed=SEED"
-        reads = ", ".join(f"iter(test{_suffix(i)}_batches(seed=SEED))" for i in tests)
+        names = test_names(len(tests))
+        reads = ", ".join(f"iter({name}_batches(seed=SEED))" for name in names)
         moved = ", *begun" if solver.lr_policy == "multistep" else ""
         current = f"current_step(i - 1{moved})" if solver.lr_policy in COUNTED else "0"
-        format_ = "binary"
-        write = f"write_snapshot(PREFIX, {literal(self.name)}, *saved)"
-        if solver.snapshot_format == "HDF5":
-            format_, write = "hdf5", "write_hdf5_snapshot(PREFIX, *saved)"
-        diffs = DIFFS if solver.snapshot_diff else ""
-        save = SAVE.format(count=current, write=write, diffs=diffs, format=format_)
+        binary = solver.snapshot_format == "BINARYPROTO"
+        save = SAVE.format(count=current, format="binary" if binary else "hdf5")
         return MAIN.format(
             name=self.name,
             model=self.model,
-            rate=f"i{moved}",
+            moved_rate=MOVED_RATE if moved else "",
+            rate="rate" if moved else "",
+            rate_of="rate" if moved else "learning_rate",
             data=f"iter(train_batches({shuffle}))",
             tests=f"[{reads}]",
             steps=steps,
@@ -160,6 +191,27 @@ def literal_map(values: Mapping[str, float]) -> str:
 
 def _given(blobs: Sequence[str]) -> str:
     return ", ".join(f"batch[{literal(blob)}]" for blob in blobs)
+
+
+def test_names(count: int) -> list[str]:
+    """What the data of each net for tests are called."""
+    return [f"test{_suffix(i)}" for i in range(count)]
+
+
+def _file(about: str, parts: Iterable[str], own: Sequence[str] = ()) -> str:
+    """A file of Python, formatted. own: imports from files beside it."""
+    whole = GAP.join(part.strip("\n") for part in parts)
+    names = _imported(parse_module(whole))
+    groups = [*import_lines(names, _library().imports), "\n".join(own)]
+    imports = "\n\n".join(filter(None, groups))
+    gap = GAP if whole.startswith(("@", "class ", "def ")) else "\n\n"
+    return format_source(f'"""{about}"""\n\n{imports}{gap}{whole}\n')
+
+
+def _from(module: str, names: Iterable[str]) -> str:
+    """An import, as ruff sorts it."""
+    lines = {name: f"from {module} import {name}" for name in names}
+    return "\n".join(import_lines(lines, lines))
 
 
 def _imported(tree: ast.Module) -> Collection[str]:
@@ -195,6 +247,7 @@ IMPORTS = {
     "jnp": "import jax.numpy as jnp",
     "np": "import numpy as np",
     "Path": "from pathlib import Path",
+    "os": "import os",
     "partial": "from functools import partial",
 }
 """What the script itself needs besides."""

@@ -1,11 +1,16 @@
-"""The parts of a training script as text: its steps, and `main`."""
+"""The parts of a training script that are the same for all solvers, as text: a
+statement a line, as they are formatted with what is put in."""
+
+# ruff: noqa: E501
 
 USAGE = """
     python {stem}_train.py [--resume] [--max-iter N] [--devices N]
 
---help says more. What it needs besides jax, flax, optax, grain and orbax-checkpoint is
-imported below.
+{about}
 """
+
+ABOUT = """--help says more. {stem}.py is the model, {stem}_data.py reads the data,
+{stem}_tools.py has what else a run needs."""
 
 JITTED = '''
 def jitted(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,9 +24,7 @@ def jitted(step: Callable[..., Any]) -> Callable[..., Any]:
 '''
 
 TRAIN_STEP = '''
-def train_step(
-    model: {name}, optimizer: nnx.Optimizer, rngs: nnx.Rngs, batch: dict[str, Array]
-) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+def train_step(model: {name}, optimizer: nnx.Optimizer, rngs: nnx.Rngs, batch: dict[str, Array]) -> tuple[Array, dict[str, Array], dict[str, Array]]:
     """One pass: the total loss, the losses, and which gradients are finite."""
 
     def loss(model: {name}, rngs: nnx.Rngs) -> tuple[Array, dict[str, Array]]:
@@ -56,39 +59,63 @@ TEST_LOSS = """
             total = sum(each.get("loss", 0.0) for each in outputs)
             log(f"Test loss: {total:.6g}")"""
 
+SAVE_SNAPSHOT = '''
+def save_snapshot(
+    prefix: Path, i: int, model: nnx.Module, optimizer: Any, kept: Any, step: int
+) -> tuple[Path, Path]:
+    """Writes a snapshot as Caffe does, and returns the paths of its two files.
+
+    kept: the history of the snapshot that the run goes on from. step: Caffe's count of
+    steps of the learning rate.
+    """
+    moments = get_moments(optimizer.opt_state, HISTORY)
+    saved = i, BLOBS, arrays_of(model), to_history(BLOBS, moments, kept), step{diffs}
+    return {write}
+'''
+
+RESTORE_SNAPSHOT = '''
+def restore_snapshot(
+    path: str, model: nnx.Module, optimizer: Any
+) -> tuple[int, tuple[int, int], list[Any]]:
+    """See `restore`."""
+    return restore(path, BLOBS, HISTORY, model, optimizer)
+'''
+
 SAVE = """
         if jax.process_index() == 0:
-            moments = get_moments(optimizer.opt_state, HISTORY)
-            history = to_history(BLOBS, moments, kept)
-            saved = i, BLOBS, arrays_of(model), history, {count}{diffs}
-            log_snapshot(log, {write}, "{format}")"""
+            paths = save_snapshot(PREFIX, i, model, optimizer, kept, {count})
+            log_snapshot(log, paths, "{format}")"""
 
 DIFFS = ", last_update(optimizer)"
 
 RESTORE = """
         path = options.snapshot
-        i, begun, kept = restore(path, BLOBS, HISTORY, model, optimizer)
+        i, begun, kept = restore_snapshot(path, model, optimizer)
         log(f"Restoring from {path}", kind="restore", file=path)
         log(*doubts(HISTORY, kept))"""
 
 NO_RESTORE = """
         raise SystemExit("--snapshot: this net's blobs are not in BLOBS")"""
 
+MOVED_RATE = """
+    def rate(i: Any) -> Any:
+        return learning_rate(i, *begun)
+
+"""
+
 MAIN = """
 def main() -> None:
     options = arguments(__doc__)
+    keep_memory()
     signals, mesh = Signals(), make_mesh(options)
     model = {model}
     model.train()
     begun, kept = (0, 0), list[Any]()  # of the snapshot that the run goes on from
-
-    def rate(i: Any) -> Any:
-        return learning_rate({rate})
-
-    optimizer = nnx.Optimizer(model, make_optimizer(rate), wrt=nnx.Param)
+{moved_rate}    optimizer = nnx.Optimizer(model, make_optimizer({rate}), wrt=nnx.Param)
     rngs = nnx.Rngs(SEED)
-    step = jitted(train_step)
-    data, tests = {data}, {tests}
+    step = jitted(train_step)  # or nnx.jit(train_step)
+    data = {data}
+    tests = {tests}
     state = {{"model": model, "optimizer": optimizer, "rngs": rngs}}
     checkpoints, watch = Checkpoints(PREFIX), Watch()
     log = Log(PREFIX, bool(options.resume or options.snapshot))
@@ -107,8 +134,8 @@ def main() -> None:
     def test() -> None:
         for net, metrics in enumerate([{steps}]):
             log(f"Iteration {{i}}, Testing net (#{{net}})")
-            batches = (share(mesh, next(tests[net])) for _ in range(TEST_ITER[net]))
-            every = [metrics(model, batch) for batch in batches]
+            given = (next(tests[net]) for _ in range(TEST_ITER[net]))
+            every = [metrics(model, to_devices(mesh, batch)) for batch in given]
             weights = LOSS_WEIGHTS[1 + net]
             lines, outputs = shown("Test", mean_of(every), weights){test_loss}
             log(*lines, kind="test", iteration=i, net=net, outputs=outputs{test_entry})
@@ -124,14 +151,14 @@ def main() -> None:
         if TEST_INTERVAL and i % TEST_INTERVAL == 0 and (i or TEST_INITIALIZATION):
             test()
         passes = [
-            step(model, optimizer, rngs, share(mesh, next(data)))
+            step(model, optimizer, rngs, to_devices(mesh, next(data)))
             for _ in range(ITER_SIZE)
         ]
         window.append(sum(total for total, *_ in passes) / ITER_SIZE)
         for total, _, finite in passes:
             watch(i, total, finite)
         if DISPLAY and i % DISPLAY == 0:
-            loss, lr = mean_loss(window), float(rate(i))
+            loss, lr = mean_loss(window), float({rate_of}(i))
             lines, outputs = shown("Train", passes[-1][1], LOSS_WEIGHTS[0])
             lines = [f"Iteration {{i}}, loss = {{loss:.6g}}", *lines]
             lines += [f"Iteration {{i}}, lr = {{lr:.6g}}"]
@@ -149,7 +176,7 @@ def main() -> None:
         log("Optimization stopped early.", kind="stopped", iteration=i)
         return
     if DISPLAY and i % DISPLAY == 0:
-        window.append(loss_step(model, rngs, share(mesh, next(data))))
+        window.append(loss_step(model, rngs, to_devices(mesh, next(data))))
         loss = mean_loss(window)
         log(f"Iteration {{i}}, loss = {{loss:.6g}}", kind="end", iteration=i, loss=loss)
     if TEST_INTERVAL and i % TEST_INTERVAL == 0:

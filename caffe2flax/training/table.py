@@ -65,9 +65,12 @@ def net_layers(conversion: Conversion) -> list[Node]:
 def blobs_source(
     conversion: Conversion, shapes: Mapping[str, Shape] | None = None
 ) -> str:
-    """`BLOBS = (...)`, the text of `blob_table` in one line, which `format_source`
-    lays out."""
-    return f"BLOBS = {literal(blob_table(conversion, shapes))}"
+    """`BLOBS = (...)`, the text of `blob_table`, a line for each layer."""
+    lines = (f"    {literal(layer)}," for layer in blob_table(conversion, shapes))
+    about = (
+        "# Layers with their blobs: variable, Caffe's shape, transposition of the axes."
+    )
+    return "\n".join([about, "# fmt: off", "BLOBS = (", *lines, ")", "# fmt: on"])
 
 
 def _entry(

@@ -121,17 +121,23 @@ def script_of(folder: Path) -> Path:
 def test_the_script_stands_alone_and_keeps_its_edits(
     straight: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "moved"
+    """The one of examples/, which finds its data from its own folder."""
+    example = ROOT / "examples" / "training"
+    folder = tmp_path / "examples" / "training"
     shutil.copytree(straight, folder)
+    shutil.copytree(example, folder, dirs_exist_ok=True)
+    (tmp_path / "fixtures").symlink_to(FIXTURES)
     script = script_of(folder)
     text = script.read_text()
-    assert "import caffe2flax" not in text.replace("from caffe2flax import compile", "")
+    for path in example.glob("*.py"):
+        rest = path.read_text().replace("from caffe2flax import compile", "")
+        assert "import caffe2flax" not in rest
     script.write_text(
         text.replace("DISPLAY, AVERAGE_LOSS = 50", "DISPLAY, AVERAGE_LOSS = 1")
     )
     done = train("stats_digits.solver.prototxt", "-o", folder)
     assert done.returncode == 1
-    assert "exists" in done.stderr
+    assert "exist; --force" in done.stderr
     command = [sys.executable, script, "--resume", "--max-iter", "14"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert log_of(folder)[-2]["iteration"] == 14

@@ -96,7 +96,7 @@ CONVS: dict[str, tuple[Sizes, Sizes, int, Any, int, int, tuple[str, str, str]]] 
         (2, 1),
         1,
         1,
-        ("convolution by oneDNN", "strides as channels", "in phases"),
+        ("convolution by oneDNN", "products of patches", "in phases"),
     ),
     "gaps between windows": (
         (2, 13, 14, 32),
@@ -181,7 +181,7 @@ CONVS: dict[str, tuple[Sizes, Sizes, int, Any, int, int, tuple[str, str, str]]] 
         1,
         1,
         1,
-        ("convolution by oneDNN", "", "convolution by oneDNN"),
+        ("convolution by oneDNN", "products of patches", "convolution by oneDNN"),
     ),
     "dilated": (
         (2, 13, 14, 32),

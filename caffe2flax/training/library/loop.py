@@ -137,7 +137,7 @@ def make_mesh(options: Any) -> Mesh:
         raise SystemExit(f"--devices {options.devices}: there are {len(found)}")
     mesh = jax.make_mesh((count,), ("data",), devices=found[:count])
     if options.coordinator:  # all meet now: gloo waits for none longer than 30 s
-        ones = share(mesh, {"ones": np.ones(count // jax.process_count())})["ones"]
+        ones = to_devices(mesh, {"ones": np.ones(count // jax.process_count())})["ones"]
         jax.block_until_ready(jax.jit(lambda x: x.sum())(ones))
     return mesh
 
@@ -152,7 +152,7 @@ def replicate(mesh: Mesh, *objects: Any) -> None:
         nnx.update(each, jax.jit(lambda x: x, out_shardings=everywhere)(state))
 
 
-def share(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+def to_devices(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """A batch as arrays whose items lie on all devices; `batch` is this process's."""
     if mesh.size == 1:
         return {name: jax.numpy.asarray(array) for name, array in batch.items()}
