@@ -28,7 +28,6 @@ from caffe2flax.frontend.source import (
     carries_weights,
     is_text,
     origin,
-    read_net,
 )
 from caffe2flax.frontend.stages import chosen_layers
 from caffe2flax.ir.build import build
@@ -149,16 +148,13 @@ def convert(
     module will run on, by blob. Raises ConversionError.
     """
     prototxt = at_hand(prototxt)
-    if carries_weights(prototxt):
-        with broken_by_default():
-            read_net(prototxt)  # errors speak of a net before they speak of weights
-        weights = prototxt if weights is None else weights
+    if weights is None and carries_weights(prototxt):
+        weights = prototxt
     try:
         files = [caffemodel.read(path) for path in weight_paths(weights)]
     except ConversionError:
-        # A net that is wrong, too, is told of first.
         read_graph(prototxt, array_shapes=array_shapes, **options)
-        raise
+        raise  # what is wrong with the net comes first
     graph = read_graph(
         prototxt, array_shapes=array_shapes, weight_shapes=shapes_in(files), **options
     )

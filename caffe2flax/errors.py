@@ -124,7 +124,8 @@ class ConversionError(Exception):
 
     def at(self, span: Span | None) -> ConversionError:
         """The same error with `span` for the problems that have no position yet."""
-        return ConversionError(problem.at(span) for problem in self.problems)
+        problems = (problem.at(span) for problem in self.problems)
+        return ConversionError(problems, self.advice)
 
 
 def unsupported(message: str) -> ConversionError:

@@ -146,10 +146,8 @@ def _check(
     _check_same_net(graph, files, weighted, made)
     problems = [p for found in made.misfits.values() for p in found]
     if problems:
-        if made.resized:
-            text = _remedy(graph, targets, made)
-            problems.append(Problem(text, problems[-1].span))
-        raise ConversionError(problems)
+        advice = [_remedy(graph, targets, made)] if made.resized else []
+        raise ConversionError(problems, advice)
     if graph.phase != "TEST":
         return
     held = f"the file holds {listed(list(made.names)) or 'no weights at all'}"

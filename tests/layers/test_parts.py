@@ -296,7 +296,6 @@ REFUSED = {
     "filter: items": single("Filter", "", "t"),
     "filter: selector": single("Filter", "", "v"),
     "filter: tops": single("Filter", 'top: "z"', "s"),
-    "eltwise: one": single("Eltwise"),
     "eltwise: shapes": single("Eltwise", "", "v"),
     "eltwise: product": single(
         "Eltwise", "eltwise_param { operation: PROD coeff: [1, 1] }", "x"

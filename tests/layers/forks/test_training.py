@@ -205,7 +205,7 @@ def test_margins_serve_training() -> None:
 @pytest.mark.parametrize(
     ("type_", "why"),
     [
-        ("MultiStageMeanfield", "end the net at the scores"),
+        ("DenseCRF", "end the net at the scores"),
         ("ConvolutionBNFixed", "rounds numbers to few bits"),
         ("RPROI", "put Proposal and ROIPooling"),
         ("DeformableConvolution", "in two ways at the edges of images"),
