@@ -30,7 +30,8 @@ def make(folder: Path) -> None:
     (folder / "squashed.prototxt").write_text(squashed, encoding="utf-8")
     (folder / "faulty.prototxt").write_text(FAULTY, encoding="utf-8")
     shutil.copy(ROOT / "fixtures/upgrade/v1_misc.prototxt", folder / "old.prototxt")
-    shutil.copytree(ROOT / "fixtures" / "ssd", folder / "fixtures" / "ssd")
+    for name in ("ssd", "digits_training"):
+        shutil.copytree(ROOT / "fixtures" / name, folder / "fixtures" / name)
     shutil.copytree(ROOT / "examples", folder / "examples")
     (folder / "photos").mkdir()
     for name in ("photos/a.jpg", "photos/b.png", "cat.jpg", "photo.jpg"):
@@ -41,15 +42,10 @@ def make(folder: Path) -> None:
     np.savez(folder / "in.npz", data=data())
     for name in ("train_lmdb", "test_lmdb"):
         write_database(folder / name)
-    write_lmdb(folder / "train_lmdb")
 
 
 def write_database(path: Path) -> None:
     """An LMDB of 20 small images of 10 classes."""
-    import lmdb
-
-    from tests import wireformat as wire
-
     with lmdb.open(str(path), map_size=1 << 20) as env, env.begin(write=True) as out:
         for i in range(20):
             image = wire.chunk(4, pixels(36, 36).transpose(2, 0, 1).tobytes())
@@ -75,18 +71,6 @@ def data() -> np.ndarray:
 
 def pixels(height: int, width: int) -> np.ndarray:
     return RNG.integers(0, 255, (height, width, 3), np.uint8)
-
-
-def write_lmdb(path: Path) -> None:
-    """Twelve images of 40 x 36 with labels."""
-    with (
-        lmdb.open(str(path), map_size=2**22) as database,
-        database.begin(write=True) as t,
-    ):
-        for i in range(12):
-            numbers = [*enumerate((3, 40, 36), 1), (5, i % 10)]
-            record = b"".join(wire.integer(field, value) for field, value in numbers)
-            t.put(b"%04d" % i, record + wire.chunk(4, pixels(40, 36).tobytes()))
 
 
 def mean() -> bytes:
