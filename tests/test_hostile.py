@@ -19,6 +19,7 @@ import caffe2flax
 from caffe2flax.cli.main import main
 from caffe2flax.codegen.library import library
 from caffe2flax.conversion import read_graph
+from caffe2flax.drawing.areas import Area, Located
 from caffe2flax.drawing.dot import to_dot
 from caffe2flax.drawing.picture import DRAWN, picture
 from caffe2flax.frontend.prototxt import parse
@@ -458,7 +459,8 @@ def test_pages_and_tests(group: int) -> None:
         inputs,
         lambda made, given: Observed(evaluate(made.graph, made.blobs, given)),
     )
-    text = page(report, b"<svg/>")
+    drawn = picture(read_graph(net(names, names[0]), passes=DRAWN))
+    text = page(report, Located(drawn, b"<svg/>", 9, 9, (Area(0, 1, 1, 5, 5),)))
     assert all(c.isprintable() or c == "\n" for c in text)
     tags = Tags()
     tags.feed(text)

@@ -21,7 +21,7 @@ EACH = 10
 ABSENT = {
     *("HDF5Data", "Python"),  # of unknown shape, of unknown code
     *("ConvolutionDepthwise", "DepthwiseConvolution", "Convolution3D", "CONVOLUTION3D"),
-    *("Deconvolution3D", "DECONVOLUTION3D"),
+    *("Deconvolution3D", "DECONVOLUTION3D", "NdConvolution", "AutoCrop"),
 }
 """Types of `caffe2flax/layers` that do not occur: two, and those of forks that stand
 beside what they are made of."""

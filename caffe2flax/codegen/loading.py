@@ -54,8 +54,10 @@ def _interpolating(option: Option) -> list[str]:
     default = f"{literal(option.name)}, {option.default}"
     lines = [f"    if options.get({default}) != {option.default}:"]
     for layer in enlarging:
-        draw = f"bilinear()(nnx.Rngs(0).params(), {layer}.kernel.shape)"
-        lines.append(f"        {layer}.kernel[...] = {draw}")
+        lines += [
+            f"        kernel, key = {layer}.kernel, nnx.Rngs(0).params()",
+            "        kernel[...] = bilinear()(key, kernel.shape)",
+        ]
     return lines
 
 

@@ -10,8 +10,6 @@ from jax import Array, lax
 from caffe2flax.ops.detection import nms
 from caffe2flax.ops.mscnn import best_regions
 
-Four = tuple[float, float, float, float]
-
 
 def box_group_output(
     *maps: Array,
@@ -25,8 +23,8 @@ def box_group_output(
     top_k: int = 0,
     keep_top_k: int = 0,
     min_size: float = 15.0,
-    means: Four = (0.0, 0.0, 0.0, 0.0),
-    stds: Four = (1.0, 1.0, 1.0, 1.0),
+    means: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+    stds: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> tuple[Array, Array]:
     """Boxes that pairs of maps predict: regions (N * R, 5, 1, 1) and scored ones, as
     `box_output` gives them.
@@ -80,8 +78,8 @@ def frcnn_output(
     share_of: str = "union",
     keep_top_k: int = 0,
     each_class: bool = True,
-    means: Four = (0.0, 0.0, 0.0, 0.0),
-    stds: Four = (1.0, 1.0, 1.0, 1.0),
+    means: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+    stds: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Array:
     """Detections (1 + D, 7, 1, 1): image, x1, y1, x2, y2, class, score a row.
 

@@ -4,14 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-Pairs = tuple[tuple[int, int], ...]
-
 
 def dilated_max_pool(
     x: Array,
     window: tuple[int, ...],
     strides: tuple[int, ...],
-    padding: Pairs,
+    padding: tuple[tuple[int, int], ...],
     dilation: tuple[int, ...],
 ) -> Array:
     """The largest of the pixels of each window; the lowest float where it has none."""
@@ -24,7 +22,7 @@ def dilated_ave_pool(
     x: Array,
     window: tuple[int, ...],
     strides: tuple[int, ...],
-    padding: Pairs,
+    padding: tuple[tuple[int, int], ...],
     dilation: tuple[int, ...],
 ) -> Array:
     """The mean of the pixels of each window: those of the padding count as 0, as far as
@@ -53,7 +51,7 @@ def reduce_windows(
     largest: bool,
     window: tuple[int, ...],
     strides: tuple[int, ...],
-    padding: Pairs,
+    padding: tuple[tuple[int, int], ...],
     dilation: tuple[int, ...],
 ) -> Array:
     """The largest of each window, or the sum."""

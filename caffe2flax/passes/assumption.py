@@ -141,8 +141,8 @@ def assume(
     the other inputs are the same in both phases.
     """
     labels = label_values(graph)
-    lacking = {u.value: u.error for u in unknown if u.value in labels}
-    others = [u for u in unknown if u.value not in labels]
+    lacking = {u.value: u.error for u in unknown if u.value in labels and not u.line}
+    others = [u for u in unknown if u.value not in lacking]
     if lacking:
         for guess in guesses(graph, others, shapes.values()) if others else [{}]:
             trial = {**shapes, **guess}

@@ -431,7 +431,7 @@ def test_images_through_fixed_weights() -> None:
 
     compiled = caffe2flax.compile(step)
     assert distance(compiled(x), jax.jit(step)(x)) <= TOLERANCE
-    assert ("oneDNN" in compiled.explain(x)) == ONEDNN
+    assert ("oneDNN" in compiled.explain(x)) == onednn.available("convolution")
     assert "in phases" in compiled.explain(x)
 
 

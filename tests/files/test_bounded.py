@@ -67,7 +67,7 @@ def test_arrays_labels_and_means(tmp_path: Path) -> None:
     with piped((tmp_path / "x.npy").read_bytes()) as path:
         assert np.array_equal(read_npy(path), x)
     with piped(b"cat\ndog\n") as path:
-        assert read_labels(path, 2) == ("cat", "dog")
+        assert read_labels(path, range(2)) == {0: "cat", 1: "dog"}
     with piped(MEAN) as path:
         assert read_mean(path).tolist() == [[[1, 2], [3, 4]]]
     with piped((tmp_path / "x.npy").read_bytes()) as path:

@@ -121,7 +121,8 @@ def test_one_error(net: str, message: str) -> None:
 
 def test_what_is_missing_is_said_beside_other_problems() -> None:
     said = messages(convolution("kernel_size: 4 colour: 3"))
-    assert "convolution_param needs num_output" in said
+    needed = "convolution_param needs num_output; a file of weights may give it, too"
+    assert needed in said
     assert len(said) == 2
 
 

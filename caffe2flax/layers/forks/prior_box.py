@@ -48,6 +48,8 @@ class PriorBox(Priors, SeveralMeanings):
             params.ignore("min_size", "max_size", "aspect_ratio", "flip")
             return SizedPriors.read(params, "box_width", "box_height")
         plain = cls._read(params)
+        if not all(map(_fits_int, plain.min_sizes)):
+            return plain  # an error already
         if params.get("faceboxes", False):
             return plain._of_faces(params)
         chosen = params.dialect("PriorBox")
@@ -75,7 +77,7 @@ class PriorBox(Priors, SeveralMeanings):
         if not low:
             params.missing("min_size", "PriorBox needs min_size")
         for name, sizes in zip(("min_size", "max_size"), given, strict=True):
-            if not all(0 < size < 2**31 for size in sizes):
+            if not all(map(_fits_int, sizes)):
                 params.error(name, f"{name} must be positive: {sizes}")
             elif any(size != int(size) for size in sizes):
                 text = f"{params.span(name)}: Caffe cuts {name} to whole pixels: "
@@ -177,6 +179,10 @@ class FacePriors(Priors):
 
     def call(self, at: Site) -> str:
         return self.written(at, "face_boxes", sizes=literal(self.sizes))
+
+
+def _fits_int(size: float) -> bool:
+    return 0 < size < 2**31
 
 
 def _whole(sizes: Sequence[float]) -> tuple[int, ...]:
