@@ -1,5 +1,7 @@
 """caffe2flax: trained Caffe networks as readable Flax NNX modules, exactly."""
 
+from typing import TYPE_CHECKING
+
 from caffe2flax.api import (
     convert,
     data,
@@ -8,7 +10,6 @@ from caffe2flax.api import (
     features,
     inspect,
     load,
-    predict,
     run,
     upgrade,
     verify,
@@ -23,6 +24,19 @@ from caffe2flax.limits import Limits, limited
 from caffe2flax.training.blobs import multipliers
 from caffe2flax.training.snapshots import save_caffemodel
 from caffe2flax.training.solver import Solver, read_solver
+
+if TYPE_CHECKING:
+    from caffe2flax.prediction.photographs import predict
+else:
+
+    def __getattr__(name: str) -> object:
+        """`predict`, whose modules nothing else needs: without them --help is quick."""
+        if name != "predict":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from caffe2flax.prediction.photographs import predict
+
+        return predict
+
 
 __version__ = VERSION
 

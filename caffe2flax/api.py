@@ -25,7 +25,6 @@ from caffe2flax.frontend.source import (
     text_of,
 )
 from caffe2flax.options import ConversionOptions, NetOptions, check_options, one_or_more
-from caffe2flax.prediction.photographs import predict
 from caffe2flax.weights.safetensors import Progress
 from caffe2flax.weights.variables import collect
 
@@ -51,7 +50,6 @@ __all__ = [
     "features",
     "inspect",
     "load",
-    "predict",
     "run",
     "upgrade",
     "verify",

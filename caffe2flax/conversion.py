@@ -14,8 +14,6 @@ from caffe2flax.codegen.format import format_source
 from caffe2flax.codegen.module import Module, emit
 from caffe2flax.codegen.names import module_names, module_stem
 from caffe2flax.codegen.positions import NodePositions
-from caffe2flax.display import markup
-from caffe2flax.drawing.picture import picture
 from caffe2flax.errors import ConversionError, broken_by_default
 from caffe2flax.frontend import caffemodel
 from caffe2flax.frontend.borrow_inputs import declare_inputs
@@ -78,6 +76,9 @@ class Conversion:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a summary, the picture, and the source."""
+        from caffe2flax.display import markup
+        from caffe2flax.drawing.picture import picture
+
         facts = (
             ("inputs", _ends(self.graph, "arguments")),
             ("outputs", _ends(self.graph, "outputs")),

@@ -444,6 +444,8 @@ TAGS = {
     "pre",
     "span",
     "img",
+    "li",
+    "ul",
 }
 
 
