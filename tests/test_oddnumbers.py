@@ -9,7 +9,7 @@ import pytest
 
 from tests.oddnumbers import ODD, Odd, Worker, faults, odd_nets, unset_nets
 
-SECONDS = 20.0
+SECONDS = 12.0
 
 
 @pytest.mark.parametrize("numbers", [ODD, ("2147483647",)], ids=["odd", "large"])
