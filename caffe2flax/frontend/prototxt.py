@@ -75,7 +75,7 @@ def read_text(path: str | PathLike[str]) -> str:
     if binary or data.startswith(b"\x89HDF"):
         raise ConversionError(Problem(_BINARY, Span(file)))
     try:
-        text = _COMMENT.sub(_readable, data).decode("utf-8")
+        text = (data if data.isascii() else _COMMENT.sub(_readable, data)).decode()
     except UnicodeDecodeError as error:
         raise ConversionError(_undecodable(error.object, error.start, file)) from error
     if "\0" in text:
