@@ -88,6 +88,8 @@ class Mapped(mmap.mmap):
 
     def __getitem__(self, key: Any) -> Any:
         start, block = self._kept
+        if type(key) is int and 0 <= key - start < len(block):
+            return block[key - start]
         if isinstance(key, slice):
             first, last, step = key.indices(len(self))
             assert step == 1, "bytes are read as they stand"
@@ -96,11 +98,9 @@ class Mapped(mmap.mmap):
             if last - first > BLOCK:
                 return self.bytes_at(first, last)
             return self._block(first)[: max(0, last - first)]
-        if not start <= key < start + len(block):
-            if not 0 <= key < len(self):
-                raise IndexError(key)
-            return self._block(key)[0]
-        return block[key - start]
+        if not 0 <= key < len(self):
+            raise IndexError(key)
+        return self._block(key)[0]
 
     def _block(self, start: int) -> bytes:
         block = self.bytes_at(start, min(start + BLOCK, len(self)))

@@ -27,6 +27,9 @@ MAX_VARINT = 10
 
 MAX_TAG = 2**32 - 1
 
+MAX_DEPTH = 100
+"""Groups within groups, protobuf's own limit."""
+
 MAX_ITER = 2**31 - 1
 """Caffe counts updates in a C++ int."""
 
@@ -108,11 +111,12 @@ class Wire:
         Raises ConversionError where it runs past `end` or is longer than ten bytes.
         """
         value = shift = 0
-        data = self.data[start : min(end, start + MAX_VARINT)]
-        for behind, byte in enumerate(data, start + 1):
+        data = self.data
+        for at in range(start, min(end, start + MAX_VARINT)):
+            byte = data[at]
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                return value & (2**64 - 1), behind
+                return value & (2**64 - 1), at + 1
             shift += 7
         if end - start >= MAX_VARINT:
             raise self.error("varint of more than 10 bytes", start)
@@ -205,6 +209,8 @@ class Wire:
             found = self._field(at, end)
             if found.wire == GROUP:
                 open_numbers.append(found.number)
+                if len(open_numbers) > MAX_DEPTH:
+                    raise self.error(f"more than {MAX_DEPTH} groups are nested", at)
             elif found.wire == END_GROUP:
                 expected = open_numbers.pop()
                 if found.number != expected:
