@@ -182,6 +182,34 @@ def add_module(group: Group) -> None:
     )
 
 
+def add_preparation(group: Group) -> None:
+    """Adds what `predict` and `export` know of images besides the mean."""
+    group.add_argument(
+        "--scale", metavar="S", type=number, help="what the rest is multiplied by"
+    )
+    group.add_argument(
+        "--channel-order",
+        choices=("BGR", "RGB"),
+        help="of the net's input (default: BGR, as everywhere in Caffe)",
+    )
+    group.add_argument(
+        "--resize",
+        metavar="HEIGHT,WIDTH",
+        type=height_width,
+        help="the larger image's size, to crop from",
+    )
+
+
+def add_labels(group: Group) -> None:
+    group.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        default=(),
+        help="the names of the classes, a line each",
+    )
+
+
 def add_json(group: Group) -> None:
     group.add_argument("--json", action="store_true", help="print JSON")
 

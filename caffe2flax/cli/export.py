@@ -9,12 +9,12 @@ from typing import Any
 from caffe2flax.cli.arguments import (
     add_command,
     add_force,
+    add_labels,
     add_net,
+    add_preparation,
     add_selection,
     class_name,
     count,
-    height_width,
-    number,
     numbers,
     selection,
 )
@@ -82,27 +82,8 @@ def _add_images(command: argparse.ArgumentParser) -> None:
         default=(),
         help="what is subtracted, in the order of the net's channels",
     )
-    group.add_argument(
-        "--scale", metavar="S", type=number, help="what the rest is multiplied by"
-    )
-    group.add_argument(
-        "--channel-order",
-        choices=("BGR", "RGB"),
-        help="of the net's input (default: BGR, as everywhere in Caffe)",
-    )
-    group.add_argument(
-        "--resize",
-        metavar="HEIGHT,WIDTH",
-        type=height_width,
-        help="the larger image's size, to crop from",
-    )
-    group.add_argument(
-        "--labels",
-        metavar="FILE",
-        type=Path,
-        default=(),
-        help="the names of the classes, a line each",
-    )
+    add_preparation(group)
+    add_labels(group)
 
 
 def run(options: argparse.Namespace) -> Outcome:

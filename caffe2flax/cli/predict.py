@@ -5,31 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe2flax.cli.arguments import (
     add_command,
     add_json,
+    add_labels,
+    add_preparation,
     add_selection,
     count,
-    height_width,
     number,
     numbers_or_path,
     selection,
 )
 from caffe2flax.cli.progress import Bar
 from caffe2flax.cli.terminal import Outcome, lines, noted
-from caffe2flax.errors import ConversionError, Problem, optional
+from caffe2flax.errors import ConversionError, Problem
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from caffe2flax.conversion import Conversion
-    from caffe2flax.prediction.images import Recipe
-    from caffe2flax.prediction.kinds import Reading
+    from caffe2flax.prediction.photographs import Request
 
 USAGE = "predict NET.prototxt WEIGHTS.caffemodel IMAGE ..."
 NOTES = """\
@@ -80,25 +76,11 @@ def _add_preparation(command: argparse.ArgumentParser) -> None:
         help="what is subtracted, in the order of the net's channels",
     )
     group.add_argument(
-        "--scale", metavar="S", type=number, help="what the rest is multiplied by"
-    )
-    group.add_argument(
-        "--channel-order",
-        dest="order",
-        choices=("BGR", "RGB"),
-        help="of the net's input (default: BGR, as everywhere in Caffe)",
-    )
-    group.add_argument(
         "--crop",
         action="store_true",
         help="take the middle of a larger image: of the mean's size, or 256 x 256",
     )
-    group.add_argument(
-        "--resize",
-        metavar="HEIGHT,WIDTH",
-        type=height_width,
-        help="the larger image's size, to crop from",
-    )
+    add_preparation(group)
 
 
 def _add_result(command: argparse.ArgumentParser) -> None:
@@ -114,12 +96,7 @@ def _add_result(command: argparse.ArgumentParser) -> None:
         metavar="BLOB",
         help="the blob that is shown (default: the only output of its kind)",
     )
-    group.add_argument(
-        "--labels",
-        metavar="FILE",
-        type=Path,
-        help="the names of the classes, a line each",
-    )
+    add_labels(group)
     group.add_argument(
         "--top", metavar="K", type=count, default=5, help="classes shown (default: 5)"
     )
@@ -156,104 +133,72 @@ def _add_result(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Outcome:
     """Prints what the net says of every image, or the path of the written features."""
-    with optional("an image", "Pillow", "predict"):
-        from PIL import Image
-
     from caffe2flax.prediction import images
+    from caffe2flax.prediction.photographs import opened_images
 
     if options.features is not None and options.output is None:
         raise ConversionError("--features BLOB needs -o OUT.npz")
-    files = list(images.find(options.images))
-    with Bar("predicting", "images") as bar, warnings.catch_warnings():
-        # The size of images has a limit of its own.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with opened_images():
+        files = list(images.find(options.images))
         job = _features if options.features is not None else _predictions
-        return job(options, files, bar)
+        with Bar("predicting", "images") as bar:
+            return job(options, files, bar)
 
 
 def _predictions(
     options: argparse.Namespace, files: Sequence[Path], bar: Bar
 ) -> Outcome:
-    from caffe2flax.files.atomic import identities
-    from caffe2flax.prediction import preparation, tables
-    from caffe2flax.prediction.decode import Choice
-    from caffe2flax.prediction.predict import drawn, predict, readable
+    from caffe2flax.prediction import tables
+    from caffe2flax.prediction.photographs import begin
 
-    mean = _mean(options)
-    conversion, reading = readable(
-        lambda taps: _convert(options, taps), options.kind, options.blob
+    head, parts = begin(
+        options.net,
+        options.weights,
+        files,
+        _request(options),
+        selection(options),
+        bar,
     )
-    recipe, notes = _recipe(options, conversion, mean)
-    names: Mapping[int, str] = {}
-    if options.labels is not None:
-        names = preparation.read_labels(options.labels, reading.classes)
-    if options.output is not None and reading.kind == "classes":
-        raise ConversionError("-o is for pictures, and classes are not drawn")
-    choice = Choice(options.top, options.threshold, options.points == "xxyy")
-    if reading.kind == "keypoints":
-        notes = (*notes, *_points(reading, options))
     found: list[tables.Shown] = []
     problems: list[Problem] = []
-    taken: set[Path] = set()
-    inputs = identities((options.net, options.weights, *files))
-    for part in predict(conversion, reading, recipe, files, choice, options.batch, bar):
+    for part in parts:
+        # Maps of labels are large: of each image the rows that are printed are kept.
         if isinstance(part, Problem):
             problems.append(part)
-            continue
-        if options.output is not None:
-            part = drawn(part, options.output, taken, names, inputs)
-        found.append(tables.shown(part, names))
+        else:
+            found.append(tables.shown(part, head.names))
     if options.json:
-        text = tables.as_json(reading.kind, reading.blob, found, problems, notes)
+        text = tables.as_json(head.kind, head.blob, found, problems, head.notes)
         return Outcome(text, tuple(problems), data=True)
     if options.csv:
-        text = tables.as_csv(reading.kind, found)
+        text = tables.as_csv(head.kind, found)
         shown = lines(text) if sys.stdout.isatty() else text
         return Outcome(shown, tuple(problems), data=True)
-    text = tables.as_text(reading.kind, found)
-    return Outcome(lines(text, *noted(notes if text else ())), tuple(problems))
+    text = tables.as_text(head.kind, found)
+    return Outcome(lines(text, *noted(head.notes if text else ())), tuple(problems))
 
 
-def _points(reading: Reading, options: argparse.Namespace) -> tuple[str, ...]:
-    if len(reading.shape) == 4 and max(reading.shape[2:]) > 1:
-        return ()
-    order = "all x, then all y" if options.points == "xxyy" else "x and y in turn"
-    text = f"assumed: {reading.blob!r} is {order} (--points), in parts of the input, or"
-    return (f"{text} in its pixels where a number is above 2",)
-
-
-def _mean(options: argparse.Namespace) -> NDArray[Any] | None:
-    """The array of --mean, or of its file."""
+def _request(options: argparse.Namespace) -> Request:
     import numpy as np
 
-    from caffe2flax.prediction import preparation
+    from caffe2flax.prediction.photographs import Request
+    from caffe2flax.prediction.preparation import read_mean
 
-    if isinstance(options.mean, Path):
-        return preparation.read_mean(options.mean)
-    return None if options.mean is None else np.array(options.mean)
-
-
-def _convert(options: argparse.Namespace, taps: Sequence[str]) -> Conversion:
-    from caffe2flax import convert
-    from caffe2flax.frontend.stages import deploy_stages
-
-    stages = deploy_stages(options.net, options.stages, options.phase)
-    chosen = selection(options, stages=stages)
-    return convert(options.net, options.weights, taps=tuple(taps), **chosen)
-
-
-def _recipe(
-    options: argparse.Namespace, conversion: Conversion, mean: NDArray[Any] | None
-) -> tuple[Recipe, tuple[str, ...]]:
-    from caffe2flax.prediction import preparation
-
-    return preparation.recipe(
-        conversion.graph,
-        mean=mean,
-        scale=options.scale,
-        cropped=options.crop,
-        resized=options.resize,
-        rgb=None if options.order is None else options.order == "RGB",
+    mean = None if options.mean is None else np.array(options.mean)
+    return Request(
+        options.kind,
+        options.blob,
+        options.labels,
+        options.top,
+        options.threshold,
+        options.points,
+        options.output,
+        read_mean(options.mean) if isinstance(options.mean, Path) else mean,
+        options.scale,
+        options.channel_order,
+        options.crop,
+        options.resize,
+        options.batch,
     )
 
 
@@ -264,13 +209,14 @@ def _features(options: argparse.Namespace, files: Sequence[Path], bar: Bar) -> O
     from caffe2flax.files.atomic import identities, refuse_overwriting
     from caffe2flax.files.npz import write_npz
     from caffe2flax.prediction.batches import batch_size, rows, run_images
+    from caffe2flax.prediction.photographs import converted, prepare
 
     inputs = identities((options.net, options.weights, *files))
     refuse_overwriting(inputs, options.output)
     blob = options.features
-    mean = _mean(options)
-    conversion = _convert(options, (blob,))
-    recipe, notes = _recipe(options, conversion, mean)
+    request = _request(options)
+    conversion = converted(options.net, options.weights, (blob,), selection(options))
+    recipe, notes = prepare(conversion, request)
     graph = conversion.graph
     batch = batch_size(graph, options.batch, len(files))
     found = [np.zeros((0, *graph.shapes[graph.blobs[blob]][1:]), np.float32)]

@@ -18,6 +18,8 @@ MOST_AXES = 32
 BYTES = 4
 """Bytes of an element: Caffe's blobs are float32."""
 
+TITLES = ("layer", "type", "output", "order", "params", "MACs", "memory")
+
 
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
@@ -39,6 +41,18 @@ class LayerFacts:
     multiply_adds: int
     memory: int
     settings: Mapping[str, str]
+
+    def row(self) -> tuple[str, ...]:
+        """What tables of layers show of it, a cell for each of `TITLES`."""
+        return (
+            self.name,
+            self.type,
+            by(self.shape),
+            self.order,
+            short(self.parameters),
+            short(self.multiply_adds),
+            short(self.memory),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,22 +142,10 @@ class Inspection:
             ("activations", size(self.memory)),
             *markup.noted(self.notes),
         )
-        titles = ("layer", "type", "output", "order", "params", "MACs", "memory")
-        rows = [
-            (
-                layer.name,
-                layer.type,
-                by(layer.shape),
-                layer.order,
-                short(layer.parameters),
-                short(layer.multiply_adds),
-                short(layer.memory),
-            )
-            for layer in self.layers
-        ]
+        rows = [layer.row() for layer in self.layers]
         title = f"{len(self.layers):,} layers"
         return markup.card(
-            self.name, facts, markup.folded(title, markup.table(titles, rows))
+            self.name, facts, markup.folded(title, markup.table(TITLES, rows))
         )
 
     def to_dict(self) -> dict[str, object]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from caffe2flax.inspection.net import (
+    TITLES,
     BlobFacts,
     Inspection,
     LayerFacts,
     PaddingFacts,
 )
-from caffe2flax.inspection.tables import Column, by, short, size, table
+from caffe2flax.inspection.tables import Column, by, size, table
 from caffe2flax.inspection.weights import WeightsInspection
 from caffe2flax.inspection.where import LayerLocation, Passage
 
@@ -36,28 +37,9 @@ def show_inspection(net: Inspection) -> str:
 
 
 def _layers(layers: Iterable[LayerFacts]) -> str:
-    columns = (
-        Column("layer"),
-        Column("type"),
-        Column("output"),
-        Column("order"),
-        Column("params", "right"),
-        Column("MACs", "right"),
-        Column("memory", "right"),
-    )
-    rows = (
-        (
-            layer.name,
-            layer.type,
-            by(layer.shape),
-            layer.order,
-            short(layer.parameters),
-            short(layer.multiply_adds),
-            short(layer.memory),
-        )
-        for layer in layers
-    )
-    return table(columns, rows)
+    numbers = ("params", "MACs", "memory")
+    columns = [Column(x, "right") if x in numbers else Column(x) for x in TITLES]
+    return table(columns, (layer.row() for layer in layers))
 
 
 def _totals(net: Inspection) -> Iterator[str]:

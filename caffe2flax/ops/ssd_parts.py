@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
-from caffe2flax.ops.detection import decode_boxes, detection_output
+from caffe2flax.ops.detection import best_boxes, decode_boxes
 from caffe2flax.ops.resize import resize_linear
 
 
@@ -35,14 +35,12 @@ def sort_detections(
     keep_top_k: int | None = None,
 ) -> Array:
     """`detection_output` of boxes (1, 1, P, 4) that are decoded already."""
-    flat = boxes.reshape(1, -1)
-    return detection_output(
-        flat,
-        scores.reshape(1, -1),
-        jnp.zeros((1, 2, flat.shape[1]), flat.dtype),
+    wide = np.promote_types(boxes.dtype, np.float32)
+    return best_boxes(
+        lax.stop_gradient(boxes).astype(wide),
+        lax.stop_gradient(scores).reshape(1, -1).astype(wide),
         num_classes=num_classes,
         background_label=background_label,
-        variance_encoded_in_target=True,
         confidence_threshold=confidence_threshold,
         nms_threshold=nms_threshold,
         eta=eta,
