@@ -4,58 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, prod
+from math import prod
 from typing import Self
 
 import numpy as np
 
 from caffe2flax.errors import ConversionError
-from caffe2flax.ir.call import arguments, literal, unless
-from caffe2flax.ir.layer import Array, Layer, Layouts, Site
-from caffe2flax.ir.layout import Layout, Operand, Shape
+from caffe2flax.ir.call import arguments, unless
+from caffe2flax.ir.layer import Array, Layer, Site
+from caffe2flax.ir.layout import Shape
 from caffe2flax.ir.params import Params
 from caffe2flax.ir.registry import layer
 from caffe2flax.layers.forks._regression import (
     MEANS,
     SHARES,
     STDS,
+    BoxesOfMaps,
     Four,
     normal,
     overlap,
-    trimmed,
+    settings,
 )
-
-Fields = tuple[tuple[float, float], ...]
-"""Widths and heights."""
 
 
 @layer("BoxGroupOutput", "box_group_output_param", "bbox_reg_param")
 @dataclass(frozen=True, slots=True)
-class BoxGroupOutput(Layer):
+class BoxGroupOutput(BoxesOfMaps):
     """Rows (image, x1, y1, x2, y2) of the boxes of several pairs of maps that pass
     suppression.
 
     Caffe's number of rows depends on the data. The module has the largest possible
     number; unused rows repeat the last box, and are -1 in the second top.
+
+    fields: of each pair of probabilities and boxes, widths and heights.
     """
 
     bottoms = (2, None)
-    tops = (1, 2)
-    in_place = False
-
-    fields: tuple[Fields, ...]
-    strides: tuple[float, ...]
-    score: float = 0.0
-    threshold: float = 0.5
-    share: str = "union"
-    size_ratio: float = 2.0
-    shift_ratio: float = 2.0
-    top_k: int = 0
-    keep_top_k: int = 0
-    min_size: float = 15.0
-    means: Four = MEANS
-    stds: Four = STDS
-    with_scores: bool = False
+    function = "box_group_output"
 
     @classmethod
     def parse(cls, params: Params) -> Self:
@@ -73,26 +58,7 @@ class BoxGroupOutput(Layer):
         if params.bottoms != 2 * len(groups):
             text = f"{len(groups)} box_group_param for {params.bottoms} bottoms: one"
             params.error(None, text + " for each pair of probabilities and boxes")
-        ratios = [params.get(name, 2.0) for name in ("field_whr", "field_xyr")]
-        if ratios[0] < 1 or not ratios[1] > 0:
-            params.error(None, f"field_whr and field_xyr cannot be {ratios}")
-        assert params.parent is not None
-        means, stds = normal(params.parent.sub("bbox_reg_param"))
-        return cls(
-            tuple(fields),
-            tuple(strides),
-            params.get("fg_thr", 0.0),
-            params.get("iou_thr", 0.5),
-            SHARES.get(params.get("nms_type", "IOU"), "union"),
-            ratios[0],
-            ratios[1],
-            max(params.get("max_nms_num", 0), 0),
-            max(params.get("max_post_nms_num", 0), 0),
-            min_size=params.get("min_size", 15.0),
-            means=means,
-            stds=stds,
-            with_scores=params.tops > 1,
-        )
+        return cls(tuple(fields), tuple(strides), **settings(params))
 
     def infer(self, *inputs: Shape) -> tuple[Shape, ...]:
         counts = [len(fields) for fields in self.fields]
@@ -108,75 +74,32 @@ class BoxGroupOutput(Layer):
             cells += prod(prob[2:]) * count
         if len(images) > 1:
             raise ConversionError("all maps must be of the same images and classes")
-        rows = min(self.top_k or cells, self.keep_top_k or cells, cells)
-        total = rows * next(iter(images))[0]
-        tops = ((total, 5, 1, 1), (total, 6, 1, 1))
-        return tops if self.with_scores else tops[:1]
+        return self.rows(self.images(inputs[0]), cells)
 
-    def layouts(self, *inputs: Operand) -> Layouts:
-        tops = self.infer(*(operand.shape for operand in inputs))
-        wanted = (Layout.channels_last(4),) * len(inputs)
-        return Layouts(wanted, (Layout.caffe(4),) * len(tops))
+    def images(self, first: Shape) -> int:
+        return first[0] // len(self.fields[0])
 
-    def call(self, at: Site) -> str:
-        settings = arguments(
-            *at.args,
-            fields=literal(self.fields),
-            strides=literal(self.strides),
-            score_threshold=unless(self.score, 0.0),
-            nms_threshold=unless(self.threshold, 0.5),
-            share_of=unless(self.share, "union"),
-            size_ratio=unless(self.size_ratio, 2.0),
-            shift_ratio=unless(self.shift_ratio, 2.0),
-            top_k=unless(self.top_k, 0),
-            keep_top_k=unless(self.keep_top_k, 0),
-            min_size=unless(self.min_size, 15.0),
-            means=unless(self.means, MEANS),
-            stds=unless(self.stds, STDS),
-        )
-        return f"box_group_output({settings})" + ("" if self.with_scores else "[0]")
+    def overlap(self, a: Array, b: Array) -> float:
+        return overlap(a, b, self.share)
 
-    def trim(self, top: Array) -> Array:
-        return trimmed(top)
-
-    def reference(
-        self, blobs: Sequence[Array], *inputs: Array
-    ) -> Array | tuple[Array, ...]:
-        rows: list[list[float]] = []
-        for image in range(len(inputs[0]) // len(self.fields[0])):
-            boxes = []
-            for number, fields in enumerate(self.fields):
-                for k, field in enumerate(fields):
-                    at = image * len(fields) + k
-                    prob, shift = inputs[2 * number][at], inputs[2 * number + 1][at]
-                    boxes += self._boxes(prob, shift, field, self.strides[number])
-            boxes.sort(key=lambda item: -item[0])
-            kept: list[Array] = []
-            for score, box in boxes[: self.top_k or None]:
-                most = self.threshold
-                if all(overlap(other, box, self.share) <= most for other in kept):
-                    kept.append(box)
-                    rows.append([image, *box, score])
-                if len(kept) == (self.keep_top_k or -1):
-                    break
-        scored = np.array(rows or [[0] * 6], np.float64)[..., None, None]
-        regions = scored[:, :5] if rows else np.array([[0, 1, 1, 10, 10]], np.float64)
-        regions = regions.reshape(-1, 5, 1, 1)
-        return (regions, scored) if self.with_scores else regions
+    def found(self, image: int, inputs: Sequence[Array]) -> list[tuple[float, Array]]:
+        boxes = []
+        for number, fields in enumerate(self.fields):
+            for k, field in enumerate(fields):
+                at = image * len(fields) + k
+                prob, shift = inputs[2 * number][at], inputs[2 * number + 1][at]
+                boxes += self._boxes(prob, shift, field, self.strides[number])
+        return sorted(boxes, key=lambda item: -item[0])
 
     def _boxes(
         self, prob: Array, shifts: Array, field: tuple[float, float], stride: float
     ) -> list[tuple[float, Array]]:
         """Score and corners of what a map of one field predicts."""
         edge = np.array([prob.shape[2], prob.shape[1]]) * stride
-        limit, factor = 1 / self.shift_ratio, log(self.size_ratio)
         boxes = []
         for h, w in np.ndindex(prob.shape[1:]):
             score = 1 - prob[0, h, w]
-            shift = shifts[:, h, w] * self.stds + self.means
-            cell = (np.array([w, h]) + 0.5) * stride
-            centre = shift[:2].clip(-limit, limit) * field + cell
-            size = field * np.exp(shift[2:].clip(-factor, factor))
+            centre, size = self.moved(shifts[:, h, w], field, (w, h), stride)
             low = centre - size / 2
             high = np.minimum(low + size - 1, edge)
             low = np.maximum(low, 0)
