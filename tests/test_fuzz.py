@@ -11,7 +11,7 @@ import pytest
 
 import caffe2flax
 from caffe2flax.errors import ConversionError
-from tests.fuzz.campaign import SECONDS, run_here
+from tests.fuzz.campaign import run_here
 from tests.fuzz.targets import TARGETS
 from tests.smallnets import net, single
 
